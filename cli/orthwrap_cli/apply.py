@@ -1,0 +1,109 @@
+"""`orthwrap apply`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from orthwrap.errors import UsageError
+from orthwrap_cli import options as o
+from orthwrap_cli.run import check_json, command, show
+
+
+@command
+def apply(
+    model: o.Model,
+    output: o.Output = None,
+    target: o.Target = None,
+    exclude: o.Exclude = None,
+    regularizer: o.Regularizer = None,
+    factor: o.Factor = None,
+    factor_for: o.FactorFor = None,
+    scale: Annotated[
+        Literal["unit", "preserve"] | None,
+        typer.Option(
+            help="Drive singular values to 1 (unit), or to the kernel's own RMS (preserve).",
+            rich_help_panel="What to attach",
+        ),
+    ] = None,
+    on: Annotated[
+        Literal["kernel", "activity"] | None,
+        typer.Option(help="Regularize kernels, or outputs.", rich_help_panel="What to attach"),
+    ] = None,
+    option: o.Option_ = None,
+    existing: Annotated[
+        Literal["keep", "combine", "replace"] | None,
+        typer.Option(
+            help="What to do with a regularizer that is there. Default: combine.",
+            rich_help_panel="What to attach",
+        ),
+    ] = None,
+    rules: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml",
+            help="[[rule]] tables whose keys are the options above; the first that matches wins.",
+            rich_help_panel="What to attach",
+        ),
+    ] = None,
+    data: o.Data = None,
+    epochs: o.Epochs = None,
+    batch_size: o.BatchSize = None,
+    learning_rate: o.LearningRate = None,
+    seed: o.Seed = None,
+    dry_run: o.DryRun = False,
+    force: o.Force = False,
+    no_measure: o.NoMeasure = False,
+    json: o.Json = None,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Attach a regularizer to every kernel that matches; with --data also fine-tune.
+
+    Without --data nothing in the file is run and neither Keras nor TensorFlow is loaded: the copy
+    differs from MODEL in the chosen regularizers alone.
+    """
+    from orthwrap import verbs
+    from orthwrap.render.progress import TrainingProgress
+    from orthwrap.render.terminal import console, render
+
+    check_json(json)
+    words: dict[str, Any] = {
+        "target": target or None,
+        "exclude": exclude or None,
+        "regularizer": regularizer,
+        "factor": o.parse_factor(factor),
+        "factor_for": o.parse_factor_for(factor_for) or None,
+        "scale": scale,
+        "on": on,
+        "existing": existing,
+        "options": o.parse_options(option) or None,
+    }
+    given = {k: v for k, v in words.items() if v is not None}
+    if rules is not None:
+        if given:
+            name = next(iter(given)).replace("_", "-")
+            raise UsageError(f"--rules comes instead of --{name}: put it into the file")
+        from orthwrap.rules import read_rules
+
+        given = {"rules": read_rules(rules)}
+    screen = console(sys.stderr if json == "-" else sys.stdout)
+    result = verbs.apply(
+        model,
+        output,
+        **given,
+        data=data,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        dry_run=dry_run,
+        force=force,
+        measure=not no_measure,
+        progress=None if quiet else TrainingProgress(screen),
+    )
+    report = result.report
+    show(report.to_json(), lambda width: render(report, width), json, quiet)

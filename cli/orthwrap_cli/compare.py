@@ -1,0 +1,29 @@
+"""`orthwrap compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orthwrap_cli import options as o
+from orthwrap_cli.run import check_json, command, show
+
+
+@command
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="A model file.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="Another one.")],
+    no_measure: o.NoMeasure = False,
+    json: o.Json = None,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Two files, layer by layer: weights, figures, regularizers."""
+    from orthwrap import verbs
+    from orthwrap.render.terminal import render_compare
+
+    check_json(json)
+    report = verbs.compare(before, after, measure=not no_measure)
+    show(report.to_json(), lambda width: render_compare(report, width), json, quiet)

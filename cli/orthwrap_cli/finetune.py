@@ -1,0 +1,48 @@
+"""`orthwrap finetune`."""
+
+from __future__ import annotations
+
+import sys
+
+from orthwrap.errors import UsageError
+from orthwrap_cli import options as o
+from orthwrap_cli.run import check_json, command, show
+
+
+@command
+def finetune(
+    model: o.Model,
+    data: o.Data = None,
+    output: o.Output = None,
+    epochs: o.Epochs = None,
+    batch_size: o.BatchSize = None,
+    learning_rate: o.LearningRate = None,
+    seed: o.Seed = None,
+    force: o.Force = False,
+    no_measure: o.NoMeasure = False,
+    json: o.Json = None,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Go on training a model that already carries regularizers."""
+    from orthwrap import verbs
+    from orthwrap.render.progress import TrainingProgress
+    from orthwrap.render.terminal import console, render
+
+    if data is None:
+        raise UsageError("finetune needs --data FILE.npz")
+    check_json(json)
+    screen = console(sys.stderr if json == "-" else sys.stdout)
+    report = verbs.finetune(
+        model,
+        data,
+        output,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        force=force,
+        measure=not no_measure,
+        progress=None if quiet else TrainingProgress(screen),
+    ).report
+    show(report.to_json(), lambda width: render(report, width), json, quiet)

@@ -1,0 +1,27 @@
+"""`orthwrap inspect`."""
+
+from __future__ import annotations
+
+from orthwrap_cli import options as o
+from orthwrap_cli.run import check_json, command, show
+
+
+@command
+def inspect(
+    model: o.Model,
+    target: o.Target = None,
+    exclude: o.Exclude = None,
+    no_measure: o.NoMeasure = False,
+    json: o.Json = None,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """How orthogonal is each layer, and what it carries; changes nothing."""
+    from orthwrap import verbs
+    from orthwrap.render.terminal import render
+
+    check_json(json)
+    report = verbs.inspect(
+        model, target=target or None, exclude=exclude or (), measure=not no_measure
+    )
+    show(report.to_json(), lambda width: render(report, width), json, quiet)

@@ -1,0 +1,51 @@
+"""`orthwrap`: one entry, thin commands."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from orthwrap._version import __version__
+from orthwrap_cli import apply, compare, finetune, inspect, regularizers, strip
+
+app = typer.Typer(
+    name="orthwrap",
+    help="Add orthogonality regularization to a Keras model you already have.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"orthwrap {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Add orthogonality regularization to a Keras model you already have."""
+
+
+app.command("inspect")(inspect.inspect)
+app.command("apply")(apply.apply)
+app.command("finetune")(finetune.finetune)
+app.command("strip")(strip.strip)
+app.command("compare")(compare.compare)
+app.command("regularizers")(regularizers.regularizers)
+
+
+def main() -> None:
+    """Entry point of the `orthwrap` script and of `python -m orthwrap`."""
+    # TensorFlow's start-up messages would bury the one line that matters.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    app()

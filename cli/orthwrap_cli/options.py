@@ -1,0 +1,161 @@
+"""Options that several commands share, with one wording."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from orthwrap.errors import UsageError
+
+_REPORT = "Report"
+_TRAIN = "Training"
+_ATTACH = "What to attach"
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A .h5, .hdf5 or .keras model file.")]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="OUT", help="Where to write; the suffix says the format."
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing OUT (never the input).")]
+Json = Annotated[
+    str | None,
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        help="Write the report as JSON; - for standard output.",
+        rich_help_panel=_REPORT,
+    ),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No report on the screen.", rich_help_panel=_REPORT)
+]
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_REPORT)
+]
+NoMeasure = Annotated[
+    bool, typer.Option("--no-measure", help="Skip the figures.", rich_help_panel=_REPORT)
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Decide and report; write nothing.")]
+Target = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        "-t",
+        metavar="PATTERN",
+        help="Which layers: all-conv, class:Conv2D, re:REGEX, a glob on the path, PATTERN@SLOT. "
+        "Repeatable.",
+        rich_help_panel=_ATTACH,
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude", "-x", metavar="PATTERN", help="Which not. Repeatable.", rich_help_panel=_ATTACH
+    ),
+]
+Regularizer = Annotated[
+    str | None,
+    typer.Option(
+        "--regularizer",
+        "-r",
+        metavar="NAME",
+        help="See `orthwrap regularizers`; also l2 or package.module:function. Default: so.",
+        rich_help_panel=_ATTACH,
+    ),
+]
+Factor = Annotated[
+    str | None,
+    typer.Option(
+        "--factor",
+        metavar="F",
+        help="The coefficient. Default: the regularizer's.",
+        rich_help_panel=_ATTACH,
+    ),
+]
+FactorFor = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--factor-for",
+        metavar="PATTERN=F",
+        help="Another factor for some; the first match wins. Repeatable.",
+        rich_help_panel=_ATTACH,
+    ),
+]
+Option_ = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="KEY=VALUE",
+        help="An option of the regularizer, such as estimate=sketch. Repeatable.",
+        rich_help_panel=_ATTACH,
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="FILE.npz",
+        help="Fine-tune on x, y (x_val, y_val).",
+        rich_help_panel=_TRAIN,
+    ),
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option("--epochs", help="Times through the data. Default: 5.", rich_help_panel=_TRAIN),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", help="Samples per step. Default: 32.", rich_help_panel=_TRAIN),
+]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(
+        "--learning-rate", help="Default: the model's own, else 1e-4.", rich_help_panel=_TRAIN
+    ),
+]
+Seed = Annotated[
+    int | None, typer.Option("--seed", help="Makes training repeatable.", rich_help_panel=_TRAIN)
+]
+
+
+def parse_factor(text: str | None) -> float | None:
+    """`--factor`; UsageError where it is no number."""
+    if text is None:
+        return None
+    if text == "auto":
+        raise UsageError("--factor auto is not there yet: give a number like 1e-3")
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--factor {text!r} is not a number: give one like 1e-3") from None
+
+
+def parse_factor_for(items: list[str] | None) -> tuple[tuple[str, float], ...]:
+    """`PATTERN=F`, split at the last `=`."""
+    pairs = []
+    for item in items or ():
+        pattern, equals, text = item.rpartition("=")
+        try:
+            if not equals or not pattern:
+                raise ValueError
+            pairs.append((pattern, float(text)))
+        except ValueError:
+            raise UsageError(
+                f"--factor-for {item!r} is not PATTERN=F: write it like 'conv1*=1e-4'"
+            ) from None
+    return tuple(pairs)
+
+
+def parse_options(items: list[str] | None) -> dict[str, Any]:
+    """`KEY=VALUE`, several times."""
+    options = {}
+    for item in items or ():
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--option {item!r} is not KEY=VALUE: write it like steps=5")
+        options[key.replace("-", "_")] = value
+    return options

@@ -1,0 +1,16 @@
+"""`orthwrap regularizers`."""
+
+from __future__ import annotations
+
+from orthwrap_cli import options as o
+from orthwrap_cli.run import check_json, command, show
+
+
+@command
+def regularizers(json: o.Json = None, quiet: o.Quiet = False, debug: o.Debug = False) -> None:
+    """The list, with formula, default factor and source."""
+    from orthwrap.render.terminal import regularizer_rows, render_regularizers
+
+    check_json(json)
+    rows = regularizer_rows()
+    show(rows, lambda width: render_regularizers(rows, width), json, quiet)

@@ -1,0 +1,80 @@
+"""What every command does around its verb: errors, JSON, the screen."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import typer
+
+from orthwrap.errors import FileFault, OrthwrapError, UsageError
+
+P = ParamSpec("P")
+
+
+def command(function: Callable[P, None]) -> Callable[P, None]:
+    """Turns orthwrap's errors into one line and an exit code."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        debug = bool(kwargs.get("debug"))
+        try:
+            function(*args, **kwargs)
+        except OrthwrapError as e:
+            _fail(e, str(e), 2 if isinstance(e, UsageError) else 1, debug)
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted: nothing was written\n")
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            # The reader of our output is gone; there is nobody left to tell.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except MemoryError as e:
+            _fail(e, "not enough memory: try a smaller --batch-size or --no-measure", 1, debug)
+        except OSError as e:
+            _fail(e, f"{e.filename or 'the system'}: {e.strerror or e}", 1, debug)
+
+    return wrapped
+
+
+def _fail(error: BaseException, message: str, code: int, debug: bool) -> None:
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    raise typer.Exit(code) from None
+
+
+def check_json(target: str | None) -> None:
+    """FileFault where the JSON could not be written in the end."""
+    if target not in (None, "-") and not Path(str(target)).parent.is_dir():
+        raise FileFault(
+            f"folder {Path(str(target)).parent} for --json does not exist: make it first"
+        )
+
+
+def show(data: Any, renderable: Callable[[int], Any], json_target: str | None, quiet: bool) -> None:
+    """The report as JSON where asked for, and on the screen unless quiet.
+
+    With `--json -`, standard output carries JSON alone and the table goes to standard error.
+    """
+    from orthwrap.render.terminal import console
+
+    if json_target is not None:
+        text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        if json_target == "-":
+            sys.stdout.write(text)
+        else:
+            from orthwrap.stores.replacing import replacing
+
+            with replacing(Path(json_target)) as sibling:
+                sibling.write_text(text, encoding="utf-8")
+    if not quiet:
+        screen = console(sys.stderr if json_target == "-" else sys.stdout)
+        screen.print(renderable(screen.width))

@@ -1,0 +1,25 @@
+"""`orthwrap strip`."""
+
+from __future__ import annotations
+
+from orthwrap_cli import options as o
+from orthwrap_cli.run import check_json, command, show
+
+
+@command
+def strip(
+    model: o.Model,
+    output: o.Output = None,
+    dry_run: o.DryRun = False,
+    force: o.Force = False,
+    json: o.Json = None,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Remove orthwrap's regularizers: a plain Keras file again."""
+    from orthwrap import verbs
+    from orthwrap.render.terminal import render
+
+    check_json(json)
+    report = verbs.strip(model, output, force=force, dry_run=dry_run).report
+    show(report.to_json(), lambda width: render(report, width), json, quiet)

@@ -1,0 +1,104 @@
+"""orthwrap: orthogonality regularization for a Keras model you already have.
+
+    import orthwrap
+
+    result = orthwrap.apply("model.h5", target="all-conv")      # file → file, without Keras
+    result = orthwrap.apply(model, regularizer="srip")          # model → new model
+    report = orthwrap.inspect(model)
+
+Importing orthwrap imports neither Keras nor TensorFlow. Once Keras is imported, in either order,
+files that carry orthwrap's regularizers load with plain `keras.models.load_model`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+from orthwrap._version import __version__
+from orthwrap.errors import (
+    FileFault,
+    NoMatchError,
+    OrthwrapError,
+    RebuildError,
+    UsageError,
+    ValueFault,
+)
+
+if TYPE_CHECKING:
+    from orthwrap.records import Report, Rule
+    from orthwrap.regularizers import (
+        DSO,
+        MC,
+        SO,
+        SRIP,
+        Cosine,
+        Frobenius,
+        LOrth,
+        OffDiag,
+        OrthogonalityRegularizer,
+        regularizer,
+    )
+    from orthwrap.verbs import Result, apply, compare, finetune, inspect, load_model, strip
+
+_WHERE = {
+    **dict.fromkeys(("Report", "Rule"), "orthwrap.records"),
+    **dict.fromkeys(
+        (
+            *("SO", "DSO", "MC", "SRIP", "LOrth", "OffDiag", "Cosine", "Frobenius"),
+            *("OrthogonalityRegularizer", "regularizer"),
+        ),
+        "orthwrap.regularizers",
+    ),
+    **dict.fromkeys(
+        ("Result", "apply", "compare", "finetune", "inspect", "load_model", "strip"),
+        "orthwrap.verbs",
+    ),
+}
+
+__all__ = [
+    "DSO",
+    "MC",
+    "SO",
+    "SRIP",
+    "Cosine",
+    "FileFault",
+    "Frobenius",
+    "LOrth",
+    "NoMatchError",
+    "OffDiag",
+    "OrthogonalityRegularizer",
+    "OrthwrapError",
+    "RebuildError",
+    "Report",
+    "Result",
+    "Rule",
+    "UsageError",
+    "ValueFault",
+    "__version__",
+    "apply",
+    "compare",
+    "finetune",
+    "inspect",
+    "load_model",
+    "regularizer",
+    "strip",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'orthwrap' has no attribute {name!r}")
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+@wrapt.when_imported("keras")
+def _register_classes(module: Any) -> None:
+    """Keras looks classes up in its registry and imports nothing by itself."""
+    importlib.import_module("orthwrap.regularizers")

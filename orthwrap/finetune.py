@@ -1,0 +1,341 @@
+"""Fine-tuning a model that carries regularizers: compile, fit, and figures before and after."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+from orthwrap import objectives
+from orthwrap.data import Data, Port, load
+from orthwrap.errors import OrthwrapError, ValueFault
+from orthwrap.records import Training
+
+DEFAULT_EPOCHS = 5
+DEFAULT_BATCH_SIZE = 32
+DEFAULT_LEARNING_RATE = 1e-4
+
+
+class Progress(Protocol):
+    """Somebody who shows how training goes."""
+
+    def start(self, choices: tuple[str, ...], epochs: int, steps: int) -> None: ...
+
+    def step(self, epoch: int, step: int, logs: Mapping[str, float]) -> None: ...
+
+    def epoch(self, epoch: int, logs: Mapping[str, float]) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train.
+
+    Attributes:
+        epochs: times through the data.
+        batch_size: samples per step.
+        learning_rate: None keeps the model's own, or takes 1e-4 where it has none.
+        seed: makes a run repeatable; None leaves randomness as it is.
+    """
+
+    epochs: int = DEFAULT_EPOCHS
+    batch_size: int = DEFAULT_BATCH_SIZE
+    learning_rate: float | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueFault(f"{name} {value!r} must be a whole number of at least 1")
+        rate = self.learning_rate
+        if rate is not None and not (math.isfinite(rate) and rate > 0):
+            raise ValueFault(f"learning rate {rate!r} must be a finite number above 0")
+
+
+def ports(model: Any) -> tuple[list[Port], list[Port]]:
+    """Inputs and outputs of a model, by name and shape without the batch.
+
+    Raises:
+        ValueFault: a model that does not know its inputs.
+    """
+    graph = getattr(model, "_functional", None) or model
+    inputs, outputs = getattr(graph, "inputs", None), getattr(graph, "outputs", None)
+    if not inputs or not outputs:
+        raise ValueFault(
+            f"model {model.name!r} does not know its inputs and outputs: fine-tune it in Python "
+            "with its own fit"
+        )
+    names = list(getattr(graph, "output_names", [])) or [t.name for t in outputs]
+    return (
+        [Port(t.name, tuple(t.shape[1:])) for t in inputs],
+        [Port(n, tuple(t.shape[1:])) for n, t in zip(names, outputs, strict=True)],
+    )
+
+
+def read_data(model: Any, source: Any) -> Data:
+    """The data, checked against the model's inputs; labels against its classes."""
+    inputs, outputs = ports(model)
+    return load(source, inputs, outputs)
+
+
+def finetune(
+    model: Any,
+    data: Data,
+    settings: Settings,
+    progress: Progress | None = None,
+    factors: Mapping[str, float] | None = None,
+) -> Training:
+    """Trains `model` as it is, regularizers and all.
+
+    Raises:
+        ValueFault: labels that fit no loss, or lie outside the classes.
+        OrthwrapError: the loss became NaN or infinite; the model is then no longer good.
+    """
+    if settings.seed is not None:
+        keras.utils.set_random_seed(settings.seed)
+    choices = _compile(model, data, settings)
+    x, y = _as_model_takes(data.x), _as_model_takes(data.y)
+    validation = None
+    if data.x_val is not None and data.y_val is not None:
+        validation = (_as_model_takes(data.x_val), _as_model_takes(data.y_val))
+    steps = -(-data.samples // settings.batch_size)
+    if progress is not None:
+        progress.start(choices, settings.epochs, steps)
+    watcher = _Watcher(progress)
+    try:
+        with split_losses(model), warnings.catch_warnings():
+            # Keras warns of sizes and the like on paths the user did not choose.
+            warnings.simplefilter("ignore")
+            held_out = validation or (x, y)
+
+            def evaluate() -> dict[str, float]:
+                logs = model.evaluate(
+                    *held_out, batch_size=settings.batch_size, verbose=0, return_dict=True
+                )
+                return _floats(logs)
+
+            before = evaluate()
+            history = model.fit(
+                x,
+                y,
+                validation_data=validation,
+                epochs=settings.epochs,
+                batch_size=settings.batch_size,
+                callbacks=[watcher],
+                verbose=0,
+            )
+            if watcher.fault is not None:
+                raise OrthwrapError(watcher.fault)
+            after = evaluate()
+    finally:
+        if progress is not None:
+            progress.stop()
+    return Training(
+        epochs=settings.epochs,
+        factors=dict(factors or {}),
+        history={k: tuple(float(v) for v in values) for k, values in history.history.items()},
+        metrics_before=before,
+        metrics_after=after,
+        choices=choices,
+    )
+
+
+def _as_model_takes(arrays: tuple[Any, ...]) -> Any:
+    return arrays[0] if len(arrays) == 1 else list(arrays)
+
+
+def _floats(logs: Mapping[str, Any]) -> dict[str, float]:
+    return {k: float(v) for k, v in logs.items() if np.ndim(v) == 0}
+
+
+# What to optimise
+
+
+def _compile(model: Any, data: Data, settings: Settings) -> tuple[str, ...]:
+    """Makes the model ready to train; says what was chosen, and why."""
+    chosen = [f"data: {data.describe()}"]
+    _, outputs = ports(model)
+    activations = _activations(model, len(outputs))
+    if getattr(model, "compiled", False) and model.optimizer is not None:
+        _check_labels(data, outputs, model)
+        loss = _loss_names(model.loss)
+        chosen.append(f"loss {loss}, optimizer {model.optimizer.name}: the model's own")
+        if settings.learning_rate is not None:
+            model.optimizer.learning_rate = settings.learning_rate
+            chosen.append(f"learning rate {settings.learning_rate:g}: as given")
+        return tuple(chosen)
+    picked = [
+        objectives.choose(labels, port.shape, activation, port.name)
+        for labels, port, activation in zip(data.y, outputs, activations, strict=True)
+    ]
+    for labels, port, objective in zip(data.y_val or (), outputs, picked, strict=False):
+        if objective.classes is not None:
+            objectives.check_classes(labels, objective.classes, port.name)
+    rate = settings.learning_rate or DEFAULT_LEARNING_RATE
+    losses = [_loss(o) for o in picked]
+    metrics = [[_metric(o)] for o in picked]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.compile(
+            optimizer=keras.optimizers.Adam(rate),
+            loss=losses[0] if len(losses) == 1 else losses,
+            metrics=metrics[0] if len(metrics) == 1 else metrics,
+        )
+    for port, objective in zip(outputs, picked, strict=True):
+        logits = " from logits" if objective.from_logits else ""
+        at = f"{port.name}: " if len(outputs) > 1 else ""
+        chosen.append(f"{at}loss {objective.loss}{logits}: {objective.why}")
+    given = "as given" if settings.learning_rate is not None else "the model names none"
+    chosen.append(f"optimizer adam, learning rate {rate:g}: {given}")
+    return tuple(chosen)
+
+
+def _loss(objective: objectives.Objective) -> Any:
+    loss = keras.losses.get(objective.loss)
+    if not objective.from_logits or "crossentropy" not in objective.loss:
+        return loss
+    classes = {
+        "sparse_categorical_crossentropy": keras.losses.SparseCategoricalCrossentropy,
+        "categorical_crossentropy": keras.losses.CategoricalCrossentropy,
+        "binary_crossentropy": keras.losses.BinaryCrossentropy,
+    }
+    return classes[objective.loss](from_logits=True)
+
+
+def _metric(objective: objectives.Objective) -> Any:
+    if objective.metric == "binary_accuracy":
+        # Of logits, 0 is the even chance.
+        threshold = 0.0 if objective.from_logits else 0.5
+        return keras.metrics.BinaryAccuracy(name="accuracy", threshold=threshold)
+    if objective.metric == "sparse_categorical_accuracy":
+        return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+    if objective.metric == "categorical_accuracy":
+        return keras.metrics.CategoricalAccuracy(name="accuracy")
+    return objective.metric
+
+
+def _loss_names(loss: Any) -> str:
+    if isinstance(loss, (list, tuple)):
+        return ", ".join(_loss_names(x) for x in loss)
+    if isinstance(loss, Mapping):
+        return ", ".join(f"{k}: {_loss_names(v)}" for k, v in loss.items())
+    return loss if isinstance(loss, str) else str(getattr(loss, "name", None) or loss)
+
+
+def _check_labels(data: Data, outputs: list[Port], model: Any) -> None:
+    """Class numbers against the classes, where the model's own loss is about class numbers."""
+    if "sparse_categorical" not in _loss_names(model.loss).replace(" ", "_"):
+        return
+    for arrays in (data.y, data.y_val or ()):
+        for labels, port in zip(arrays, outputs, strict=False):
+            classes = port.shape[-1] if port.shape else None
+            if classes is not None and labels.size:
+                objectives.check_classes(labels, classes, port.name)
+
+
+def _activations(model: Any, outputs: int) -> list[str | None]:
+    """The activation of each output layer, by name."""
+    graph = getattr(model, "_functional", None) or model
+    found: list[str | None] = []
+    for tensor in graph.outputs:
+        history = getattr(tensor, "_keras_history", None)
+        layer = None if history is None else history[0]
+        while isinstance(layer, keras.Model) and layer.layers:
+            layer = layer.layers[-1]
+        layer = getattr(layer, "layer", layer)  # TimeDistributed
+        if isinstance(layer, keras.layers.Softmax):
+            found.append("softmax")
+            continue
+        activation = getattr(layer, "activation", None)
+        found.append(getattr(activation, "__name__", None))
+    return found if len(found) == outputs else [None] * outputs
+
+
+# Watching
+
+
+class split_losses:
+    """While active, the model's logs tell `task_loss` and `penalty` apart.
+
+    `loss` is their sum. The penalty is everything Keras adds to the compiled loss: regularizers
+    of kernels, and losses of layers. Validation logs have both too.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._means: tuple[Any, Any] = (
+            keras.metrics.Mean(name="task_loss"),
+            keras.metrics.Mean(name="penalty"),
+        )
+
+    def __enter__(self) -> None:
+        model, (task, penalty) = self._model, self._means
+        total_of, aggregate = model.compute_loss, model._aggregate_additional_loss
+        added: list[Any] = []
+
+        def collecting(loss: Any) -> Any:
+            added.append(aggregate(loss))
+            return added[-1]
+
+        def compute_loss(*args: Any, **kwargs: Any) -> Any:
+            added.clear()
+            total = total_of(*args, **kwargs)
+            extra = sum(added) if added else keras.ops.zeros((), total.dtype)
+            penalty.update_state(extra)
+            task.update_state(total - extra)
+            added.clear()  # traced tensors must not outlive their trace
+            return total
+
+        model._aggregate_additional_loss = collecting
+        model.compute_loss = compute_loss
+        model._metrics.extend(self._means)
+        self._forget_compiled()
+
+    def __exit__(self, *error: object) -> None:
+        model = self._model
+        del model.compute_loss, model._aggregate_additional_loss
+        for mean in self._means:
+            model._metrics[:] = [m for m in model._metrics if m is not mean]
+        self._forget_compiled()
+
+    def _forget_compiled(self) -> None:
+        """Compiled steps keep the losses they were traced with."""
+        for name in ("train_function", "test_function"):
+            if hasattr(self._model, name):
+                setattr(self._model, name, None)
+
+
+class _Watcher(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
+    """Tells the progress display how it goes, and stops when the loss is no longer a number."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        super().__init__()
+        self._progress = progress
+        self._epoch = 0
+        self.fault: str | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        values = _floats(logs or {})
+        loss = values.get("loss", 0.0)
+        if not math.isfinite(loss):
+            self.fault = (
+                f"the loss became {loss} in epoch {self._epoch + 1}, step {batch + 1}: nothing was "
+                "saved; try a lower learning rate or factor"
+            )
+            self.model.stop_training = True
+        if self._progress is not None:
+            self._progress.step(self._epoch, batch + 1, values)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self._progress is not None:
+            self._progress.epoch(epoch, _floats(logs or {}))

@@ -1,0 +1,679 @@
+"""Layers + rules → decisions with reasons. Nothing is changed here, and everything is checked.
+
+`survey` lists what could carry a regularizer, `plan` decides, and `Plan.edits` says what to
+change in the config tree.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from orthwrap import nodes
+from orthwrap.catalog import PENALTIES, lorth_exists
+from orthwrap.errors import NoMatchError, UsageError, ValueFault
+from orthwrap.layouts import (
+    KERNELS,
+    SLOT_KEYS,
+    UNKNOWN,
+    KernelSpec,
+    Layout,
+    across_channels,
+    attention_layout,
+    family,
+)
+from orthwrap.measure import scale_of
+from orthwrap.nodes import Attachment
+from orthwrap.patterns import Candidate, Pattern, first_match, nearest, parse
+from orthwrap.records import (
+    ALREADY,
+    DEFAULT_FACTOR,
+    EXCLUDED,
+    KEPT,
+    NOT_SELECTED,
+    REGULARIZED,
+    REMOVED,
+    UNSUPPORTED,
+    Rule,
+)
+from orthwrap.stores.base import Store, WeightRef
+from orthwrap.walker import ABSENT, Edit, Layer
+
+_LORTH_LAYOUTS = ("dense", "conv", "conv_transpose", "pointwise")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel of a slot. `layout` is its own; the slot's is the one the regularizer carries."""
+
+    layer: Layer
+    spec: KernelSpec
+    weight: WeightRef | None
+    layout: Layout | None
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place in a layer's config where a regularizer can sit, and the kernels it acts on.
+
+    Attributes:
+        layer: the layer whose config holds the slot.
+        name: kernel, depthwise, pointwise, recurrent, embeddings or activity.
+        kernels: one as a rule; four for attention; both directions where they share a config.
+        layout: None where there is none.
+        problem: why the slot cannot carry an orthogonality penalty; "" where it can.
+        note: what the user should know of the layout, such as that rank decided it.
+        existing: the node in the slot now, or None.
+        families: the shorthands it belongs to.
+    """
+
+    layer: Layer
+    name: str
+    kernels: tuple[Kernel, ...]
+    layout: Layout | None
+    problem: str
+    note: str
+    existing: Any
+    families: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        return SLOT_KEYS[self.name]
+
+    @property
+    def current(self) -> Attachment | None:
+        """The orthwrap regularizer in the slot, if there is one."""
+        return Attachment.from_node(self.existing) if nodes.is_ours(self.existing) else None
+
+    def alpha(self) -> float:
+        """The RMS singular value over the slot's kernels."""
+        squares, singular_values = 0.0, 0
+        for kernel in self.kernels:
+            assert kernel.weight is not None
+            assert kernel.layout is not None
+            count, m, n = kernel.layout.matrices(kernel.weight.shape)
+            size = count * min(m, n)
+            squares += scale_of(kernel.weight.read(), kernel.layout) ** 2 * size
+            singular_values += size
+        return math.sqrt(squares / singular_values)
+
+    def candidates(self) -> tuple[Candidate, ...]:
+        """What patterns are held against; several where a slot has several families."""
+        paths = tuple(dict.fromkeys(p for k in self.kernels for p in k.layer.paths))
+        return tuple(
+            Candidate(paths or self.layer.paths, self.layer.class_name, self.name, f, self.layer)
+            for f in (self.families or (None,))
+        )
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a model offers: its layers, and every slot that could carry a regularizer."""
+
+    layers: tuple[Layer, ...]
+    slots: tuple[Slot, ...]
+    activities: tuple[Slot, ...]
+
+    @property
+    def layer_count(self) -> int:
+        return sum(not (layer.is_operation or layer.is_container) for layer in self.layers)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What happens to one slot, and why.
+
+    Attributes:
+        attachment: what the slot carries when done; None where it carries nothing of ours.
+        previous: what our regularizer replaces, in words.
+        measured: its kernels' figures belong into the report.
+        value: the node to write; meaningful where `decision` is regularized or removed.
+    """
+
+    slot: Slot
+    decision: str
+    reason: str
+    rule: str | None = None
+    attachment: Attachment | None = None
+    previous: str | None = None
+    measured: bool = False
+    value: Any = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every slot with its decision."""
+
+    decisions: tuple[Decision, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The changes of the config tree, at every place of a shared layer."""
+        return tuple(
+            Edit(pointer, d.slot.key, d.value)
+            for d in self.decisions
+            if d.decision in (REGULARIZED, REMOVED)
+            for pointer in d.slot.layer.pointers
+        )
+
+    @property
+    def changes(self) -> tuple[Decision, ...]:
+        return tuple(d for d in self.decisions if d.decision in (REGULARIZED, REMOVED))
+
+
+# Survey
+
+
+def survey(store: Store) -> Survey:
+    """Every slot of every layer of a store, shared layers once."""
+    layers = store.layers()
+    slots: dict[tuple[Any, str], Slot] = {}
+    activities = []
+    for layer in layers:
+        if layer.is_operation or layer.class_name == "InputLayer":
+            continue
+        found = _slots_of(store, layer)
+        for slot in found:
+            place = (layer.pointers[0], slot.name)
+            twin = slots.get(place)
+            slots[place] = slot if twin is None else _merge(twin, slot)
+        if layer.twin is None and (not layer.is_container or layer.class_name in _WRAPPERS):
+            families = tuple(dict.fromkeys(f for s in found for f in s.families))
+            existing = layer.config.get(SLOT_KEYS["activity"])
+            activities.append(Slot(layer, "activity", (), None, "", "", existing, families))
+    return Survey(layers, tuple(slots.values()), tuple(activities))
+
+
+_WRAPPERS = ("TimeDistributed", "Bidirectional")
+
+
+def _specs_of(layer: Layer) -> tuple[KernelSpec, ...]:
+    if layer.kind is not None:
+        return KERNELS[layer.kind]
+    if not layer.is_container and "kernel_regularizer" in layer.config:
+        return UNKNOWN
+    return ()
+
+
+def _slots_of(store: Store, layer: Layer) -> list[Slot]:
+    specs = _specs_of(layer)
+    if not specs:
+        return []
+    weights = store.weights(layer, specs)
+    by_slot: dict[str, list[tuple[KernelSpec, WeightRef | None]]] = {}
+    for spec, weight in zip(specs, weights, strict=True):
+        by_slot.setdefault(spec.slot, []).append((spec, weight))
+    return [_slot(layer, name, found) for name, found in by_slot.items()]
+
+
+def _slot(layer: Layer, name: str, found: Sequence[tuple[KernelSpec, WeightRef | None]]) -> Slot:
+    kernels, problems = [], []
+    for spec, weight in found:
+        layout: Layout | str
+        if weight is None:
+            layout = f"its {spec.name} was not found among the weights"
+        else:
+            layout = spec.layout(layer.config, weight.shape)
+            if isinstance(layout, Layout) and not layout.fits(weight.shape):
+                layout = (
+                    f"its {spec.name} of shape {weight.shape} does not fit a {layout.name} layer"
+                )
+        if isinstance(layout, str):
+            problems.append(layout)
+        kernels.append(Kernel(layer, spec, weight, None if isinstance(layout, str) else layout))
+    layout_or_problem: Layout | str | None = None if problems else _slot_layout(kernels)
+    if isinstance(layout_or_problem, str):
+        problems.append(layout_or_problem)
+        layout_or_problem = None
+    problem = _special(layer) or (problems[0] if problems else "")
+    note = ""
+    if layer.kind is None:
+        note = f"class {layer.class_name} is not known: layout by its kernel's rank"
+    elif layer.kind != layer.class_name:
+        note = f"class {layer.class_name} has the layout of {layer.kind}"
+    own = family(layer.kind, name, kernels[0].layout)
+    return Slot(
+        layer=layer,
+        name=name,
+        kernels=tuple(kernels),
+        layout=layout_or_problem,
+        problem=problem,
+        note=note,
+        existing=layer.config.get(SLOT_KEYS[name]),
+        families=() if own is None else (own,),
+    )
+
+
+def _slot_layout(kernels: Sequence[Kernel]) -> Layout | str | None:
+    if len(kernels) == 1:
+        return kernels[0].layout
+    shapes = [k.weight.shape for k in kernels if k.weight is not None]
+    return attention_layout(shapes[:-1], shapes[-1])
+
+
+def _special(layer: Layer) -> str:
+    """Why a kernel is not one to regularize, from the layer's config."""
+    config = layer.config
+    policy = config.get("dtype")
+    quantized = isinstance(policy, Mapping) and "Quantized" in str(policy.get("class_name"))
+    if quantized or config.get("quantization_config") is not None:
+        return "its kernel is quantized: regularize before quantizing"
+    if config.get("lora_rank") is not None:
+        return (
+            "its kernel has LoRA factors, which Keras would hand the regularizer: merge them first"
+        )
+    return ""
+
+
+def _merge(first: Slot, twin: Slot) -> Slot:
+    """Two layers that share one config: one slot, the kernels of both."""
+    return replace(
+        first,
+        kernels=(*first.kernels, *twin.kernels),
+        problem=first.problem or twin.problem,
+        note=first.note or "one config serves both directions",
+    )
+
+
+# Plan
+
+
+@dataclass(frozen=True)
+class _ParsedRule:
+    rule: Rule
+    target: tuple[Pattern, ...]
+    exclude: tuple[Pattern, ...]
+    factor_for: tuple[tuple[Pattern, float], ...]
+    template: Attachment
+    used: set[str] = field(default_factory=set)
+
+    def place(self, pattern: Pattern) -> str:
+        return "activity" if self.rule.on == "activity" or pattern.slot == "activity" else "kernel"
+
+
+def plan(
+    surveyed: Survey, rules: Sequence[Rule], templates: Sequence[Attachment] | None = None
+) -> Plan:
+    """A decision for every kernel.
+
+    Args:
+        surveyed: from `survey`.
+        rules: the first that matches a slot wins.
+        templates: for each rule, its regularizer as an attachment without layout and α; made
+            from the rule's words where None.
+
+    Raises:
+        NoMatchError: a target matches nothing that has a kernel, or all it chose is unsupported.
+        ValueFault: a regularizer, factor or option is not valid.
+        UsageError: options that contradict each other.
+    """
+    if templates is None:
+        templates = [template(rule) for rule in rules]
+    parsed = [_parse(rule, t) for rule, t in zip(rules, templates, strict=True)]
+    _check_targets(surveyed, parsed)
+    decided = (_decide(slot, parsed) for slot in (*surveyed.slots, *surveyed.activities))
+    decisions = [d for d in decided if d is not None]
+    chosen = [d for d in decisions if d.rule is not None and d.decision != EXCLUDED]
+    unsupported = [d for d in chosen if d.decision == UNSUPPORTED]
+    if chosen and len(unsupported) == len(chosen):
+        first = unsupported[0]
+        raise NoMatchError(
+            f"nothing that was chosen can be regularized: {first.slot.layer.path}: {first.reason}"
+        )
+    return Plan(tuple(_in_order(surveyed, decisions)), _warnings(surveyed, parsed))
+
+
+def template(rule: Rule) -> Attachment:
+    """A rule's regularizer by name, without what each kernel adds.
+
+    Raises:
+        ValueFault: an unknown name (the nearest is named) or an option it does not take.
+        UsageError: an activity with `lorth`, `sketch` or `preserve`.
+    """
+    name = rule.regularizer
+    if isinstance(name, str) and name in PENALTIES:
+        options = nodes.check_options(name, rule.options)
+        factor = PENALTIES[name].default_factor if rule.factor is None else rule.factor
+        return Attachment(name, factor, rule.scale, options=options)
+    if isinstance(name, str) and name in nodes.KERAS_NAMES:
+        _check_plain(rule, name)
+        factor = 1e-2 if rule.factor is None else rule.factor
+        return Attachment(name, factor, foreign=nodes.keras_node(name))
+    if isinstance(name, str) and ":" not in name:
+        known = [*PENALTIES, *nodes.KERAS_NAMES]
+        close = difflib.get_close_matches(name.lower(), known, 1, 0.0)
+        raise ValueFault(
+            f"unknown regularizer {name!r}; did you mean {close[0]!r}? "
+            f"There are: {', '.join(known)}, or package.module:function"
+        )
+    if isinstance(name, str):
+        _check_plain(rule, name)
+        return Attachment(name, _factor_of(rule), foreign=name)
+    raise ValueFault(f"regularizer {name!r} is neither a name nor a reference")
+
+
+def _factor_of(rule: Rule) -> float:
+    """A regularizer brought along has its own coefficient: it is taken as it is."""
+    return 1.0 if rule.factor is None else rule.factor
+
+
+def _check_plain(rule: Rule, name: str) -> None:
+    if rule.options:
+        raise ValueFault(f"regularizer {name!r} takes no options; got {', '.join(rule.options)}")
+    if rule.scale != "unit":
+        raise ValueFault(f"regularizer {name!r} knows no scale={rule.scale!r}; leave scale out")
+
+
+def _parse(rule: Rule, attachment: Attachment) -> _ParsedRule:
+    parsed = _ParsedRule(
+        rule=rule,
+        target=tuple(parse(t) for t in rule.target),
+        exclude=tuple(parse(e) for e in rule.exclude),
+        factor_for=tuple((parse(p), f) for p, f in rule.factor_for),
+        template=attachment,
+    )
+    if not parsed.target:
+        raise ValueFault("a rule needs at least one target pattern")
+    if any(parsed.place(t) == "activity" for t in parsed.target):
+        name = attachment.name
+        if name == "lorth":
+            raise UsageError("lorth is a penalty of kernels: choose another one with on activity")
+        if attachment.options.get("estimate") == "sketch":
+            raise UsageError("estimate sketch works on kernels: leave it out with on activity")
+        if attachment.scale != "unit":
+            raise UsageError("scale preserve works on kernels: leave it out with on activity")
+    return parsed
+
+
+def _matching(pattern: Pattern, slot: Slot) -> bool:
+    return any(pattern.matches(c) for c in slot.candidates())
+
+
+def _check_targets(surveyed: Survey, parsed: Sequence[_ParsedRule]) -> None:
+    """Every target that was named must match something that can carry a regularizer."""
+    for p in parsed:
+        empty = []
+        for pattern in p.target:
+            slots = surveyed.activities if p.place(pattern) == "activity" else surveyed.slots
+            if not any(_matching(pattern, s) for s in slots):
+                empty.append(pattern)
+        # The default names two families; a model need not have both.
+        is_default = p.rule.target == Rule().target
+        if empty and (not is_default or len(empty) == len(p.target)):
+            raise NoMatchError(_why_no_match(surveyed, empty[0], p.place(empty[0])))
+
+
+def _why_no_match(surveyed: Survey, pattern: Pattern, place: str) -> str:
+    leaves = [x for x in surveyed.layers if not x.is_operation]
+    if not leaves:
+        return (
+            "the model's config holds no layers: a model that builds its own layers is changed in "
+            "Python, with orthwrap.apply(model, …)"
+        )
+    matched = [
+        layer
+        for layer in leaves
+        if pattern.matches_layer(Candidate(layer.paths, layer.class_name, None, None, layer))
+    ]
+    having = surveyed.activities if place == "activity" else surveyed.slots
+    if matched:
+        named = ", ".join(f"{x.path} ({x.class_name})" for x in matched[:3])
+        more = f" and {len(matched) - 3} more" if len(matched) > 3 else ""
+        what = f"slot {pattern.slot!r}" if pattern.slot else "kernel"
+        return (
+            f"target {pattern.text!r} matches only layers without a {what}: {named}{more}; "
+            f"layers with kernels are: {_some([s.layer.path for s in having])}"
+        )
+    if not having:
+        return f"target {pattern.text!r} matches nothing: no layer of this model has a kernel"
+    close = nearest(
+        pattern.text,
+        [s.layer.path for s in having],
+        [s.layer.class_name for s in having],
+        {f for s in having for f in s.families},
+    )
+    return f"target {pattern.text!r} matches no layer; nearest: {', '.join(close)}"
+
+
+def _some(paths: Sequence[str]) -> str:
+    unique = list(dict.fromkeys(paths))
+    if not unique:
+        return "none"
+    return ", ".join(unique[:3]) + (", …" if len(unique) > 3 else "")
+
+
+def _decide(slot: Slot, parsed: Sequence[_ParsedRule]) -> Decision | None:
+    """None for an activity slot that no rule is about."""
+    excluded: tuple[str, str] | None = None
+    for p in parsed:
+        target = next(
+            (
+                t
+                for t in p.target
+                if (p.place(t) == "activity") == (slot.name == "activity") and _matching(t, slot)
+            ),
+            None,
+        )
+        if target is None:
+            continue
+        out = next(
+            (x for c in slot.candidates() if (x := first_match(p.exclude, c)) is not None), None
+        )
+        if out is not None:
+            p.used.add(out.text)
+            excluded = (target.text, out.text)
+            continue
+        return _attach(slot, p, target)
+    if slot.name == "activity":
+        current = slot.current
+        if current is None:
+            return None
+        return Decision(slot, ALREADY, "no target matches; left as it is", attachment=current)
+    if excluded is not None:
+        target_text, exclude_text = excluded
+        return _untouched(slot, EXCLUDED, f"matches exclude {exclude_text}", target_text)
+    return _untouched(slot, NOT_SELECTED, "no target matches", None)
+
+
+def _untouched(slot: Slot, decision: str, reason: str, rule: str | None) -> Decision:
+    current = slot.current
+    if current is not None:
+        reason = f"{reason}; left as it is"
+        return Decision(slot, ALREADY, reason, rule, attachment=current, measured=True)
+    return Decision(slot, decision, reason, rule)
+
+
+def _attach(slot: Slot, p: _ParsedRule, target: Pattern) -> Decision:
+    rule, attachment = p.rule, p.template
+    matched = f"matches {target.text}"
+    for pattern, factor in p.factor_for:
+        if _matching(pattern, slot):
+            p.used.add(pattern.text)
+            attachment = replace(attachment, factor=factor)
+            break
+    if slot.name == "activity":
+        attachment = replace(attachment, on="activity")
+    else:
+        across = bool(attachment.options.get("across_channels"))
+        options = {k: v for k, v in attachment.options.items() if k != "across_channels"}
+        layout = slot.layout
+        if across and layout is not None and layout.name == "depthwise":
+            layout = across_channels(layout)
+        problem = slot.problem or _lorth_problem(slot, attachment)
+        if problem:
+            return Decision(slot, UNSUPPORTED, problem, target.text, measured=True)
+        attachment = replace(attachment, options=options)
+        if attachment.is_penalty:
+            attachment = replace(attachment, layout=layout)
+        if attachment.is_penalty and rule.scale == "preserve":
+            attachment = replace(attachment, alpha=slot.alpha())
+
+    current = slot.current
+    reasons = [matched]
+    if slot.note:
+        reasons.append(slot.note)
+    if current is None and slot.existing is not None and rule.existing == "keep":
+        return Decision(
+            slot, KEPT, f"keeps its {nodes.describe(slot.existing)}", target.text, measured=True
+        )
+    # What acts beside ours, and what was set aside earlier and stays so.
+    active = slot.existing if current is None else current.combined_with
+    set_aside = None if current is None else current.replaced
+    if active is not None and rule.existing == "replace":
+        active, set_aside = None, active
+        reasons.append(f"replaces its {nodes.describe(set_aside)}")
+    elif active is not None:
+        reasons.append(f"added to its {nodes.describe(active)}")
+    attachment = replace(attachment, combined_with=active, replaced=set_aside)
+    if not slot.layer.trainable:
+        reasons.append("frozen: Keras applies no penalty while it is")
+    absent = slot.key not in slot.layer.config if current is None else current.absent
+    attachment = replace(attachment, absent=absent)
+    node = attachment.to_node()
+    if current is not None and current.to_node() == node:
+        return Decision(
+            slot,
+            ALREADY,
+            "; ".join((f"already has {current}", *reasons[1:])),
+            target.text,
+            current,
+            measured=True,
+        )
+    if current is not None:
+        reasons.append(f"{current} → {attachment}")
+    return Decision(
+        slot,
+        REGULARIZED,
+        "; ".join(reasons),
+        target.text,
+        attachment,
+        None if current is None else f"{current.name} {current.factor:g}",
+        measured=True,
+        value=node,
+    )
+
+
+def _lorth_problem(slot: Slot, attachment: Attachment) -> str:
+    """Why `lorth` cannot be asked of this slot."""
+    if attachment.name != "lorth" or not attachment.is_penalty or slot.layout is None:
+        return ""
+    if slot.layout.name not in _LORTH_LAYOUTS:
+        return f"lorth is a penalty of convolutions, not of a {slot.layout.name} kernel: use so"
+    weight = slot.kernels[0].weight
+    assert weight is not None  # a slot without its weight has a problem already
+    *kernel_size, channels, filters = weight.shape
+    groups = slot.layout.parts
+    why = lorth_exists(
+        kernel_size,
+        slot.layout.strides or (1,) * len(kernel_size),
+        channels * groups,
+        filters,
+        groups,
+    )
+    return "" if why is None else f"{why}: use so"
+
+
+def _in_order(surveyed: Survey, decisions: Sequence[Decision]) -> list[Decision]:
+    order = {layer.path: i for i, layer in enumerate(surveyed.layers)}
+    return sorted(decisions, key=lambda d: order[d.slot.layer.path])
+
+
+def _warnings(surveyed: Survey, parsed: Sequence[_ParsedRule]) -> tuple[str, ...]:
+    found = []
+    for p in parsed:
+        everything = (*surveyed.slots, *surveyed.activities)
+        for pattern in p.exclude:
+            if pattern.text in p.used:
+                continue
+            where = (
+                "nothing"
+                if not any(_matching(pattern, s) for s in everything)
+                else ("nothing that a target matches")
+            )
+            found.append(f"exclude {pattern.text!r} excludes {where}")
+        found += [
+            f"factor-for {pattern.text!r} matches nothing that was chosen"
+            for pattern, _ in p.factor_for
+            if pattern.text not in p.used
+        ]
+    return tuple(dict.fromkeys(found))
+
+
+def default_factor(name: str) -> float:
+    """The factor a regularizer has where none is given."""
+    return PENALTIES[name].default_factor if name in PENALTIES else DEFAULT_FACTOR
+
+
+# The other verbs
+
+
+def plan_inspect(
+    surveyed: Survey, target: Sequence[Any] | None = None, exclude: Sequence[Any] = ()
+) -> Plan:
+    """What each kernel carries now. With targets, the others are `not_selected`."""
+    everything = target is None
+    chosen = tuple(parse(t) for t in (target or ()))
+    out = tuple(parse(e) for e in exclude)
+    for pattern in chosen:
+        if not any(_matching(pattern, s) for s in (*surveyed.slots, *surveyed.activities)):
+            raise NoMatchError(_why_no_match(surveyed, pattern, "kernel"))
+    decisions = []
+    used: set[str] = set()
+    for slot in (*surveyed.slots, *surveyed.activities):
+        hit = next((p.text for p in chosen if _matching(p, slot)), None)
+        gone = next((p.text for p in out if _matching(p, slot)), None)
+        if gone is not None and (hit is not None or everything):
+            used.add(gone)
+        if slot.name == "activity" and slot.existing is None:
+            continue
+        if hit is None and not everything:
+            decisions.append(Decision(slot, NOT_SELECTED, "no target matches"))
+        elif gone is not None:
+            decisions.append(Decision(slot, EXCLUDED, f"matches exclude {gone}", hit))
+        else:
+            decisions.append(replace(_as_it_is(slot, hit), measured=True))
+    warnings = tuple(f"exclude {p.text!r} excludes nothing" for p in out if p.text not in used)
+    return Plan(tuple(_in_order(surveyed, decisions)), warnings)
+
+
+def _as_it_is(slot: Slot, rule: str | None) -> Decision:
+    current = slot.current
+    if current is not None:
+        reason = f"has {current}"
+        if not slot.layer.trainable:
+            reason += "; frozen: Keras applies no penalty while it is"
+        return Decision(slot, ALREADY, reason, rule, current)
+    if slot.existing is not None:
+        return Decision(slot, KEPT, f"has {nodes.describe(slot.existing)}", rule)
+    if slot.problem:
+        return Decision(slot, UNSUPPORTED, slot.problem, rule)
+    return Decision(slot, NOT_SELECTED, "has no regularizer", rule)
+
+
+def plan_strip(surveyed: Survey) -> Plan:
+    """Takes out every orthwrap regularizer and gives back what was there before it."""
+    decisions = []
+    for slot in (*surveyed.slots, *surveyed.activities):
+        current = slot.current
+        if current is None:
+            if slot.name != "activity":
+                decisions.append(Decision(slot, NOT_SELECTED, "has no orthwrap regularizer"))
+            continue
+        original = current.original
+        reason = f"had {current}"
+        if original is not None:
+            reason += f"; {nodes.describe(original)} is back"
+        decisions.append(
+            Decision(
+                slot,
+                REMOVED,
+                reason,
+                previous=str(current),
+                value=ABSENT if current.absent else original,
+            )
+        )
+    return Plan(tuple(_in_order(surveyed, decisions)))

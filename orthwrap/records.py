@@ -1,0 +1,351 @@
+"""What orthwrap decides and measures, as plain frozen data that goes to JSON and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from orthwrap.errors import ValueFault
+
+REPORT_SCHEMA = "orthwrap.report/1"
+COMPARE_SCHEMA = "orthwrap.compare/1"
+
+DEFAULT_TARGET = ("all-conv", "all-dense")
+DEFAULT_REGULARIZER = "so"
+DEFAULT_FACTOR = 1e-3
+
+SCALES = ("unit", "preserve")
+PLACES = ("kernel", "activity")
+EXISTING = ("keep", "combine", "replace")
+
+# Decisions. A kernel has exactly one of them.
+REGULARIZED = "regularized"
+ALREADY = "already"
+KEPT = "kept"
+EXCLUDED = "excluded"
+NOT_SELECTED = "not_selected"
+UNSUPPORTED = "unsupported"
+REMOVED = "removed"
+
+# The kernel carries an orthwrap regularizer once the command is done.
+CARRYING = (REGULARIZED, ALREADY)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Pattern(s) → regularizer.
+
+    Attributes:
+        target: patterns a kernel must match one of.
+        exclude: patterns that take a kernel out again.
+        regularizer: a name (`"so"`, `"l2"`), a reference (`"package.module:function"`), or an
+            object that obeys the Keras regularizer contract.
+        factor: the coefficient λ; None takes the regularizer's default.
+        factor_for: `(pattern, factor)` pairs; the first that matches overrides `factor`.
+        scale: `"unit"` (the penalty of W) or `"preserve"` (the penalty of W/α).
+        on: `"kernel"` or `"activity"`.
+        existing: what happens to a foreign regularizer: keep, combine or replace.
+        options: options of the regularizer, such as `{"steps": 5}`.
+    """
+
+    target: tuple[str | Callable[[Any], bool], ...] = DEFAULT_TARGET
+    exclude: tuple[str | Callable[[Any], bool], ...] = ()
+    regularizer: Any = DEFAULT_REGULARIZER
+    factor: float | None = None
+    factor_for: tuple[tuple[str, float], ...] = ()
+    scale: str = "unit"
+    on: str = "kernel"
+    existing: str = "combine"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("target", "exclude"):
+            value = getattr(self, name)
+            if isinstance(value, str) or callable(value):
+                value = (value,)
+            object.__setattr__(self, name, tuple(value))
+        for name, allowed in (("scale", SCALES), ("on", PLACES), ("existing", EXISTING)):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueFault(
+                    f"{name}={value!r} is not known; choose one of: {', '.join(allowed)}"
+                )
+        if self.factor is not None:
+            object.__setattr__(self, "factor", check_factor(self.factor))
+        pairs = tuple((pattern, check_factor(f)) for pattern, f in self.factor_for)
+        object.__setattr__(self, "factor_for", pairs)
+
+
+def check_factor(value: Any) -> float:
+    """The factor as a float; a finite number of at least 0, else ValueFault."""
+    try:
+        factor = float(value)
+    except (TypeError, ValueError):
+        raise ValueFault(f"factor {value!r} is not a number; give one like 1e-3") from None
+    if not math.isfinite(factor) or factor < 0:
+        raise ValueFault(
+            f"factor {value!r} must be a finite number of at least 0; give one like 1e-3"
+        )
+    return factor
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far a kernel's matrices are from orthonormal (the worst of the batch where several).
+
+    Attributes:
+        residual: √(Σ‖Gᵢ − I‖_F² / (count·r)); 0 is orthonormal.
+        scaled_residual: the residual of W/α.
+        scale: α = ‖K‖_F / √(count·r), the RMS singular value.
+        sigma_min, sigma_max: extreme singular values over the batch; None where not computed.
+        condition: the worst σ_max/σ_min; None where σ_min is 0 or below resolution.
+        coherence: the largest |cos| between two columns (rows where m < n); None for one column
+            or a zero column.
+        penalty: the regularizer's value without its factor; None without a regularizer.
+    """
+
+    residual: float
+    scaled_residual: float
+    scale: float
+    sigma_min: float | None
+    sigma_max: float | None
+    condition: float | None
+    coherence: float | None
+    penalty: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {k: finite(v) for k, v in dataclasses.asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class RegularizerRecord:
+    """A regularizer as the report names it."""
+
+    name: str
+    factor: float
+    scale: str | None = None
+    alpha: float | None = None
+    estimate: str | None = None
+    every: int | None = None
+    combined_with: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {k: finite(v) for k, v in dataclasses.asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """One kernel (or one activity slot, or one unsupported slot) of one layer."""
+
+    path: str
+    class_name: str
+    slot: str
+    kernel: str | None
+    shape: tuple[int, ...] | None
+    layout: str | None
+    matrices: tuple[int, int, int] | None  # count, rows (m), columns (n)
+    decision: str
+    reason: str
+    trainable: bool
+    rule: str | None = None
+    regularizer: RegularizerRecord | None = None
+    previous: str | None = None
+    before: Deviation | None = None
+    after: Deviation | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        matrices = self.matrices and dict(
+            zip(("count", "rows", "columns"), self.matrices, strict=True)
+        )
+        return {
+            "path": self.path,
+            "class_name": self.class_name,
+            "slot": self.slot,
+            "kernel": self.kernel,
+            "shape": None if self.shape is None else list(self.shape),
+            "layout": self.layout,
+            "matrices": matrices,
+            "decision": self.decision,
+            "reason": self.reason,
+            "trainable": self.trainable,
+            "rule": self.rule,
+            "regularizer": self.regularizer and self.regularizer.to_json(),
+            "before": self.before and self.before.to_json(),
+            "after": self.after and self.after.to_json(),
+        }
+
+    @property
+    def carries(self) -> bool:
+        """True where the kernel carries an orthwrap regularizer once the command is done."""
+        return self.decision in CARRYING
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """The model a report speaks of."""
+
+    path: str | None
+    format: str
+    keras_version: str | None
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Training:
+    """What fine-tuning did.
+
+    Attributes:
+        choices: what was chosen for the user (loss, optimizer, …) and why, one line each.
+        history: per epoch, every log that `fit` kept, `task_loss` and `penalty` among them.
+    """
+
+    epochs: int
+    factors: Mapping[str, float]
+    history: Mapping[str, tuple[float, ...]]
+    metrics_before: Mapping[str, float]
+    metrics_after: Mapping[str, float]
+    choices: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "epochs": self.epochs,
+            "factors": {k: finite(v) for k, v in self.factors.items()},
+            "history": {k: [finite(v) for v in values] for k, values in self.history.items()},
+            "metrics_before": {k: finite(v) for k, v in self.metrics_before.items()},
+            "metrics_after": {k: finite(v) for k, v in self.metrics_after.items()},
+            "choices": list(self.choices),
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a command did to a model, layer by layer, with its reasons and figures."""
+
+    command: str
+    model: ModelRecord
+    layers: tuple[LayerRecord, ...]
+    layer_count: int
+    orthwrap_version: str
+    output: str | None = None
+    upgrades: tuple[Mapping[str, Any], ...] = ()
+    warnings: tuple[str, ...] = ()
+    training: Training | None = None
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Counts and sums over the layers, as the schema has them."""
+        carrying = [r for r in self.layers if r.carries]
+        return {
+            "layers": self.layer_count,
+            "kernels": sum(r.kernel is not None for r in self.layers),
+            "regularized": len(carrying),
+            "regularized_parameters": sum(
+                math.prod(r.shape) for r in carrying if r.shape is not None
+            ),
+            "penalty_before": _total_penalty(carrying, "before"),
+            "penalty_after": _total_penalty(carrying, "after"),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON-ready data, schema `orthwrap.report/1`; no NaN, no Infinity."""
+        return {
+            "schema": REPORT_SCHEMA,
+            "orthwrap_version": self.orthwrap_version,
+            "command": self.command,
+            "model": dataclasses.asdict(self.model),
+            "output": self.output,
+            "upgrades": [dict(u) for u in self.upgrades],
+            "warnings": list(self.warnings),
+            "summary": self.summary,
+            "training": self.training and self.training.to_json(),
+            "layers": [r.to_json() for r in self.layers],
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One kernel in two models."""
+
+    path: str
+    slot: str
+    kernel: str
+    class_name: str
+    shape_before: tuple[int, ...] | None
+    shape_after: tuple[int, ...] | None
+    status: str  # "same", "changed", "reshaped", "added", "gone"
+    weight_change: float | None  # ‖after − before‖_F / ‖before‖_F
+    regularizer_before: str | None
+    regularizer_after: str | None
+    before: Deviation | None
+    after: Deviation | None
+
+    def to_json(self) -> dict[str, Any]:
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for key in ("shape_before", "shape_after"):
+            data[key] = None if data[key] is None else list(data[key])
+        for key in ("before", "after"):
+            data[key] = data[key] and data[key].to_json()
+        data["weight_change"] = finite(data["weight_change"])
+        return data
+
+
+@dataclass(frozen=True)
+class CompareReport:
+    """Two models, kernel by kernel."""
+
+    before: ModelRecord
+    after: ModelRecord
+    layers: tuple[Comparison, ...]
+    orthwrap_version: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """How many kernels there are of each status, and how many regularizers differ."""
+        statuses = [c.status for c in self.layers]
+        return {
+            "kernels": len(self.layers),
+            **{s: statuses.count(s) for s in ("same", "changed", "reshaped", "added", "gone")},
+            "regularizers_changed": sum(
+                c.regularizer_before != c.regularizer_after for c in self.layers
+            ),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The comparison as JSON-ready data, schema `orthwrap.compare/1`."""
+        return {
+            "schema": COMPARE_SCHEMA,
+            "orthwrap_version": self.orthwrap_version,
+            "command": "compare",
+            "before": dataclasses.asdict(self.before),
+            "after": dataclasses.asdict(self.after),
+            "warnings": list(self.warnings),
+            "summary": self.summary,
+            "layers": [c.to_json() for c in self.layers],
+        }
+
+
+def _total_penalty(records: list[LayerRecord], when: str) -> float | None:
+    """Σ factor × penalty over regularized trainable kernels; None where nothing was measured."""
+    terms = [
+        r.regularizer.factor * figures.penalty
+        for r in records
+        if r.trainable
+        and r.regularizer is not None
+        and (figures := getattr(r, when)) is not None
+        and figures.penalty is not None
+    ]
+    if not terms:
+        return None
+    total = math.fsum(terms)
+    return total if math.isfinite(total) else None
+
+
+def finite(value: Any) -> Any:
+    """JSON knows no NaN and no Infinity: None stands for them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,71 @@
+"""Training as it goes: bars on a terminal, one line per epoch elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from orthwrap.render.terminal import _in_order
+
+
+class TrainingProgress:
+    """Shows epochs and steps with task loss, penalty and metrics apart."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars: Progress | None = None
+        self._epochs: TaskID | None = None
+        self._steps: TaskID | None = None
+        self._total = (0, 0)
+
+    def start(self, choices: tuple[str, ...], epochs: int, steps: int) -> None:
+        for choice in choices:
+            self._console.print(choice, style="dim")
+        self._total = (epochs, steps)
+        if not self._console.is_terminal:
+            return
+        self._bars = Progress(
+            TextColumn("{task.description}", style="bold"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[logs]}", style="dim"),
+            console=self._console,
+            transient=True,
+        )
+        self._epochs = self._bars.add_task("epoch", total=epochs, logs="")
+        self._steps = self._bars.add_task("step", total=steps, logs="")
+        self._bars.start()
+
+    def step(self, epoch: int, step: int, logs: Mapping[str, float]) -> None:
+        if self._bars is not None and self._steps is not None:
+            self._bars.update(self._steps, completed=step, logs=_line(logs, short=True))
+
+    def epoch(self, epoch: int, logs: Mapping[str, float]) -> None:
+        epochs, _ = self._total
+        width = len(str(epochs))
+        line = f"epoch {epoch + 1:>{width}}/{epochs}  {_line(logs)}"
+        if self._bars is not None and self._epochs is not None:
+            self._bars.update(self._epochs, completed=epoch + 1)
+        self._console.print(line)
+
+    def stop(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+
+def _line(logs: Mapping[str, float], short: bool = False) -> str:
+    # The sum of task loss and penalty is left out: both stand there.
+    names = [n for n in _in_order(logs) if n not in ("loss", "val_loss", "val_penalty")]
+    if short:
+        names = [n for n in names if n in ("task_loss", "penalty")]
+    return "  ".join(f"{n.replace('_', ' ')} {logs[n]:.4g}" for n in names)

@@ -1,0 +1,415 @@
+"""Reports as rich tables, for terminals of any width."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from orthwrap.catalog import PENALTIES
+from orthwrap.records import (
+    ALREADY,
+    EXCLUDED,
+    KEPT,
+    NOT_SELECTED,
+    REGULARIZED,
+    REMOVED,
+    UNSUPPORTED,
+    CompareReport,
+    Comparison,
+    Deviation,
+    LayerRecord,
+    ModelRecord,
+    Report,
+    Training,
+)
+
+_STYLES = {
+    REGULARIZED: "green",
+    ALREADY: "cyan",
+    KEPT: "yellow",
+    REMOVED: "green",
+    UNSUPPORTED: "red",
+    EXCLUDED: "dim",
+    NOT_SELECTED: "dim",
+}
+_WIDE = 120  # columns from which the reasons get a column of their own
+
+
+def render(report: Report, width: int) -> RenderableType:
+    """A report for a terminal of `width` columns."""
+    parts: list[RenderableType] = [_head(report.command, report.model, report.output)]
+    shown = _shown(report)
+    if shown:
+        parts.append(_layer_table(report, shown, width))
+    hidden = len(report.layers) - len(shown)
+    parts.append(_verdict(report, hidden))
+    if report.upgrades:
+        parts.append(_upgrades(report.upgrades))
+    if report.training is not None:
+        parts.append(_training(report.training))
+    parts += [_note(w) for w in report.warnings]
+    return Group(*parts)
+
+
+def render_compare(report: CompareReport, width: int) -> RenderableType:
+    """A comparison for a terminal of `width` columns."""
+    head = Text.assemble(
+        ("orthwrap compare", "bold"),
+        "  ",
+        _model_name(report.before),
+        (" ↔ ", "dim"),
+        _model_name(report.after),
+    )
+    wide = width >= _WIDE
+    table = _table()
+    table.add_column("layer", overflow="fold", ratio=3 if wide else None)
+    if wide:
+        table.add_column("shape", no_wrap=True)
+    table.add_column("weights", no_wrap=True)
+    table.add_column("residual", justify="right", no_wrap=True)
+    table.add_column("regularizer", overflow="fold")
+    if wide:
+        table.add_column("σ min … max", justify="right", no_wrap=True)
+    names = _names(report.layers)
+    for row in report.layers:
+        table.add_row(names[row.path, row.slot, row.kernel], *_compare_cells(row, wide))
+    s = report.summary
+    total = ", ".join(
+        f"{s[k]} {k}" for k in ("same", "changed", "reshaped", "added", "gone") if s[k]
+    )
+    foot = Text(
+        f"{s['kernels']} kernels: {total or 'none'}; "
+        f"{s['regularizers_changed']} regularizers differ"
+    )
+    return Group(head, Text(""), table, foot, *(_note(w) for w in report.warnings))
+
+
+def render_regularizers(rows: Iterable[Mapping[str, Any]], width: int) -> RenderableType:
+    """The list of penalties."""
+    table = _table()
+    table.add_column("name", style="bold", no_wrap=True)
+    table.add_column("times factor", no_wrap=width >= 100)
+    table.add_column("minimum", no_wrap=True)
+    table.add_column("factor", justify="right", no_wrap=True)
+    table.add_column("options", overflow="fold")
+    if width >= _WIDE:
+        table.add_column("source", overflow="fold", ratio=1)
+    for row in rows:
+        cells = [
+            row["name"],
+            row["formula"],
+            row["minimum"],
+            f"{row['factor']:g}",
+            ", ".join(row["options"]) or "–",
+        ]
+        if width >= _WIDE:
+            cells.append(row["source"])
+        table.add_row(*cells)
+    foot = Text(
+        "W is fan-in × fan-out, G the smaller of WᵀW and WWᵀ. Squared norms, no ½, summed over a "
+        "kernel's matrices and over layers: factors published for other conventions do not "
+        "transfer. Keras's l1, l2, l1_l2 (factor 0.01) and package.module:function fit as well.",
+        style="dim",
+    )
+    return Group(table, foot)
+
+
+def regularizer_rows() -> list[dict[str, Any]]:
+    """The list of penalties as data."""
+    return [
+        {
+            "name": p.name,
+            "formula": p.formula,
+            "minimum": p.minimum,
+            "factor": p.default_factor,
+            "options": [*p.options, "every"],
+            "source": p.source,
+        }
+        for p in PENALTIES.values()
+    ]
+
+
+# Parts
+
+
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
+
+
+def _head(command: str, model: ModelRecord, output: str | None) -> RenderableType:
+    title = Text.assemble(("orthwrap ", "bold"), (command, "bold"), "  ", _model_name(model))
+    if output is not None:
+        title.append(" → ", "dim").append(_short_path(output), "bold green")
+    version = f"Keras {model.keras_version}" if model.keras_version else "Keras version unknown"
+    facts = Text(f"{model.format} · {version} · {model.parameters:,} parameters", style="dim")
+    return Group(title, facts, Text(""))
+
+
+def _model_name(model: ModelRecord) -> Text:
+    return Text(_short_path(model.path) if model.path else "model in memory", style="bold cyan")
+
+
+def _short_path(path: str) -> str:
+    """The path as the user would name it from where they stand."""
+    try:
+        return str(Path(path).resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return path
+
+
+def _shown(report: Report) -> list[LayerRecord]:
+    """What is worth a row: where little was chosen, what was not is counted, not listed."""
+    if report.command == "strip":
+        return [r for r in report.layers if r.decision == REMOVED]
+    quiet = (NOT_SELECTED, EXCLUDED)
+    loud = [r for r in report.layers if r.decision not in quiet or r.before is not None]
+    return loud or list(report.layers)
+
+
+def _layer_table(report: Report, shown: list[LayerRecord], width: int) -> Table:
+    wide = width >= _WIDE
+    measured = any(r.before is not None for r in shown)
+    trained = any(r.after is not None for r in shown)
+    names = _names(shown)
+    table = _table()
+    table.add_column("layer", overflow="fold", ratio=2 if wide else None)
+    if wide:
+        table.add_column("class", no_wrap=True)
+    table.add_column("shape", no_wrap=True)
+    table.add_column("decision" if report.command != "inspect" else "carries", overflow="fold")
+    if measured:
+        table.add_column("residual", justify="right", no_wrap=True)
+        if trained and not wide:
+            table.add_column("", justify="right", no_wrap=True)
+        if wide or not trained:
+            table.add_column("σ min … max", justify="right", no_wrap=True)
+        if wide:
+            table.add_column("coherence", justify="right", no_wrap=True)
+    if wide:
+        table.add_column("why", overflow="fold", ratio=3)
+    for record in shown:
+        cells: list[RenderableType] = [_path(record, names)]
+        if wide:
+            cells.append(Text(record.class_name, style="dim"))
+        cells.append(_shape(record.shape))
+        cells.append(_what(record, report.command, wide))
+        if measured:
+            cells.append(_residual(record.before, record.after))
+            if trained and not wide:
+                cells.append(_gain(record.before, record.after))
+            last = record.after or record.before
+            if wide or not trained:
+                cells.append(_sigmas(last))
+            if wide:
+                cells.append(_number(None if last is None else last.coherence))
+        if wide:
+            cells.append(Text(record.reason, style="dim"))
+        table.add_row(*cells)
+    return table
+
+
+def _names(rows: Sequence[LayerRecord | Comparison]) -> dict[tuple[str, str, str | None], str]:
+    """What to call each row: the path, with the slot and the kernel where the path is not enough.
+
+    The slot is written as patterns have it: `lstm@recurrent`.
+    """
+    slots: dict[str, set[str]] = {}
+    kernels: dict[tuple[str, str], set[str | None]] = {}
+    for row in rows:
+        slots.setdefault(row.path, set()).add(row.slot)
+        kernels.setdefault((row.path, row.slot), set()).add(row.kernel)
+    names = {}
+    for row in rows:
+        name = row.path
+        if len(slots[row.path]) > 1 or row.slot == "activity":
+            name += f"@{row.slot}"
+        if len(kernels[row.path, row.slot]) > 1:
+            name += f" {row.kernel}"
+        names[row.path, row.slot, row.kernel] = name
+    return names
+
+
+def _path(record: LayerRecord, names: Mapping[tuple[str, str, str | None], str]) -> Text:
+    quiet = record.decision in (NOT_SELECTED, EXCLUDED) and record.before is None
+    text = Text(names[record.path, record.slot, record.kernel], style="dim" if quiet else "")
+    if not record.trainable:
+        text.append(" frozen", "italic yellow")
+    return text
+
+
+def _shape(shape: tuple[int, ...] | None) -> Text:
+    return Text("–" if shape is None else "×".join(map(str, shape)), style="dim")
+
+
+def _what(record: LayerRecord, command: str, wide: bool) -> Text:
+    style = _STYLES[record.decision]
+    if record.regularizer is not None:
+        r = record.regularizer
+        text = Text(f"{r.name} {r.factor:g}", style=style)
+        if record.previous and not wide:
+            text = Text.assemble((f"{record.previous} → ", "dim"), text)
+        if r.scale == "preserve":
+            text.append(" preserve", "dim")
+        if r.combined_with:
+            text.append(f" + {r.combined_with}", "dim")
+        if record.decision == ALREADY and command != "inspect":
+            text.append(" already", "dim")
+        return text
+    if command == "inspect" and record.decision == NOT_SELECTED:
+        return Text("–", style="dim")
+    if command == "inspect" and record.decision == KEPT:
+        return Text(record.reason.removeprefix("has "), style=style)
+    text = Text(record.decision.replace("_", " "), style=style)
+    if not wide and record.decision in (UNSUPPORTED, KEPT, REMOVED):
+        text.append(f": {record.reason}", "dim")
+    return text
+
+
+def _residual(before: Deviation | None, after: Deviation | None) -> Text:
+    if before is None:
+        return Text("–", style="dim")
+    text = Text(f"{before.residual:.3g}")
+    if after is not None:
+        better = after.residual <= before.residual
+        text.append(" → ", "dim").append(
+            f"{after.residual:.3g}", "bold green" if better else "bold red"
+        )
+    return text
+
+
+def _gain(before: Deviation | None, after: Deviation | None) -> Text:
+    if before is None or after is None or not after.residual:
+        return Text("")
+    ratio = before.residual / after.residual
+    return Text(f"÷{ratio:.3g}" if ratio >= 1 else f"×{1 / ratio:.3g}", style="dim")
+
+
+def _sigmas(figures: Deviation | None) -> Text:
+    if figures is None or figures.sigma_max is None:
+        return Text("–", style="dim")
+    low = "?" if figures.sigma_min is None else f"{figures.sigma_min:.2f}"
+    return Text(f"{low} … {figures.sigma_max:.2f}")
+
+
+def _number(value: float | None) -> Text:
+    return Text("–", style="dim") if value is None else Text(f"{value:.3f}")
+
+
+def _verdict(report: Report, hidden: int) -> RenderableType:
+    counts = Counter(r.decision for r in report.layers)
+    summary = report.summary
+    total = report.model.parameters
+    lines = []
+    if report.command in ("apply", "finetune", "inspect") and summary["regularized"]:
+        share = summary["regularized_parameters"] / total if total else 0.0
+        verb = "carry" if summary["regularized"] != 1 else "carries"
+        lines.append(
+            Text.assemble(
+                (f"{summary['regularized']} of {summary['kernels']} kernels", "bold green"),
+                f" {verb} a regularizer ({share:.0%} of all parameters)",
+            )
+        )
+    elif report.command == "strip":
+        removed = counts[REMOVED]
+        lines.append(
+            Text(
+                f"{removed} regularizers removed" if removed else "nothing to remove",
+                style="bold green",
+            )
+        )
+    else:
+        lines.append(Text(f"{summary['kernels']} kernels, none carries an orthwrap regularizer"))
+    if summary["penalty_before"] is not None:
+        line = Text(f"penalty {summary['penalty_before']:.4g}")
+        if summary["penalty_after"] is not None:
+            line.append(f" → {summary['penalty_after']:.4g}")
+        lines.append(line)
+    frozen = sum(1 for r in report.layers if r.carries and not r.trainable)
+    if frozen:
+        lines.append(
+            Text(
+                f"{frozen} of them are frozen: Keras applies no penalty while they are",
+                style="yellow",
+            )
+        )
+    quiet = counts[NOT_SELECTED] + counts[EXCLUDED]
+    if hidden and quiet and report.command != "strip":
+        lines.append(Text(f"{quiet} kernels not selected or excluded", style="dim"))
+    return Padding(Group(*lines), (1, 0, 0, 0))
+
+
+def _upgrades(upgrades: Iterable[Mapping[str, Any]]) -> RenderableType:
+    lines: list[RenderableType] = [Text("\nBrought up to Keras 3:", style="bold")]
+    for upgrade in upgrades:
+        layers = list(upgrade.get("layers", ()))
+        some = ", ".join(layers[:3]) + (f" and {len(layers) - 3} more" if len(layers) > 3 else "")
+        text = Text(f"  {upgrade['name']}")
+        text.append(f" (as written by {upgrade['vintage']})", "dim")
+        if some:
+            text.append(f"  {some}", "dim")
+        lines.append(text)
+    return Group(*lines)
+
+
+def _training(training: Training) -> RenderableType:
+    table = _table()
+    table.add_column("metric")
+    table.add_column("before", justify="right")
+    table.add_column("after", justify="right")
+    for name in _in_order(training.metrics_before):
+        before, after = (m.get(name) for m in (training.metrics_before, training.metrics_after))
+        table.add_row(
+            name.replace("_", " "),
+            *("–" if v is None else f"{v:.4f}" for v in (before, after)),
+        )
+    plural = "s" if training.epochs != 1 else ""
+    head = Text(f"\nTrained for {training.epochs} epoch{plural}", style="bold")
+    choices = [Text(f"  {c}", style="dim") for c in training.choices]
+    return Group(head, *choices, Text(""), table)
+
+
+def _in_order(metrics: Mapping[str, float]) -> Iterator[str]:
+    """Task loss and penalty first, then what adds up to them, then the rest."""
+    first = [n for n in ("task_loss", "penalty", "loss") if n in metrics]
+    yield from first
+    yield from (n for n in metrics if n not in first)
+
+
+def _note(warning: str) -> RenderableType:
+    return Text.assemble(("warning: ", "bold yellow"), warning)
+
+
+def _compare_cells(row: Comparison, wide: bool) -> list[RenderableType]:
+    cells: list[RenderableType] = []
+    if wide:
+        cells.append(_shape(row.shape_after or row.shape_before))
+    style = {"same": "dim", "changed": "", "reshaped": "red", "added": "green", "gone": "red"}[
+        row.status
+    ]
+    change = f" {row.weight_change:.2%}" if row.status == "changed" and row.weight_change else ""
+    cells.append(Text(f"{row.status}{change}", style=style))
+    same = row.status == "same"
+    cells.append(
+        _residual(row.before or row.after, None if same or row.before is None else row.after)
+    )
+    before, after = row.regularizer_before or "–", row.regularizer_after or "–"
+    if before == after:
+        cells.append(Text(before, style="dim"))
+    else:
+        cells.append(Text.assemble((before, "dim"), (" → ", "dim"), (after, "green")))
+    if wide:
+        cells.append(_sigmas(row.after or row.before))
+    return cells
+
+
+def console(file: Any = None) -> Console:
+    """A console whose colours follow the terminal and NO_COLOR; pipes get plain text."""
+    return Console(file=file, highlight=False, soft_wrap=False)

@@ -1,0 +1,56 @@
+"""What every store offers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orthwrap.layouts import KernelSpec
+from orthwrap.records import ModelRecord
+from orthwrap.walker import Layer, Node
+
+
+@dataclass(frozen=True)
+class WeightRef:
+    """A weight that was found: its shape now, its values when asked for.
+
+    Attributes:
+        shape: as stored.
+        read: the values, in a NumPy float dtype.
+        key: equal for two references to the same stored array.
+    """
+
+    shape: tuple[int, ...]
+    read: Callable[[], NDArray[Any]]
+    key: Any
+
+
+class Store(Protocol):
+    """A model's config tree and named weights."""
+
+    root: Node
+    record: ModelRecord
+
+    def layers(self) -> tuple[Layer, ...]:
+        """Every layer, in the config's order."""
+        ...
+
+    def weights(self, layer: Layer, specs: Sequence[KernelSpec]) -> list[WeightRef | None]:
+        """The weights of a layer, one for each spec; None where one cannot be found."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        ...
+
+
+def as_float(array: Any) -> NDArray[Any]:
+    """float16 and bfloat16 widen to float32, everything else stays."""
+    values = np.asarray(array)
+    if values.dtype == np.float16 or values.dtype.name == "bfloat16":
+        return values.astype(np.float32)
+    return values

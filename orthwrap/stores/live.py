@@ -1,0 +1,375 @@
+"""A `keras.Model` in memory: read, rebuilt with an edited config, or changed in place."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+from keras.src.saving.serialization_lib import ObjectSharingScope
+
+from orthwrap.errors import RebuildError, ValueFault
+from orthwrap.layouts import KERNELS, KernelSpec
+from orthwrap.records import ModelRecord
+from orthwrap.stores.base import WeightRef, as_float
+from orthwrap.walker import Edit, Layer, Node, Step, edit, to_snake_case, walk
+
+
+class LiveStore:
+    """Reads one model. It is never changed here."""
+
+    format = "memory"
+
+    def __init__(self, model: Any) -> None:
+        if not isinstance(model, keras.Model):
+            raise ValueFault(
+                f"expected a keras.Model or a path, got {type(model).__module__}."
+                f"{type(model).__name__}: give a Keras 3 model"
+            )
+        if not model.built or not model.weights:
+            raise ValueFault(
+                f"model {model.name!r} has no weights yet: call it once on an input, or build it"
+            )
+        self.model = model
+        self.root = _serialize(model)
+        self.record = ModelRecord(None, self.format, keras.__version__, int(model.count_params()))
+        self._objects = dict(_live_layers(model))
+
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers of the config, then those that only the live model knows.
+
+        A subclassed model's config may not hold its layers; they have no place in the tree
+        (`pointers` is empty) and are changed on the object itself.
+        """
+        found = [self._with_object(layer) for layer in walk(self.root)]
+        seen = {id(self.object_of(layer)) for layer in found}
+        for path, live in self._objects.items():
+            if id(live) not in seen:
+                seen.add(id(live))
+                found.append(_live_only(path, live))
+        return tuple(found)
+
+    def object_of(self, layer: Layer) -> Any:
+        """The live layer, or None where the config names one that does not exist."""
+        return next((self._objects[p] for p in layer.paths if p in self._objects), None)
+
+    def weights(self, layer: Layer, specs: Sequence[KernelSpec]) -> list[WeightRef | None]:
+        live = self.object_of(layer)
+        return [None if live is None else _weight(live, spec) for spec in specs]
+
+    def close(self) -> None:
+        """There is no file to let go of."""
+
+    def _with_object(self, layer: Layer) -> Layer:
+        live = self.object_of(layer)
+        if live is None:
+            return layer
+        return replace(layer, kind=_kind_of(live), trainable=_is_trainable(self.model, live))
+
+
+def _weight(live: Any, spec: KernelSpec) -> WeightRef | None:
+    variable = variable_of(live, spec)
+    if variable is None:
+        return None
+    return WeightRef(
+        tuple(variable.shape),
+        lambda: as_float(keras.ops.convert_to_numpy(variable)),
+        id(variable),
+    )
+
+
+def variable_of(live: Any, spec: KernelSpec) -> Any:
+    """The variable a spec speaks of, or None."""
+    for attribute in spec.attributes:
+        live = getattr(live, attribute, None)
+    # Dense.kernel is a property that adds LoRA's factors; the variable is behind it.
+    variable = getattr(live, f"_{spec.weight}", None)
+    if not isinstance(variable, keras.Variable):
+        variable = getattr(live, spec.weight, None)
+    return variable if isinstance(variable, keras.Variable) else None
+
+
+# The live tree. Paths agree with the walker's.
+
+
+def _live_layers(owner: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """(path, layer) of every layer below `owner`, each place once."""
+    if depth > 50:
+        return
+    for name, child in _members(owner):
+        path = prefix + name
+        yield path, child
+        if _kind_of(child) is None:
+            yield from _live_layers(child, path + "/", depth + 1)
+
+
+def _members(owner: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(owner, keras.layers.Bidirectional):
+        yield f"forward_{owner.forward_layer.name.removeprefix('forward_')}", owner.forward_layer
+        # The walker names both after the forward layer; a backward layer of its own keeps its name.
+        yield owner.backward_layer.name, owner.backward_layer
+        return
+    # Functional and Sequential list their layers; every other layer tracks what it holds.
+    layers = getattr(owner, "layers", None)
+    if not isinstance(layers, list):
+        layers = getattr(owner, "_layers", [])
+    for layer in layers:
+        if isinstance(layer, keras.layers.Layer):
+            yield layer.name, layer
+
+
+def _kind_of(live: Any) -> str | None:
+    """The first known Keras class the layer is an instance of."""
+    for cls in type(live).__mro__:
+        if cls.__name__ in KERNELS and cls.__module__.startswith("keras."):
+            return cls.__name__
+    return None
+
+
+def _is_trainable(model: Any, live: Any) -> bool:
+    if not model.trainable or not live.trainable:
+        return False
+    weights = live.trainable_weights
+    return bool(weights) or not live.weights
+
+
+def _live_only(path: str, live: Any) -> Layer:
+    class_name = type(live).__name__
+    snake = to_snake_case(class_name)
+    try:
+        config = live.get_config()
+    except Exception:  # a user's class may not have one; its variables are known all the same
+        config = {}
+    return Layer(
+        path=path,
+        paths=(path,),
+        class_name=class_name,
+        kind=_kind_of(live),
+        name=live.name,
+        node={"class_name": class_name, "config": dict(config)},
+        pointers=(),
+        steps=(Step("layers", live.name, snake, 0),),
+        trainable=bool(live.trainable),
+        is_container=bool(getattr(live, "_layers", None)) and _kind_of(live) is None,
+    )
+
+
+# Rebuilding
+
+
+def _serialize(model: Any) -> Node:
+    with warnings.catch_warnings(), ObjectSharingScope():
+        # Lambda layers warn that loading them runs code; this code is the caller's own.
+        warnings.simplefilter("ignore")
+        try:
+            root: Node = keras.saving.serialize_keras_object(model)
+        except Exception as e:  # get_config is the user's code and may raise anything
+            raise _cannot_rebuild(model, f"its get_config failed ({_first_line(e)})") from e
+    return root
+
+
+def rebuild(store: LiveStore, edits: Sequence[Edit]) -> tuple[Any, tuple[str, ...]]:
+    """A new model with its own variables from the edited config; and warnings.
+
+    Weights, compiled state and optimizer variables are those of the original, which stays as it
+    was.
+
+    Raises:
+        RebuildError: the config does not rebuild the model.
+    """
+    model = store.model
+    root = edit(store.root, edits)
+    compile_config = root.pop("compile_config", None)
+    known = _custom_objects(store)
+    with warnings.catch_warnings(), ObjectSharingScope():
+        warnings.simplefilter("ignore")
+        try:
+            new = keras.saving.deserialize_keras_object(root, custom_objects=known, safe_mode=False)
+        except Exception as e:  # from_config is the user's code and may raise anything
+            raise _cannot_rebuild(model, f"from_config failed ({_first_line(e)})") from e
+    if not isinstance(new, keras.Model):
+        raise _cannot_rebuild(model, f"its config makes a {type(new).__name__}")
+    if [tuple(w.shape) for w in new.weights] != [tuple(w.shape) for w in model.weights]:
+        raise _cannot_rebuild(
+            model,
+            f"its config makes {len(new.weights)} weights of other shapes or in another order "
+            f"(the model has {len(model.weights)})",
+        )
+    new.set_weights(model.get_weights())
+    _copy_seeds(model, new)
+    _copy_trainable(model, new)
+    return new, _copy_compiled(model, new, compile_config, known)
+
+
+def _cannot_rebuild(model: Any, why: str) -> RebuildError:
+    return RebuildError(
+        f"model {model.name!r} ({type(model).__name__}) cannot be rebuilt from its config: {why}; "
+        "use in_place=True, or give the class a get_config that rebuilds it"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _custom_objects(store: LiveStore) -> dict[str, Any]:
+    """The caller's own classes and functions that the config names, by that name.
+
+    They are alive, so they need not be registered for a copy.
+    """
+    found: dict[str, Any] = {}
+    for live in (store.model, *store._objects.values()):
+        cls = type(live)
+        if not cls.__module__.startswith("keras."):
+            found[cls.__name__] = cls
+            found[str(keras.saving.get_registered_name(cls))] = cls
+    for node in _named_nodes(store.root):
+        module, name = str(node.get("module")), node.get("class_name")
+        if name == "function":
+            name = node.get("config")
+        value = getattr(sys.modules.get(module), str(name), None)
+        if value is not None and not module.startswith("keras"):
+            found[str(node.get("registered_name") or name)] = value
+            found.setdefault(str(name), value)
+    return found
+
+
+def _named_nodes(value: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(value, Mapping):
+        if value.get("module") and value.get("class_name"):
+            yield value
+        for inner in value.values():
+            yield from _named_nodes(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _named_nodes(inner)
+
+
+def _copy_seeds(model: Any, new: Any) -> None:
+    """Dropout and the like go on from the state they had."""
+    old_seeds = [v for v in model.non_trainable_variables if v.name == "seed_generator_state"]
+    new_seeds = [v for v in new.non_trainable_variables if v.name == "seed_generator_state"]
+    if len(old_seeds) == len(new_seeds):
+        for old, fresh in zip(old_seeds, new_seeds, strict=True):
+            fresh.assign(old)
+
+
+def _copy_trainable(model: Any, new: Any) -> None:
+    """A frozen model or layer is frozen in the copy too; configs do not always say so."""
+    pairs = [(model, new), *_pairs(model, new)]
+    for old, fresh in pairs:
+        if old._trainable != fresh._trainable:
+            fresh._trainable = old._trainable
+    for old, fresh in zip(model.weights, new.weights, strict=True):
+        if old.trainable != fresh.trainable:
+            fresh.trainable = old.trainable
+
+
+def _pairs(model: Any, new: Any) -> Iterator[tuple[Any, Any]]:
+    originals = model._flatten_layers(include_self=False, recursive=True)
+    copies = new._flatten_layers(include_self=False, recursive=True)
+    for old, fresh in zip(originals, copies, strict=False):
+        if type(old).__name__ == type(fresh).__name__:
+            yield old, fresh
+
+
+def _copy_compiled(
+    model: Any, new: Any, compile_config: Any, known: Mapping[str, Any]
+) -> tuple[str, ...]:
+    if not getattr(model, "compiled", False) or not compile_config:
+        return ()
+    try:
+        with warnings.catch_warnings(), keras.saving.custom_object_scope(dict(known)):
+            warnings.simplefilter("ignore")
+            new.compile_from_config(compile_config)
+        optimizer = new.optimizer
+        if optimizer is not None and model.optimizer is not None and model.optimizer.built:
+            optimizer.build(new.trainable_variables)
+            copy_variables(model.optimizer, optimizer)
+    except Exception as e:  # a user's loss or metric may not come back from its config
+        return (
+            f"the compiled state could not be carried over ({_first_line(e)}): compile the new "
+            "model before training",
+        )
+    if not new.compiled:
+        return ("the compiled state could not be carried over: compile the new model",)
+    return ()
+
+
+def copy_variables(source: Any, target: Any) -> None:
+    """Optimizer state, variable by variable; ValueFault where they do not correspond."""
+    old, new = source.variables, target.variables
+    if [tuple(v.shape) for v in old] != [tuple(v.shape) for v in new]:
+        raise ValueFault("the optimizers have different variables")
+    for a, b in zip(old, new, strict=True):
+        b.assign(a)
+
+
+def set_regularizer(live: Any, key: str, variables: Sequence[Any], regularizer: Any) -> None:
+    """Sets a regularizer on the live layer *and* on its variables: either alone is not enough.
+
+    Keras reads the variable's when it sums losses, and the layer's when it saves.
+    """
+    owners = [live]
+    cell = getattr(live, "cell", None)
+    if cell is not None:
+        owners.append(cell)
+    for owner in owners:
+        for name in (key, f"_{key}"):  # attention layers keep theirs behind an underscore
+            if hasattr(owner, name):
+                setattr(owner, name, regularizer)
+    for variable in variables:
+        variable.regularizer = regularizer
+
+
+# Checking
+
+
+def output_difference(first: Any, second: Any, seed: int = 0) -> float | None:
+    """The largest |difference| of two models' outputs on random inputs; None if none can be made.
+
+    Inputs have each input's dtype; unknown dimensions become 1 for the batch and 32 elsewhere.
+    """
+    inputs = _random_inputs(first, seed)
+    if inputs is None:
+        return None
+    try:
+        before = first(inputs, training=False)
+        after = second(inputs, training=False)
+    except Exception:  # a model may not take inputs of the sizes chosen for its free dimensions
+        return None
+    worst = 0.0
+    pairs = zip(keras.tree.flatten(before), keras.tree.flatten(after), strict=True)
+    for a, b in pairs:
+        a, b = (np.asarray(keras.ops.convert_to_numpy(v), np.float64) for v in (a, b))
+        if a.size:
+            both_nan = np.isnan(a) & np.isnan(b)
+            worst = max(worst, float(np.max(np.where(both_nan, 0.0, np.abs(a - b)))))
+    return worst
+
+
+def _random_inputs(model: Any, seed: int) -> Any:
+    graph = getattr(model, "_functional", None) or model  # a Sequential holds its graph inside
+    template = getattr(graph, "_inputs_struct", None)
+    if template is None:
+        return None
+    rng = np.random.default_rng(seed)
+
+    def make(tensor: Any) -> Any:
+        shape = [d if d is not None else (32 if i else 1) for i, d in enumerate(tensor.shape)]
+        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        if dtype == "string":
+            raise TypeError
+        if "int" in dtype or dtype == "bool":
+            return keras.ops.convert_to_tensor(rng.integers(0, 2, shape), dtype)
+        return keras.ops.convert_to_tensor(rng.normal(size=shape), dtype)
+
+    try:
+        return keras.tree.map_structure(make, template)
+    except (TypeError, ValueError):
+        return None
