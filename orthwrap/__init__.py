@@ -28,6 +28,7 @@ from orthwrap.errors import (
 )
 
 if TYPE_CHECKING:
+    from orthwrap.loading import load_model
     from orthwrap.records import Report, Rule
     from orthwrap.regularizers import (
         DSO,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
         OrthogonalityRegularizer,
         regularizer,
     )
-    from orthwrap.verbs import Result, apply, compare, finetune, inspect, load_model, strip
+    from orthwrap.verbs import Result, apply, compare, finetune, inspect, strip
 
 _WHERE = {
     **dict.fromkeys(("Report", "Rule"), "orthwrap.records"),
@@ -53,9 +54,10 @@ _WHERE = {
         "orthwrap.regularizers",
     ),
     **dict.fromkeys(
-        ("Result", "apply", "compare", "finetune", "inspect", "load_model", "strip"),
+        ("Result", "apply", "compare", "finetune", "inspect", "strip"),
         "orthwrap.verbs",
     ),
+    "load_model": "orthwrap.loading",
 }
 
 __all__ = [

@@ -226,7 +226,9 @@ def _loss_names(loss: Any) -> str:
         return ", ".join(_loss_names(x) for x in loss)
     if isinstance(loss, Mapping):
         return ", ".join(f"{k}: {_loss_names(v)}" for k, v in loss.items())
-    return loss if isinstance(loss, str) else str(getattr(loss, "name", None) or loss)
+    if isinstance(loss, str):
+        return loss
+    return str(getattr(loss, "name", None) or getattr(loss, "__name__", None) or loss)
 
 
 def _check_labels(data: Data, outputs: list[Port], model: Any) -> None:

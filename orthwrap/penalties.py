@@ -30,7 +30,6 @@ from math import prod
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from orthwrap.conv_gram import ConvGeometry, half_spectrum
@@ -92,7 +91,7 @@ def cosine(w: Tensor) -> Tensor:
 
 def frobenius(w: Tensor) -> Tensor:
     """The classic, Σ ‖G−I‖_F, not squared. Minimum 0. Compare Brock et al. 2017."""
-    return _differentiable(_frobenius, w)
+    return _differentiable(_frobenius, _matrices(w))
 
 
 def lorth(
@@ -121,9 +120,12 @@ def lorth(
     taps = ops.reshape(taps, (n_taps, prod(shape)))
     cos, sin = half_spectrum(geometry.taps)
     half = len(cos)
-    tables = ops.convert_to_tensor(np.concatenate([cos, sin]), dtype=kernel.dtype)
-    spectrum = ops.reshape(tables @ taps, (2, half * groups, *shape[1:]))
-    real, imaginary = spectrum[0], spectrum[1]
+    real, imaginary = (
+        ops.reshape(
+            ops.convert_to_tensor(table, dtype=kernel.dtype) @ taps, (half * groups, *shape[1:])
+        )
+        for table in (cos, sin)
+    )
     zero = ops.reshape(ops.sum(taps, 0), shape)
     if probes is None:
         total = so(zero) + 2 * _differentiable(_complex_so, real, imaginary)
@@ -149,9 +151,9 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
 
 
 def probe_shape(w_shape: Sequence[int], probes: int) -> tuple[int, int, int]:
-    """(count, r, probes) for matrices (count, m, n)."""
+    """For matrices (count, m, n): (count, probes, n) if n ≤ m, else (count, m, probes)."""
     count, m, n = w_shape
-    return count, min(m, n), probes
+    return (count, probes, n) if n <= m else (count, m, probes)
 
 
 def lorth_probe_shape(
@@ -163,7 +165,7 @@ def lorth_probe_shape(
     """The shape of the probes that `lorth` takes for this kernel: own ones at each frequency."""
     geometry = ConvGeometry.of(kernel_shape, strides or (1,) * (len(kernel_shape) - 2), groups)
     frequencies = (prod(geometry.points) + 1) // 2
-    return frequencies * groups, min(geometry.rows, geometry.filters), probes
+    return probe_shape((frequencies * groups, geometry.rows, geometry.filters), probes)
 
 
 def rademacher(shape: Sequence[int], seed: Any, dtype: str = "float32") -> Tensor:
@@ -210,19 +212,54 @@ def _eye_like(w: Tensor) -> Tensor:
     return ops.eye(min(w.shape[-2:]), dtype=w.dtype)
 
 
+# A Gram matrix is symmetric, so a large one is kept as its upper half: (half of the leading
+# quarter, the upper right quarter, half of the trailing quarter), or plainly below SPLIT_ABOVE.
+Half = Any
+
+
+def _half_gram(w: Tensor) -> Half:
+    """The smaller Gram matrix G, (…, r, r), as its upper half."""
+    tall = _is_tall(w)
+    r = w.shape[-1] if tall else w.shape[-2]
+    if r <= SPLIT_ABOVE:
+        return _t(w) @ w if tall else w @ _t(w)
+    middle = r // 2
+    a = w[..., :middle] if tall else w[..., :middle, :]
+    b = w[..., middle:] if tall else w[..., middle:, :]
+    corner = _t(a) @ b if tall else a @ _t(b)
+    return _half_gram(a), corner, _half_gram(b)
+
+
+def _on_diagonal_blocks(half: Half, change: Callable[[Tensor, Tensor], Tensor]) -> Half:
+    """change(block, I) on the blocks that hold the diagonal."""
+    if isinstance(half, tuple):
+        first, corner, last = half
+        return _on_diagonal_blocks(first, change), corner, _on_diagonal_blocks(last, change)
+    return change(half, ops.eye(half.shape[-1], dtype=half.dtype))
+
+
+def _sum_of_squares(half: Half) -> Tensor:
+    """‖·‖_F² of each matrix."""
+    if isinstance(half, tuple):
+        first, corner, last = half
+        return _sum_of_squares(first) + 2 * _sum_of_squares(corner) + _sum_of_squares(last)
+    return ops.sum(ops.square(half), (-2, -1))
+
+
+def _whole(half: Half, scale: Tensor | None = None) -> Tensor:
+    """The symmetric matrix, times a scale (one, or one for each matrix)."""
+    if isinstance(half, tuple):
+        first, corner, last = half
+        corner = corner if scale is None else scale * corner
+        upper = ops.concatenate([_whole(first, scale), corner], -1)
+        lower = ops.concatenate([_t(corner), _whole(last, scale)], -1)
+        return ops.concatenate([upper, lower], -2)
+    return half if scale is None else scale * half
+
+
 def _gram(w: Tensor) -> Tensor:
     """The smaller Gram matrix G, (…, r, r)."""
-    axis = -1 if _is_tall(w) else -2
-    size = w.shape[axis]
-    if size <= SPLIT_ABOVE:
-        return _t(w) @ w if axis == -1 else w @ _t(w)
-    # G is symmetric: of its four quarters only three need computing, and of those on the
-    # diagonal again only three quarters, and so on.
-    a, b = ops.split(w, [size // 2], axis)
-    corner = _t(a) @ b if axis == -1 else a @ _t(b)
-    upper = ops.concatenate([_gram(a), corner], -1)
-    lower = ops.concatenate([_t(corner), _gram(b)], -1)
-    return ops.concatenate([upper, lower], -2)
+    return _whole(_half_gram(w))
 
 
 def _times(w: Tensor, s: Tensor) -> Tensor:
@@ -230,30 +267,28 @@ def _times(w: Tensor, s: Tensor) -> Tensor:
     return w @ s if _is_tall(w) else s @ w
 
 
-def _apply(w: Tensor, x: Tensor) -> Tensor:
-    """W·x for a few column vectors x (…, n, p)."""
-    return w @ x
+# A few vectors at a time: those of the m side of W are kept as columns (…, m, p), those of its
+# n side as rows (…, p, n). So every product reads W in the order in which it is stored, which
+# takes half as long as the other way round. They keep the batch axis even for a single matrix:
+# TensorFlow's batched product is the faster one when it is this thin.
 
 
-def _apply_adjoint(w: Tensor, y: Tensor) -> Tensor:
-    """Wᵀ·y for a few column vectors y (…, m, p)."""
-    # As (yᵀW)ᵀ it reads W in the order it is stored, half as long as Wᵀy takes.
-    return _t(_t(y) @ w)
+def _to_long(w: Tensor, v: Tensor) -> Tensor:
+    """From vectors of the smaller side to vectors of the larger."""
+    return w @ _t(v) if _is_tall(w) else _t(v) @ w
 
 
-def _long(w: Tensor, v: Tensor) -> Tensor:
-    """From the smaller side's vectors (…, r, p) to the larger side's."""
-    return _apply(w, v) if _is_tall(w) else _apply_adjoint(w, v)
+def _to_short(w: Tensor, y: Tensor) -> Tensor:
+    """The adjoint: _to_short(w, _to_long(w, v)) is G applied to v."""
+    return _t(y) @ w if _is_tall(w) else w @ _t(y)
 
 
-def _short(w: Tensor, y: Tensor) -> Tensor:
-    """The adjoint of `_long`: _short(w, _long(w, v)) = G·v."""
-    return _apply_adjoint(w, y) if _is_tall(w) else _apply(w, y)
-
-
-def _outer(w: Tensor, y: Tensor, v: Tensor) -> Tensor:
-    """Σ y vᵀ over the vectors, in the shape of w: the gradient of ⟨y, _long(w, v)⟩."""
-    return y @ _t(v) if _is_tall(w) else v @ _t(y)
+def _outer(w: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Σ y ⊗ v over (long y, short v), in the shape of w: the gradient of Σ ⟨y, _to_long(w, v)⟩."""
+    columns, rows = -1, -2
+    long = ops.concatenate([y for y, _ in pairs], columns if _is_tall(w) else rows)
+    short = ops.concatenate([v for _, v in pairs], rows if _is_tall(w) else columns)
+    return long @ short if _is_tall(w) else short @ long
 
 
 def _per_matrix(scalars: Tensor) -> Tensor:
@@ -265,33 +300,32 @@ def _norm(x: Tensor) -> Tensor:
     return ops.sqrt(ops.sum(ops.square(x), (-2, -1)))
 
 
-def _safe_inverse(x: Tensor) -> Tensor:
-    """1/x where x > 0, and 0 where x = 0."""
-    positive = x > 0
-    return ops.where(positive, 1 / ops.where(positive, x, ops.ones_like(x)), ops.zeros_like(x))
+# Added to a norm before dividing by it: changes no norm that float32 can tell from 0 in practice,
+# makes 0/0 a 0, and leaves room for a large upstream gradient.
+_TINY = 1e-30
 
 
 # --- the penalties, each with its pullback --------------------------------------------------
 
 
 def _so(w: Tensor) -> tuple[Tensor, Pullback]:
-    deviation = _gram(w) - _eye_like(w)
-    value = ops.sum(ops.square(deviation))
-    return value, lambda upstream: _times(w, (4 * upstream) * deviation)
+    deviation = _on_diagonal_blocks(_half_gram(w), lambda block, eye: block - eye)
+    value = ops.sum(_sum_of_squares(deviation))
+    return value, lambda upstream: _times(w, _whole(deviation, 4 * upstream))
 
 
 def _offdiag(w: Tensor) -> tuple[Tensor, Pullback]:
-    deviation = _gram(w) * (1 - _eye_like(w))
-    value = ops.sum(ops.square(deviation))
-    return value, lambda upstream: _times(w, (4 * upstream) * deviation)
+    deviation = _on_diagonal_blocks(_half_gram(w), lambda block, eye: block * (1 - eye))
+    value = ops.sum(_sum_of_squares(deviation))
+    return value, lambda upstream: _times(w, _whole(deviation, 4 * upstream))
 
 
 def _frobenius(w: Tensor) -> tuple[Tensor, Pullback]:
-    deviation = _gram(w) - _eye_like(w)
-    norms = _norm(deviation)
+    deviation = _on_diagonal_blocks(_half_gram(w), lambda block, eye: block - eye)
+    norms = ops.sqrt(_sum_of_squares(deviation))
 
     def pullback(upstream: Tensor) -> Tensor:
-        return _times(w, _per_matrix(2 * upstream * _safe_inverse(norms)) * deviation)
+        return _times(w, _whole(deviation, _per_matrix(2 * upstream / (norms + _TINY))))
 
     return ops.sum(norms), pullback
 
@@ -305,14 +339,11 @@ def _mc(w: Tensor) -> tuple[Tensor, Pullback]:
         # Only the two vectors whose product is the largest entry have a gradient.
         place = ops.argmax(magnitude, -1)
         sign = ops.sum(ops.sign(deviation) * ops.one_hot(place, r * r, dtype=w.dtype), -1)
-        i = ops.expand_dims(ops.one_hot(place // r, r, dtype=w.dtype), -1)
-        j = ops.expand_dims(ops.one_hot(place % r, r, dtype=w.dtype), -1)
-        both = _outer(
-            w,
-            ops.concatenate([_long(w, i), _long(w, j)], -1),
-            ops.concatenate([j, i], -1),
-        )
-        return _per_matrix(upstream * sign) * both
+        axis = -2 if _is_tall(w) else -1
+        i = ops.expand_dims(ops.one_hot(place // r, r, dtype=w.dtype), axis)
+        j = ops.expand_dims(ops.one_hot(place % r, r, dtype=w.dtype), axis)
+        i = _per_matrix(upstream * sign) * i
+        return _outer(w, [(_to_long(w, i), j), (_to_long(w, j), i)])
 
     return ops.sum(ops.max(magnitude, -1)), pullback
 
@@ -342,54 +373,41 @@ def _cosine(w: Tensor) -> tuple[Tensor, Pullback]:
 def _srip(w: Tensor, *, start: Tensor, steps: int) -> tuple[Tensor, Pullback]:
     image, norms = start, _norm(start)
     for _ in range(steps):
-        v = image * _per_matrix(_safe_inverse(norms))
-        long_v = _long(w, v)
-        image = _short(w, long_v) - v
+        v = image / _per_matrix(norms + _TINY)
+        long_v = _to_long(w, v)
+        image = _to_short(w, long_v) - v
         norms = _norm(image)
 
     def pullback(upstream: Tensor) -> Tensor:
-        u = image * _per_matrix(upstream * _safe_inverse(norms))
-        return _outer(
-            w,
-            ops.concatenate([_long(w, u), long_v], -1),
-            ops.concatenate([v, u], -1),
-        )
+        u = _per_matrix(upstream / (norms + _TINY)) * image
+        return _outer(w, [(_to_long(w, u), v), (long_v, u)])
 
     return ops.sum(norms), pullback
 
 
 def _so_sketch(w: Tensor, *, probes: Tensor) -> tuple[Tensor, Pullback]:
-    long_v = _long(w, probes)
-    image = _short(w, long_v) - probes
-    count = probes.shape[-1]
+    long_v = _to_long(w, probes)
+    image = _to_short(w, long_v) - probes
+    count = probes.shape[-2 if _is_tall(w) else -1]
 
     def pullback(upstream: Tensor) -> Tensor:
         u = (2 * upstream / count) * image
-        return _outer(
-            w,
-            ops.concatenate([_long(w, u), long_v], -1),
-            ops.concatenate([probes, u], -1),
-        )
+        return _outer(w, [(_to_long(w, u), probes), (long_v, u)])
 
     return ops.sum(ops.square(image)) / count, pullback
 
 
 def _offdiag_sketch(w: Tensor, *, probes: Tensor) -> tuple[Tensor, Pullback]:
-    axis = -2 if _is_tall(w) else -1
-    diagonal = ops.expand_dims(ops.sum(ops.square(w), axis), -1)
-    long_v = _long(w, probes)
-    image = _short(w, long_v) - diagonal * probes
-    count = probes.shape[-1]
+    short = -2 if _is_tall(w) else -1
+    diagonal = ops.sum(ops.square(w), short, keepdims=True)
+    long_v = _to_long(w, probes)
+    image = _to_short(w, long_v) - diagonal * probes
+    count = probes.shape[short]
 
     def pullback(upstream: Tensor) -> Tensor:
         u = (2 * upstream / count) * image
-        both = _outer(
-            w,
-            ops.concatenate([_long(w, u), long_v], -1),
-            ops.concatenate([probes, u], -1),
-        )
-        own = 2 * ops.sum(u * probes, -1, keepdims=True)
-        return both - w * (_t(own) if axis == -2 else own)
+        own = ops.sum(u * probes, short, keepdims=True)
+        return _outer(w, [(_to_long(w, u), probes), (long_v, u)]) - (2 * own) * w
 
     return ops.sum(ops.square(image)) / count, pullback
 
@@ -419,19 +437,20 @@ def _complex_so(a: Tensor, b: Tensor) -> tuple[Tensor, Pullback]:
 
 
 def _complex_so_sketch(a: Tensor, b: Tensor, *, probes: Tensor) -> tuple[Tensor, Pullback]:
-    long_a, long_b = _long(a, probes), _long(b, probes)
-    real = _short(a, long_a) + _short(b, long_b) - probes
-    imaginary = _short(a, long_b) - _short(b, long_a)
-    count = probes.shape[-1]
+    long_a, long_b = _to_long(a, probes), _to_long(b, probes)
+    real = _to_short(a, long_a) + _to_short(b, long_b) - probes
+    imaginary = _to_short(a, long_b) - _to_short(b, long_a)
+    count = probes.shape[-2 if _is_tall(a) else -1]
     value = (ops.sum(ops.square(real)) + ops.sum(ops.square(imaginary))) / count
 
     def pullback(upstream: Tensor) -> tuple[Tensor, Tensor]:
-        scale = 2 * upstream / count
-        x, y = scale * real, scale * imaginary
+        x, y = (2 * upstream / count) * real, (2 * upstream / count) * imaginary
         # ⟨x, dR v⟩ + ⟨y, dJ v⟩, gathered by what multiplies dA and dB.
-        right = ops.concatenate([x, y, probes], -1)
-        left_a = ops.concatenate([long_a, long_b, _long(a, x) - _long(b, y)], -1)
-        left_b = ops.concatenate([long_b, -long_a, _long(b, x) + _long(a, y)], -1)
-        return _outer(a, left_a, right), _outer(b, left_b, right)
+        mixed_a = _to_long(a, x) - _to_long(b, y)
+        mixed_b = _to_long(b, x) + _to_long(a, y)
+        return (
+            _outer(a, [(long_a, x), (long_b, y), (mixed_a, probes)]),
+            _outer(b, [(long_b, x), (-long_a, y), (mixed_b, probes)]),
+        )
 
     return value, pullback

@@ -13,10 +13,12 @@ import numpy as np
 
 from orthwrap import nodes
 from orthwrap._version import __version__
-from orthwrap.errors import FileFault, OrthwrapError, RebuildError, UsageError, ValueFault
+from orthwrap.errors import RebuildError, UsageError, ValueFault
 from orthwrap.layouts import Layout
+from orthwrap.loading import load_compiled, save_model
 from orthwrap.measure import EXACT_LIMIT, measure
 from orthwrap.nodes import Attachment
+from orthwrap.outputs import DEFAULT_SUFFIX, check_output, format_of, output_for
 from orthwrap.plan import (
     Decision,
     Kernel,
@@ -47,7 +49,6 @@ if TYPE_CHECKING:
 
 PathLike = str | os.PathLike[str]
 
-SUFFIXES = {"apply": "-orth", "finetune": "-tuned", "strip": "-plain"}
 _SAME_OUTPUTS = 1e-5
 
 
@@ -210,12 +211,12 @@ class _Apply:
             if dry_run:
                 return Result(None, None, report)
             root = edit(store.root, planned.edits)
-            if self.settings is None and _format_of(target) == store.format:
+            if self.settings is None and format_of(target) == store.format:
                 _write(store, root, target, path)
                 return Result(None, target, replace(report, output=str(target)))
             with _temporary(store, root) as surgery:
-                model = load_model(surgery, custom_objects=self.custom_objects)
-        return self._finish(model, report, target)
+                live, notes = load_compiled(surgery, self.custom_objects)
+        return self._finish(live, _noted(report, notes), target)
 
     def on_model(
         self, model: Any, output: PathLike | None, *, force: bool, in_place: bool, dry_run: bool
@@ -224,7 +225,7 @@ class _Apply:
 
         target = None if output is None else Path(output)
         if target is not None:
-            _format_of(target)
+            format_of(target)
             if not dry_run:
                 check_output(target, None, force)
         store = LiveStore(model)
@@ -236,8 +237,7 @@ class _Apply:
         if dry_run:
             return Result(None, None, report)
         changed, notes = _changed_model(store, planned, functions, in_place=in_place)
-        report = replace(report, warnings=(*report.warnings, *notes))
-        return self._finish(changed, report, target)
+        return self._finish(changed, _noted(report, notes), target)
 
     def _finish(self, model: Any, report: Report, target: Path | None) -> Result:
         if self.settings is not None:
@@ -285,12 +285,12 @@ def finetune(
             report = _report(
                 "finetune", store, surveyed, plan_inspect(surveyed), with_figures=measure
             )
-        live = load_model(path, custom_objects=custom_objects)
+        live, notes = load_compiled(path, custom_objects)
     else:
         from orthwrap.stores.live import LiveStore, rebuild
 
         if target is not None:
-            _format_of(target)
+            format_of(target)
             check_output(target, None, force)
         live_store = LiveStore(model)
         surveyed = survey(live_store)
@@ -298,10 +298,11 @@ def finetune(
             "finetune", live_store, surveyed, plan_inspect(surveyed), with_figures=measure
         )
         live, notes = rebuild(live_store, ())
-        report = replace(report, warnings=(*report.warnings, *notes))
+    report = _noted(report, notes)
     if not any(r.carries for r in report.layers):
-        note = "no kernel carries an orthwrap regularizer: use apply to attach one"
-        report = replace(report, warnings=(*report.warnings, note))
+        report = _noted(
+            report, ("no kernel carries an orthwrap regularizer: use apply to attach one",)
+        )
     report = _train(live, report, data, settings, progress, measure)
     if target is not None:
         save_model(live, target)
@@ -342,11 +343,11 @@ def strip(
             if dry_run:
                 return Result(None, None, report)
             root = edit(store.root, planned.edits)
-            if _format_of(target) == store.format:
+            if format_of(target) == store.format:
                 _write(store, root, target, path)
                 return Result(None, target, replace(report, output=str(target)))
             with _temporary(store, root) as surgery:
-                live = load_model(surgery)
+                live, _ = load_compiled(surgery)
         save_model(live, target)
         return Result(live, target, replace(report, output=str(target)))
 
@@ -359,7 +360,7 @@ def strip(
     if dry_run:
         return Result(None, None, report)
     changed, notes = _changed_model(live_store, planned, {}, in_place=in_place)
-    report = replace(report, warnings=(*report.warnings, *notes))
+    report = _noted(report, notes)
     target_path = None if output is None else Path(output)
     if target_path is not None:
         check_output(target_path, None, force)
@@ -441,130 +442,6 @@ def _compare_kernel(
         regularizer_after=carried[1],
         before=figures[0],
         after=figures[1],
-    )
-
-
-# Loading and saving
-
-
-def load_model(
-    path: PathLike, custom_objects: Mapping[str, Any] | None = None, **kwargs: Any
-) -> Any:
-    """`keras.models.load_model` with orthwrap's classes known, and errors of one line.
-
-    Args:
-        path: a `.keras`, `.h5` or `.hdf5` file.
-        custom_objects: the file's own classes and functions, by name.
-        **kwargs: passed on to Keras (`compile`, `safe_mode`).
-
-    Raises:
-        FileFault: Keras cannot load it; the message names what it lacks.
-    """
-    import warnings
-
-    import keras
-
-    import orthwrap.regularizers  # noqa: F401  # registers the classes
-
-    path = Path(path)
-    open_file(path).close()
-    try:
-        with warnings.catch_warnings(), _quiet_absl():
-            warnings.simplefilter("ignore")
-            return keras.models.load_model(
-                path, custom_objects=dict(custom_objects or {}), **kwargs
-            )
-    except OrthwrapError:
-        raise
-    except Exception as e:  # Keras raises every kind of exception for what it cannot load
-        first = (str(e).strip().splitlines() or [type(e).__name__])[0]
-        if kwargs.get("compile", True):
-            try:
-                return load_model(path, custom_objects, **{**kwargs, "compile": False})
-            except OrthwrapError:
-                pass
-        raise FileFault(f"Keras cannot load {path}: {_short(first)}") from e
-
-
-def save_model(model: Any, target: Path) -> None:
-    """Saves a live model, whole or not at all, in the format of the suffix."""
-    import warnings
-
-    with replacing(target) as sibling, warnings.catch_warnings(), _quiet_absl():
-        warnings.simplefilter("ignore")  # that .h5 is a legacy format is the user's choice
-        try:
-            model.save(sibling)
-        except OSError:
-            raise
-        except Exception as e:  # a user's get_config may raise anything
-            first = (str(e).strip().splitlines() or [type(e).__name__])[0]
-            raise FileFault(f"Keras cannot save the model as {target.name}: {_short(first)}") from e
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 300 else text[:297] + "…"
-
-
-class _quiet_absl:
-    """Keras logs through absl what the report says better."""
-
-    def __enter__(self) -> None:
-        from absl import logging
-
-        self._level = logging.get_verbosity()
-        logging.set_verbosity(logging.ERROR)
-
-    def __exit__(self, *error: object) -> None:
-        from absl import logging
-
-        logging.set_verbosity(self._level)
-
-
-# Paths
-
-
-def output_for(path: Path, output: PathLike | None, command: str, format: str) -> Path:
-    """Where a command writes: as given, or beside the input with the command's suffix."""
-    if output is not None:
-        target = Path(output)
-        if str(output) == "-":
-            raise FileFault(
-                "a model cannot be written to standard output: give a file name with -o"
-            )
-        _format_of(target)
-        return target
-    suffix = path.suffix if path.suffix in _FORMATS else _DEFAULT_SUFFIX[format]
-    stem = path.stem if path.suffix in _FORMATS else path.name
-    return path.with_name(f"{stem}{SUFFIXES[command]}{suffix}")
-
-
-_FORMATS = {".h5": "h5", ".hdf5": "h5", ".keras": "keras"}
-_DEFAULT_SUFFIX = {"h5": ".h5", "keras": ".keras"}
-
-
-def _format_of(target: Path) -> str:
-    if target.suffix not in _FORMATS:
-        raise FileFault(
-            f"output {target} must end in .h5, .hdf5 or .keras, which says the format to write"
-        )
-    return _FORMATS[target.suffix]
-
-
-def check_output(target: Path, source: Path | None, force: bool) -> None:
-    """FileFault where the output must not be written: all is checked before anything is done."""
-    if source is not None and _same_file(target, source):
-        raise FileFault(f"output {target} is the input, which is never changed: name another file")
-    if target.is_dir():
-        raise FileFault(f"output {target} is a folder: name a file")
-    if target.exists() and not force:
-        raise FileFault(f"output {target} exists: name another file, or use --force")
-    if not target.parent.is_dir():
-        raise FileFault(f"folder {target.parent} does not exist: make it first")
-
-
-def _same_file(a: Path, b: Path) -> bool:
-    return os.path.realpath(a) == os.path.realpath(b) or (
-        a.exists() and b.exists() and os.path.samefile(a, b)
     )
 
 
@@ -731,7 +608,7 @@ class _temporary:
         import tempfile
 
         self._folder = tempfile.TemporaryDirectory(prefix="orthwrap-")
-        path = Path(self._folder.name) / f"model{_DEFAULT_SUFFIX[self._store.format]}"
+        path = Path(self._folder.name) / f"model{DEFAULT_SUFFIX[self._store.format]}"
         self._store.write(path, self._root)
         return path
 
@@ -830,6 +707,10 @@ def _report(
         orthwrap_version=__version__,
         warnings=warnings,
     )
+
+
+def _noted(report: Report, notes: Sequence[str]) -> Report:
+    return replace(report, warnings=(*report.warnings, *notes))
 
 
 def _is_large(records: Sequence[LayerRecord], path: str) -> bool:

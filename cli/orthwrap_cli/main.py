@@ -9,6 +9,7 @@ import typer
 
 from orthwrap._version import __version__
 from orthwrap_cli import apply, compare, finetune, inspect, regularizers, strip
+from orthwrap_cli.quiet import without_chatter
 
 app = typer.Typer(
     name="orthwrap",
@@ -46,6 +47,6 @@ app.command("regularizers")(regularizers.regularizers)
 
 def main() -> None:
     """Entry point of the `orthwrap` script and of `python -m orthwrap`."""
-    # TensorFlow's start-up messages would bury the one line that matters.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    app()
+    with without_chatter():
+        app()

@@ -29,7 +29,7 @@ class TrainingProgress:
 
     def start(self, choices: tuple[str, ...], epochs: int, steps: int) -> None:
         for choice in choices:
-            self._console.print(choice, style="dim")
+            self._console.print(choice, style="dim", soft_wrap=True)
         self._total = (epochs, steps)
         if not self._console.is_terminal:
             return
@@ -56,16 +56,26 @@ class TrainingProgress:
         line = f"epoch {epoch + 1:>{width}}/{epochs}  {_line(logs)}"
         if self._bars is not None and self._epochs is not None:
             self._bars.update(self._epochs, completed=epoch + 1)
-        self._console.print(line)
+        self._console.print(line, soft_wrap=True)
 
     def stop(self) -> None:
         if self._bars is not None:
             self._bars.stop()
 
 
+_SHORT = {"task_loss": "task", "sparse_categorical_accuracy": "accuracy"}
+
+
 def _line(logs: Mapping[str, float], short: bool = False) -> str:
+    """`task 0.133 (val 0.149)  penalty 0.0824  accuracy 0.978 (val 0.971)`."""
     # The sum of task loss and penalty is left out: both stand there.
-    names = [n for n in _in_order(logs) if n not in ("loss", "val_loss", "val_penalty")]
+    names = [n for n in _in_order(logs) if n != "loss" and not n.startswith("val_")]
     if short:
         names = [n for n in names if n in ("task_loss", "penalty")]
-    return "  ".join(f"{n.replace('_', ' ')} {logs[n]:.4g}" for n in names)
+    words = []
+    for name in names:
+        word = f"{_SHORT.get(name, name.replace('_', ' '))} {logs[name]:.3g}"
+        if f"val_{name}" in logs and name != "penalty":
+            word += f" (val {logs[f'val_{name}']:.3g})"
+        words.append(word)
+    return "  ".join(words)

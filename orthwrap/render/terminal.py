@@ -342,7 +342,8 @@ def _verdict(report: Report, hidden: int) -> RenderableType:
         )
     quiet = counts[NOT_SELECTED] + counts[EXCLUDED]
     if hidden and quiet and report.command != "strip":
-        lines.append(Text(f"{quiet} kernels not selected or excluded", style="dim"))
+        others = "1 kernel was" if quiet == 1 else f"{quiet} kernels were"
+        lines.append(Text(f"{others} not selected, or excluded", style="dim"))
     return Padding(Group(*lines), (1, 0, 0, 0))
 
 

@@ -1,0 +1,152 @@
+"""Loading and saving through Keras, with orthwrap's classes known and errors of one line.
+
+Keras is imported when a function is called, not before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from orthwrap.errors import FileFault, OrthwrapError
+from orthwrap.stores.files import is_hdf5, open_file
+from orthwrap.stores.h5 import names_of
+from orthwrap.stores.replacing import replacing
+
+PathLike = str | os.PathLike[str]
+
+
+def load_model(
+    path: PathLike, custom_objects: Mapping[str, Any] | None = None, **kwargs: Any
+) -> Any:
+    """`keras.models.load_model`, with the compiled state of `.h5` files whole.
+
+    Keras 3 builds the optimizer of an `.h5` file for no variables at all, so that its state is
+    lost and `fit` fails; here it is read as it was saved.
+
+    Args:
+        path: a `.keras`, `.h5` or `.hdf5` file.
+        custom_objects: the file's own classes and functions, by name.
+        **kwargs: passed on to Keras (`compile`, `safe_mode`).
+
+    Raises:
+        FileFault: Keras cannot load it; the message names what it lacks.
+    """
+    model, _ = _load(Path(path), custom_objects, kwargs)
+    return model
+
+
+def load_compiled(
+    path: Path, custom_objects: Mapping[str, Any] | None = None
+) -> tuple[Any, tuple[str, ...]]:
+    """The model, compiled as the file says where that can be done; and notes where it cannot."""
+    try:
+        return _load(path, custom_objects, {})
+    except OrthwrapError as e:
+        try:
+            model, _ = _load(path, custom_objects, {"compile": False})
+        except OrthwrapError:
+            raise e from None
+        return model, (f"the file's training configuration could not be used ({e})",)
+
+
+def _load(
+    path: Path, custom_objects: Mapping[str, Any] | None, kwargs: Mapping[str, Any]
+) -> tuple[Any, tuple[str, ...]]:
+    import keras
+
+    import orthwrap.regularizers  # noqa: F401  # registers the classes
+
+    open_file(path).close()
+    try:
+        with _quiet_keras():
+            model = keras.models.load_model(
+                path, custom_objects=dict(custom_objects or {}), **kwargs
+            )
+    except OrthwrapError:
+        raise
+    except Exception as e:  # Keras raises every kind of exception for what it cannot load
+        raise FileFault(f"Keras cannot load {path}: {_first_line(e)}") from e
+    notes: tuple[str, ...] = ()
+    if is_hdf5(path) and getattr(model, "compiled", False) and model.optimizer is not None:
+        notes = _restore_optimizer(model, path)
+    return model, notes
+
+
+def _restore_optimizer(model: Any, path: Path) -> tuple[str, ...]:
+    """An optimizer for the model's own variables, in the state the file has."""
+    old = model.optimizer
+    optimizer = type(old).from_config(old.get_config())
+    optimizer.build(model.trainable_variables)
+    model.optimizer = optimizer
+    with h5py.File(path, "r") as f:
+        group = f.get("optimizer_weights")
+        if not isinstance(group, h5py.Group):
+            return ()
+        saved = [np.asarray(group[name]) for name in names_of(group, "weight_names")]
+    arranged = _arrange(saved, optimizer.variables, len(model.trainable_variables))
+    if arranged is None:
+        return ("the file's optimizer state does not fit this optimizer: it starts afresh",)
+    for variable, value in zip(optimizer.variables, arranged, strict=True):
+        if value is not None:
+            variable.assign(value)
+    return ()
+
+
+def _arrange(saved: Sequence[Any], variables: Sequence[Any], count: int) -> list[Any] | None:
+    """The saved arrays in the optimizer's order; None for what the file does not have.
+
+    Keras 3 writes iteration, learning rate, then each variable's slots together. Keras 2 wrote
+    the iteration, then the first slot of every variable, then the second.
+    """
+    shapes = [tuple(v.shape) for v in variables]
+    if [a.shape for a in saved] == shapes:
+        return list(saved)
+    slots = len(shapes) - 2
+    if not saved or not count or slots % count or len(saved) != 1 + slots:
+        return None
+    per_variable = slots // count
+    by_slot = [saved[1 + s * count + i] for i in range(count) for s in range(per_variable)]
+    arranged = [saved[0], None, *by_slot]
+    fits = all(a is None or a.shape == s for a, s in zip(arranged, shapes, strict=True))
+    return arranged if fits else None
+
+
+def save_model(model: Any, target: Path) -> None:
+    """Saves a live model, whole or not at all, in the format of the suffix."""
+    with replacing(target) as sibling, _quiet_keras():
+        try:
+            model.save(sibling)
+        except OSError:
+            raise
+        except Exception as e:  # a user's get_config may raise anything
+            raise FileFault(
+                f"Keras cannot save the model as {target.name}: {_first_line(e)}"
+            ) from e
+
+
+def _first_line(error: BaseException) -> str:
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return text if len(text) <= 300 else text[:297] + "…"
+
+
+@contextlib.contextmanager
+def _quiet_keras() -> Iterator[None]:
+    """Keras warns and logs what the report says better: that .h5 is a legacy format, say."""
+    from absl import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)

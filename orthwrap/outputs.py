@@ -1,0 +1,70 @@
+"""Where a command writes, and whether it may: all is checked before anything is done."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from orthwrap.errors import FileFault
+
+PathLike = str | os.PathLike[str]
+
+SUFFIXES = {"apply": "-orth", "finetune": "-tuned", "strip": "-plain", "upgrade": "-keras3"}
+FORMATS = {".h5": "h5", ".hdf5": "h5", ".keras": "keras"}
+DEFAULT_SUFFIX = {"h5": ".h5", "keras": ".keras"}
+
+
+def output_for(path: Path, output: PathLike | None, command: str, format: str) -> Path:
+    """The output as given, or beside the input with the command's suffix.
+
+    Args:
+        path: the input.
+        output: what the user named, or None.
+        command: apply, finetune, strip or upgrade.
+        format: the input's, for names without an extension.
+    """
+    if output is not None:
+        target = Path(output)
+        if str(output) == "-":
+            raise FileFault(
+                "a model cannot be written to standard output: give a file name with -o"
+            )
+        format_of(target)
+        return target
+    known = path.suffix in FORMATS
+    suffix = path.suffix if known else DEFAULT_SUFFIX[format]
+    stem = path.stem if known else path.name
+    return path.with_name(f"{stem}{SUFFIXES[command]}{suffix}")
+
+
+def format_of(target: Path) -> str:
+    """`h5` or `keras`, by the suffix; FileFault for any other."""
+    if target.suffix not in FORMATS:
+        raise FileFault(
+            f"output {target} must end in .h5, .hdf5 or .keras, which says the format to write"
+        )
+    return FORMATS[target.suffix]
+
+
+def check_output(target: Path, source: Path | None, force: bool) -> None:
+    """FileFault where the output must not be written.
+
+    Args:
+        target: the output.
+        source: the input, which is never the output; None for a model in memory.
+        force: an existing output may be replaced.
+    """
+    if source is not None and _same_file(target, source):
+        raise FileFault(f"output {target} is the input, which is never changed: name another file")
+    if target.is_dir():
+        raise FileFault(f"output {target} is a folder: name a file")
+    if target.exists() and not force:
+        raise FileFault(f"output {target} exists: name another file, or use --force")
+    if not target.parent.is_dir():
+        raise FileFault(f"folder {target.parent} does not exist: make it first")
+
+
+def _same_file(a: Path, b: Path) -> bool:
+    return os.path.realpath(a) == os.path.realpath(b) or (
+        a.exists() and b.exists() and os.path.samefile(a, b)
+    )
