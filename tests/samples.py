@@ -30,7 +30,8 @@ def nested_model() -> Any:
     x = layers.TimeDistributed(layers.Dense(5, name="dense"), name="td")(x)
     x = layers.Reshape((64, 5), name="flat")(x)
     x = layers.Bidirectional(layers.LSTM(3, return_sequences=True, name="lstm"), name="bi")(x)
-    cells = layers.StackedRNNCells([layers.LSTMCell(4, name="a"), layers.GRUCell(3, name="b")])
+    pair = [layers.LSTMCell(4, name="a"), layers.GRUCell(3, name="b")]
+    cells = layers.StackedRNNCells(pair, name="cells")
     x = layers.RNN(cells, name="rnn")(x)
     x = layers.Dense(10, activation="softmax", activity_regularizer="l1", name="head")(x)
     model = keras.Model(image, x, name="root")

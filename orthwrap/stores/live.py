@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+import types
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +18,7 @@ from orthwrap.errors import RebuildError, ValueFault
 from orthwrap.layouts import KERNELS, KernelSpec
 from orthwrap.records import ModelRecord
 from orthwrap.stores.base import WeightRef, as_float
-from orthwrap.walker import Edit, Layer, Node, Step, edit, to_snake_case, walk
+from orthwrap.walker import Edit, Layer, Node, Step, at, edit, to_snake_case, walk
 
 
 class LiveStore:
@@ -37,7 +39,7 @@ class LiveStore:
         self.model = model
         self.root = _serialize(model)
         self.record = ModelRecord(None, self.format, keras.__version__, int(model.count_params()))
-        self._objects = dict(_live_layers(model))
+        self._objects = _live_layers(model)
 
     def layers(self) -> tuple[Layer, ...]:
         """The layers of the config, then those that only the live model knows.
@@ -45,11 +47,23 @@ class LiveStore:
         A subclassed model's config may not hold its layers; they have no place in the tree
         (`pointers` is empty) and are changed on the object itself.
         """
-        found = [self._with_object(layer) for layer in walk(self.root)]
-        seen = {id(self.object_of(layer)) for layer in found}
+        found: list[Layer] = []
+        index: dict[int, int] = {}  # by the live object: a config may hold a shared layer twice
+        for layer in walk(self.root):
+            live = self.object_of(layer)
+            first = None if live is None else index.setdefault(id(live), len(found))
+            if first is None or first == len(found):
+                found.append(self._with_object(layer))
+                continue
+            old = found[first]
+            found[first] = replace(
+                old,
+                paths=(*old.paths, *layer.paths),
+                pointers=(*old.pointers, *layer.pointers),
+            )
         for path, live in self._objects.items():
-            if id(live) not in seen:
-                seen.add(id(live))
+            if id(live) not in index:
+                index[id(live)] = len(found)
                 found.append(_live_only(path, live))
         return tuple(found)
 
@@ -86,25 +100,31 @@ def variable_of(live: Any, spec: KernelSpec) -> Any:
     """The variable a spec speaks of, or None."""
     for attribute in spec.attributes:
         live = getattr(live, attribute, None)
-    # Dense.kernel is a property that adds LoRA's factors; the variable is behind it.
-    variable = getattr(live, f"_{spec.weight}", None)
-    if not isinstance(variable, keras.Variable):
-        variable = getattr(live, spec.weight, None)
-    return variable if isinstance(variable, keras.Variable) else None
+    # Dense.kernel is a property that adds LoRA's factors; the variable is behind it. Keras 3
+    # calls the kernel of a depthwise convolution `kernel`.
+    names = (f"_{spec.weight}", spec.weight, "kernel")
+    found = (getattr(live, name, None) for name in names)
+    return next((v for v in found if isinstance(v, keras.Variable)), None)
 
 
 # The live tree. Paths agree with the walker's.
 
 
-def _live_layers(owner: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """(path, layer) of every layer below `owner`, each place once."""
-    if depth > 50:
-        return
-    for name, child in _members(owner):
-        path = prefix + name
-        yield path, child
-        if _kind_of(child) is None:
-            yield from _live_layers(child, path + "/", depth + 1)
+def _live_layers(model: Any) -> dict[str, Any]:
+    """Every layer below the model, by each of its paths."""
+    found: dict[str, Any] = {}
+
+    def descend(owner: Any, prefix: str, depth: int) -> None:
+        for name, child in _members(owner):
+            path = prefix + name
+            while path in found:  # as the walker does where two members have one name
+                path += "'"
+            found[path] = child
+            if _kind_of(child) is None and depth < 50:
+                descend(child, path + "/", depth + 1)
+
+    descend(model, "", 0)
+    return found
 
 
 def _members(owner: Any) -> Iterator[tuple[str, Any]]:
@@ -183,12 +203,18 @@ def rebuild(store: LiveStore, edits: Sequence[Edit]) -> tuple[Any, tuple[str, ..
     """
     model = store.model
     root = edit(store.root, edits)
-    compile_config = root.pop("compile_config", None)
-    known = _custom_objects(store)
+    for node in _named_nodes(root):
+        node.pop("compile_config", None)  # the compiled state is copied from the live models
+    known = {**_custom_objects(store), **_keep_functions(store, root)}
     with warnings.catch_warnings(), ObjectSharingScope():
         warnings.simplefilter("ignore")
         try:
-            new = keras.saving.deserialize_keras_object(root, custom_objects=known, safe_mode=False)
+            if _shares_between_models(model):
+                new = _clone(store, root, known)
+            else:
+                new = keras.saving.deserialize_keras_object(
+                    root, custom_objects=known, safe_mode=False
+                )
         except Exception as e:  # from_config is the user's code and may raise anything
             raise _cannot_rebuild(model, f"from_config failed ({_first_line(e)})") from e
     if not isinstance(new, keras.Model):
@@ -200,9 +226,18 @@ def rebuild(store: LiveStore, edits: Sequence[Edit]) -> tuple[Any, tuple[str, ..
             f"(the model has {len(model.weights)})",
         )
     new.set_weights(model.get_weights())
+    pairs = [(model, new), *_pairs(model, new)]
+    for old, fresh in pairs:
+        if fresh.name != old.name:  # not every class's config has the name
+            fresh.name = old.name
+        _copy_own_state(old, fresh)
     _copy_seeds(model, new)
-    _copy_trainable(model, new)
-    return new, _copy_compiled(model, new, compile_config, known)
+    _copy_trainable(model, new, pairs)
+    notes: list[str] = []
+    for old, fresh in pairs:
+        if isinstance(old, keras.Model) and old.compiled:
+            notes += _copy_compiled(old, fresh, known)
+    return new, tuple(notes)
 
 
 def _cannot_rebuild(model: Any, why: str) -> RebuildError:
@@ -217,30 +252,108 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _custom_objects(store: LiveStore) -> dict[str, Any]:
-    """The caller's own classes and functions that the config names, by that name.
+def _shares_between_models(model: Any) -> bool:
+    """Whether two (sub)models hold one layer, which a config does not tell."""
+    owners: dict[int, int] = {}
+    submodels = [model, *model._flatten_layers(include_self=False)]
+    for owner in {id(m): m for m in submodels if isinstance(m, keras.Model)}.values():
+        for layer in owner.layers:
+            owners[id(layer)] = owners.get(id(layer), 0) + 1
+    return any(count > 1 for count in owners.values())
 
-    They are alive, so they need not be registered for a copy.
-    """
+
+def _clone(store: LiveStore, root: Node, known: Mapping[str, Any]) -> Any:
+    """The model's graph once more, each layer from its node: what is shared stays so."""
+    nodes = {
+        id(store.object_of(layer)): at(root, layer.pointers[0])
+        for layer in store.layers()
+        if layer.pointers
+    }
+
+    def from_node(layer: Any) -> Any:
+        if id(layer) not in nodes:
+            return type(layer).from_config(layer.get_config())  # an operation, say
+        return keras.saving.deserialize_keras_object(nodes[id(layer)], safe_mode=False)
+
+    with keras.saving.custom_object_scope(dict(known)):
+        new = keras.models.clone_model(store.model, clone_function=from_node, recursive=True)
+    if type(new) is not type(store.model):
+        raise TypeError(f"a clone of it is a {type(new).__name__}")
+    return new
+
+
+# The caller's own classes and functions are alive, so they need not be registered for a copy.
+
+
+def _custom_objects(store: LiveStore) -> dict[str, Any]:
+    """What the config names and Keras does not know, by that name."""
+    from orthwrap.regularizers import Attached
+
     found: dict[str, Any] = {}
     for live in (store.model, *store._objects.values()):
-        cls = type(live)
-        if not cls.__module__.startswith("keras."):
-            found[cls.__name__] = cls
-            found[str(keras.saving.get_registered_name(cls))] = cls
+        for value in (live, *_held(live)):
+            if isinstance(value, types.FunctionType):
+                found[value.__name__] = value
+            elif isinstance(value, Attached) and isinstance(value.attachment.foreign, str):
+                found[value.attachment.foreign] = value._function
+            if isinstance(value, Attached):
+                value = value._function
+            cls = type(value)
+            if hasattr(cls, "get_config") and not _is_keras(cls.__module__):
+                found[cls.__name__] = cls
+                found[str(keras.saving.get_registered_name(cls))] = cls
     for node in _named_nodes(store.root):
         module, name = str(node.get("module")), node.get("class_name")
         if name == "function":
             name = node.get("config")
         value = getattr(sys.modules.get(module), str(name), None)
-        if value is not None and not module.startswith("keras"):
+        if value is not None and not _is_keras(module):
             found[str(node.get("registered_name") or name)] = value
             found.setdefault(str(name), value)
     return found
 
 
-def _named_nodes(value: Any) -> Iterator[Mapping[str, Any]]:
-    if isinstance(value, Mapping):
+def _is_keras(module: str) -> bool:
+    return module.partition(".")[0] == "keras"
+
+
+def _held(live: Any) -> Iterator[Any]:
+    """The values of an object's attributes, and those in its lists and dicts."""
+    for value in list(vars(live).values()):
+        if isinstance(value, Mapping):
+            yield from value.values()
+        elif isinstance(value, (list, tuple)):
+            yield from value
+        else:
+            yield value
+
+
+def _keep_functions(store: LiveStore, root: Node) -> dict[str, Any]:
+    """Lets nodes that stand for a function name the live one; returns them by name.
+
+    A lambda's node is its bytecode, without the module around it; two functions may have one name.
+    """
+    found: dict[str, Any] = {}
+    for layer in store.layers():
+        live = store.object_of(layer)
+        for pointer in layer.pointers:
+            config = at(root, pointer)["config"]
+            for key, value in config.items() if isinstance(config, dict) else ():
+                function = getattr(live, key, getattr(live, f"_{key}", None))
+                if isinstance(value, Mapping) and isinstance(function, types.FunctionType):
+                    name = f"{layer.path}.{key}"
+                    found[name] = function
+                    config[key] = {
+                        "module": "builtins",
+                        "class_name": "function",
+                        "config": name,
+                        "registered_name": name,
+                    }
+    return found
+
+
+def _named_nodes(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
         if value.get("module") and value.get("class_name"):
             yield value
         for inner in value.values():
@@ -248,6 +361,30 @@ def _named_nodes(value: Any) -> Iterator[Mapping[str, Any]]:
     elif isinstance(value, (list, tuple)):
         for inner in value:
             yield from _named_nodes(inner)
+
+
+# What a config does not hold.
+
+
+def _pairs(model: Any, new: Any) -> Iterator[tuple[Any, Any]]:
+    originals = model._flatten_layers(include_self=False, recursive=True)
+    copies = new._flatten_layers(include_self=False, recursive=True)
+    for old, fresh in zip(originals, copies, strict=False):
+        if type(old).__name__ == type(fresh).__name__:
+            yield old, fresh
+
+
+def _copy_own_state(old: Any, fresh: Any) -> None:
+    """What a layer saves in its own way: statistics, a vocabulary that was learnt from data."""
+    base = keras.layers.Layer.load_own_variables
+    if _kind_of(old) is None and type(old).load_own_variables is not base:
+        state: dict[str, Any] = {}
+        old.save_own_variables(state)
+        fresh.load_own_variables(state)
+    if hasattr(old, "save_assets") and hasattr(fresh, "load_assets"):
+        with tempfile.TemporaryDirectory(prefix="orthwrap-") as folder:
+            old.save_assets(folder)
+            fresh.load_assets(folder)
 
 
 def _copy_seeds(model: Any, new: Any) -> None:
@@ -259,9 +396,8 @@ def _copy_seeds(model: Any, new: Any) -> None:
             fresh.assign(old)
 
 
-def _copy_trainable(model: Any, new: Any) -> None:
+def _copy_trainable(model: Any, new: Any, pairs: Sequence[tuple[Any, Any]]) -> None:
     """A frozen model or layer is frozen in the copy too; configs do not always say so."""
-    pairs = [(model, new), *_pairs(model, new)]
     for old, fresh in pairs:
         if old._trainable != fresh._trainable:
             fresh._trainable = old._trainable
@@ -270,26 +406,19 @@ def _copy_trainable(model: Any, new: Any) -> None:
             fresh.trainable = old.trainable
 
 
-def _pairs(model: Any, new: Any) -> Iterator[tuple[Any, Any]]:
-    originals = model._flatten_layers(include_self=False, recursive=True)
-    copies = new._flatten_layers(include_self=False, recursive=True)
-    for old, fresh in zip(originals, copies, strict=False):
-        if type(old).__name__ == type(fresh).__name__:
-            yield old, fresh
-
-
-def _copy_compiled(
-    model: Any, new: Any, compile_config: Any, known: Mapping[str, Any]
-) -> tuple[str, ...]:
-    if not getattr(model, "compiled", False) or not compile_config:
-        return ()
+def _copy_compiled(model: Any, new: Any, known: Mapping[str, Any]) -> tuple[str, ...]:
     try:
         with warnings.catch_warnings(), keras.saving.custom_object_scope(dict(known)):
             warnings.simplefilter("ignore")
-            new.compile_from_config(compile_config)
-        optimizer = new.optimizer
-        if optimizer is not None and model.optimizer is not None and model.optimizer.built:
-            optimizer.build(new.trainable_variables)
+            if type(model).compile is keras.Model.compile:
+                new.compile(**_compile_arguments(model))
+            else:
+                new.compile_from_config(model.get_compile_config())
+        if new.compiled and model.optimizer is not None and model.optimizer.built:
+            # It may have been built before a layer was frozen: for the same variables, then.
+            twins = {id(a): b for a, b in zip(model.variables, new.variables, strict=True)}
+            optimizer = new.optimizer
+            optimizer.build([twins[id(v)] for v in model.optimizer._trainable_variables])
             copy_variables(model.optimizer, optimizer)
     except Exception as e:  # a user's loss or metric may not come back from its config
         return (
@@ -299,6 +428,23 @@ def _copy_compiled(
     if not new.compiled:
         return ("the compiled state could not be carried over: compile the new model",)
     return ()
+
+
+def _compile_arguments(model: Any) -> dict[str, Any]:
+    """What the model was compiled with. Losses keep no state; optimizer and metrics are new."""
+    arguments = dict(model._compile_config.config)
+    optimizer = model.optimizer
+    arguments["optimizer"] = optimizer and _again(optimizer)
+    arguments["auto_scale_loss"] = False  # where it was scaled, the optimizer is that already
+    for key in ("metrics", "weighted_metrics"):
+        arguments[key] = keras.tree.map_structure(
+            lambda m: _again(m) if isinstance(m, keras.metrics.Metric) else m, arguments[key]
+        )
+    return arguments
+
+
+def _again(thing: Any) -> Any:
+    return type(thing).from_config(thing.get_config())
 
 
 def copy_variables(source: Any, target: Any) -> None:
@@ -315,6 +461,10 @@ def set_regularizer(live: Any, key: str, variables: Sequence[Any], regularizer: 
 
     Keras reads the variable's when it sums losses, and the layer's when it saves.
     """
+    if live is None:
+        raise RebuildError(
+            "the copy made from the model's config lacks a layer of the model: use in_place=True"
+        )
     owners = [live]
     cell = getattr(live, "cell", None)
     if cell is not None:
