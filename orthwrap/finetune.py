@@ -290,8 +290,10 @@ class split_losses:
             added.clear()
             total = total_of(*args, **kwargs)
             extra = sum(added) if added else keras.ops.zeros((), total.dtype)
-            penalty.update_state(extra)
-            task.update_state(total - extra)
+            # Keras weighs each batch's loss by its size; the last one may be smaller.
+            samples = keras.ops.shape(keras.tree.flatten(args[0] if args else kwargs["x"])[0])[0]
+            penalty.update_state(extra, samples)
+            task.update_state(total - extra, samples)
             added.clear()  # traced tensors must not outlive their trace
             return total
 
