@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         OrthogonalityRegularizer,
         regularizer,
     )
-    from orthwrap.verbs import Result, apply, compare, finetune, inspect, strip
+    from orthwrap.verbs import Result, apply, compare, finetune, inspect, strip, upgrade
 
 _WHERE = {
     **dict.fromkeys(("Report", "Rule"), "orthwrap.records"),
@@ -54,7 +54,7 @@ _WHERE = {
         "orthwrap.regularizers",
     ),
     **dict.fromkeys(
-        ("Result", "apply", "compare", "finetune", "inspect", "strip"),
+        ("Result", "apply", "compare", "finetune", "inspect", "strip", "upgrade"),
         "orthwrap.verbs",
     ),
     "load_model": "orthwrap.loading",
@@ -87,6 +87,7 @@ __all__ = [
     "load_model",
     "regularizer",
     "strip",
+    "upgrade",
 ]
 
 

@@ -70,9 +70,7 @@ def srip(g: Tensor, rows: Tensor, start: Tensor, steps: int) -> Tensor:
     deviation = _deviation(g)
     v = start
     for _ in range(steps):
-        v = ops.stop_gradient(v / ops.maximum(_norm(v), 1e-30))
-        v, last = ops.matmul(deviation, v), v
-    del last
+        v = ops.matmul(deviation, ops.stop_gradient(v / ops.maximum(_norm(v), 1e-30)))
     return _norm(v)
 
 

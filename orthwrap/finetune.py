@@ -15,6 +15,7 @@ from orthwrap import objectives
 from orthwrap.data import Data, Port, load
 from orthwrap.errors import OrthwrapError, ValueFault
 from orthwrap.records import Training
+from orthwrap.regularizers import OrthogonalityRegularizer
 
 DEFAULT_EPOCHS = 5
 DEFAULT_BATCH_SIZE = 32
@@ -100,6 +101,7 @@ def finetune(
     """
     if settings.seed is not None:
         keras.utils.set_random_seed(settings.seed)
+        _reseed(model, settings.seed)
     choices = _compile(model, data, settings)
     x, y = _as_model_takes(data.x), _as_model_takes(data.y)
     validation = None
@@ -145,6 +147,15 @@ def finetune(
         metrics_after=after,
         choices=choices,
     )
+
+
+def _reseed(model: Any, seed: int) -> None:
+    """Regularizers that draw at random were made before the seed was set."""
+    held = [v.regularizer for v in model.weights]
+    held += [layer.activity_regularizer for layer in model._flatten_layers()]
+    drawing = (r for r in held if isinstance(r, OrthogonalityRegularizer))
+    for i, regularizer in enumerate(drawing):
+        regularizer.reseed(seed + i)
 
 
 def _as_model_takes(arrays: tuple[Any, ...]) -> Any:

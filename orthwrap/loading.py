@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from orthwrap.errors import FileFault, OrthwrapError
+from orthwrap.errors import FileFault, OrthwrapError, ValueFault
 from orthwrap.stores.files import is_hdf5, open_file
 from orthwrap.stores.h5 import names_of
 from orthwrap.stores.replacing import replacing
@@ -73,7 +73,7 @@ def _load(
     except OrthwrapError:
         raise
     except Exception as e:  # Keras raises every kind of exception for what it cannot load
-        raise FileFault(f"Keras cannot load {path}: {_first_line(e)}") from e
+        raise _ours_within(e) or FileFault(f"Keras cannot load {path}: {_first_line(e)}") from e
     notes: tuple[str, ...] = ()
     if is_hdf5(path) and getattr(model, "compiled", False) and model.optimizer is not None:
         notes = _restore_optimizer(model, path)
@@ -120,7 +120,19 @@ def _arrange(saved: Sequence[Any], variables: Sequence[Any], count: int) -> list
 
 
 def save_model(model: Any, target: Path) -> None:
-    """Saves a live model, whole or not at all, in the format of the suffix."""
+    """Saves a live model, whole or not at all, in the format of the suffix.
+
+    Raises:
+        ValueFault: a kernel carries a function that a file cannot refer to.
+        FileFault: Keras cannot save it.
+    """
+    for variable in model.weights:
+        attachment = getattr(variable.regularizer, "attachment", None)
+        if attachment is not None and "<" in str(attachment.foreign):
+            raise ValueFault(
+                f"a file can refer to a function only as package.module:function; "
+                f"{variable.path} has {attachment.name!r}: give it a name in a module"
+            )
     with replacing(target) as sibling, _quiet_keras():
         try:
             model.save(sibling)
@@ -132,8 +144,18 @@ def save_model(model: Any, target: Path) -> None:
             ) from e
 
 
+def _ours_within(error: BaseException) -> OrthwrapError | None:
+    """The error that orthwrap raised in the first place, if Keras wrapped one."""
+    cause = error.__cause__ or error.__context__
+    while cause is not None and not isinstance(cause, OrthwrapError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
+
+
 def _first_line(error: BaseException) -> str:
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What went wrong, without the configs that Keras puts around it."""
+    text = str(error).rpartition("Exception encountered: ")[2]
+    text = (text.strip().splitlines() or [type(error).__name__])[0]
     return text if len(text) <= 300 else text[:297] + "…"
 
 

@@ -26,6 +26,7 @@ gradient is a finite element of its subdifferential.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -44,7 +45,7 @@ SPLIT_ABOVE = 256
 def so(w: Tensor, probes: Tensor | None = None) -> Tensor:
     """Soft orthogonality, Σ ‖G−I‖_F². Minimum 0. Bansal et al. 2018."""
     if probes is not None:
-        return _differentiable(_so_sketch, w, probes=probes)
+        return _differentiable(_so_sketch, _matrices(w), constants=(_matrices(probes),))
     return _differentiable(_so, _matrices(w))
 
 
@@ -60,7 +61,7 @@ def dso(w: Tensor) -> Tensor:
 
 def mc(w: Tensor) -> Tensor:
     """Mutual coherence, Σ max |G−I|. Minimum 0. Bansal et al. 2018."""
-    return _differentiable(_mc, w)
+    return _differentiable(_mc, _matrices(w))
 
 
 def srip(w: Tensor, start: Tensor, steps: int = 2) -> Tensor:
@@ -71,13 +72,14 @@ def srip(w: Tensor, start: Tensor, steps: int = 2) -> Tensor:
     """
     if steps < 1:
         raise ValueError(f"srip needs at least 1 step, got {steps}")
-    return _differentiable(_srip, w, start=start, steps=steps)
+    compute = partial(_srip, steps=steps)
+    return _differentiable(compute, _matrices(w), constants=(_matrices(start),))
 
 
 def offdiag(w: Tensor, probes: Tensor | None = None) -> Tensor:
     """Orthogonality without the norms, Σ ‖G⊙(1−I)‖_F². Minimum 0. Brock et al. 2019 (BigGAN)."""
     if probes is not None:
-        return _differentiable(_offdiag_sketch, w, probes=probes)
+        return _differentiable(_offdiag_sketch, _matrices(w), constants=(_matrices(probes),))
     return _differentiable(_offdiag, _matrices(w))
 
 
@@ -130,7 +132,7 @@ def lorth(
     if probes is None:
         total = so(zero) + 2 * _differentiable(_complex_so, real, imaginary)
     else:
-        rest = _differentiable(_complex_so_sketch, real, imaginary, probes=probes[groups:])
+        rest = _differentiable(_complex_so_sketch, real, imaginary, constants=(probes[groups:],))
         total = so(zero, probes[:groups]) + 2 * rest
     return total / prod(geometry.points) + geometry.constant
 
@@ -178,21 +180,31 @@ def rademacher(shape: Sequence[int], seed: Any, dtype: str = "float32") -> Tenso
 
 
 def _differentiable(
-    compute: Callable[..., tuple[Tensor, Pullback]], *tensors: Tensor, **constants: Any
+    compute: Callable[..., tuple[Tensor, Pullback]],
+    *tensors: Tensor,
+    constants: tuple[Tensor, ...] = (),
 ) -> Tensor:
-    """compute(*tensors, **constants) → (value, pullback), as an operation with that gradient."""
+    """compute(*tensors, *constants) → (value, pullback), as an operation with that gradient.
+
+    The pullback returns the gradients with respect to the tensors; constants have none. They are
+    inputs all the same, because JAX cannot differentiate a traced operation that closes over a
+    traced value.
+    """
 
     def operation(*inputs: Tensor) -> tuple[Tensor, Callable[..., Any]]:
-        value, pullback = compute(*inputs, **constants)
+        value, pullback = compute(*inputs)
 
         def gradient(*args: Tensor, upstream: Tensor | None = None) -> Any:
             # PyTorch hands over the inputs and names the upstream gradient; TensorFlow and JAX
             # hand over the upstream gradient alone.
-            return pullback(args[0] if upstream is None else upstream)
+            found = pullback(args[0] if upstream is None else upstream)
+            found = found if isinstance(found, tuple) else (found,)
+            gradients = (*found, *map(ops.zeros_like, constants))
+            return gradients if len(gradients) > 1 else gradients[0]
 
         return value, gradient
 
-    return ops.custom_gradient(operation)(*tensors)
+    return ops.custom_gradient(operation)(*tensors, *constants)
 
 
 def _matrices(batch: Tensor) -> Tensor:
@@ -269,8 +281,7 @@ def _times(w: Tensor, s: Tensor) -> Tensor:
 
 # A few vectors at a time: those of the m side of W are kept as columns (…, m, p), those of its
 # n side as rows (…, p, n). So every product reads W in the order in which it is stored, which
-# takes half as long as the other way round. They keep the batch axis even for a single matrix:
-# TensorFlow's batched product is the faster one when it is this thin.
+# takes half as long as the other way round.
 
 
 def _to_long(w: Tensor, v: Tensor) -> Tensor:
@@ -286,9 +297,10 @@ def _to_short(w: Tensor, y: Tensor) -> Tensor:
 def _outer(w: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """Σ y ⊗ v over (long y, short v), in the shape of w: the gradient of Σ ⟨y, _to_long(w, v)⟩."""
     columns, rows = -1, -2
-    long = ops.concatenate([y for y, _ in pairs], columns if _is_tall(w) else rows)
-    short = ops.concatenate([v for _, v in pairs], rows if _is_tall(w) else columns)
-    return long @ short if _is_tall(w) else short @ long
+    tall = _is_tall(w)
+    long = ops.concatenate([y for y, _ in pairs], columns if tall else rows)
+    short = ops.concatenate([v for _, v in pairs], rows if tall else columns)
+    return long @ short if tall else short @ long
 
 
 def _per_matrix(scalars: Tensor) -> Tensor:
@@ -332,7 +344,7 @@ def _frobenius(w: Tensor) -> tuple[Tensor, Pullback]:
 
 def _mc(w: Tensor) -> tuple[Tensor, Pullback]:
     r = min(w.shape[-2:])
-    deviation = ops.reshape(_gram(w) - _eye_like(w), (-1, r * r))
+    deviation = ops.reshape(_gram(w) - _eye_like(w), (*w.shape[:-2], r * r))
     magnitude = ops.abs(deviation)
 
     def pullback(upstream: Tensor) -> Tensor:
@@ -370,7 +382,7 @@ def _cosine(w: Tensor) -> tuple[Tensor, Pullback]:
     return ops.sum(ops.abs(cosines)) / pairs, pullback
 
 
-def _srip(w: Tensor, *, start: Tensor, steps: int) -> tuple[Tensor, Pullback]:
+def _srip(w: Tensor, start: Tensor, *, steps: int) -> tuple[Tensor, Pullback]:
     image, norms = start, _norm(start)
     for _ in range(steps):
         v = image / _per_matrix(norms + _TINY)
@@ -385,7 +397,7 @@ def _srip(w: Tensor, *, start: Tensor, steps: int) -> tuple[Tensor, Pullback]:
     return ops.sum(norms), pullback
 
 
-def _so_sketch(w: Tensor, *, probes: Tensor) -> tuple[Tensor, Pullback]:
+def _so_sketch(w: Tensor, probes: Tensor) -> tuple[Tensor, Pullback]:
     long_v = _to_long(w, probes)
     image = _to_short(w, long_v) - probes
     count = probes.shape[-2 if _is_tall(w) else -1]
@@ -397,7 +409,7 @@ def _so_sketch(w: Tensor, *, probes: Tensor) -> tuple[Tensor, Pullback]:
     return ops.sum(ops.square(image)) / count, pullback
 
 
-def _offdiag_sketch(w: Tensor, *, probes: Tensor) -> tuple[Tensor, Pullback]:
+def _offdiag_sketch(w: Tensor, probes: Tensor) -> tuple[Tensor, Pullback]:
     short = -2 if _is_tall(w) else -1
     diagonal = ops.sum(ops.square(w), short, keepdims=True)
     long_v = _to_long(w, probes)
@@ -436,7 +448,7 @@ def _complex_so(a: Tensor, b: Tensor) -> tuple[Tensor, Pullback]:
     return value, pullback
 
 
-def _complex_so_sketch(a: Tensor, b: Tensor, *, probes: Tensor) -> tuple[Tensor, Pullback]:
+def _complex_so_sketch(a: Tensor, b: Tensor, probes: Tensor) -> tuple[Tensor, Pullback]:
     long_a, long_b = _to_long(a, probes), _to_long(b, probes)
     real = _to_short(a, long_a) + _to_short(b, long_b) - probes
     imaginary = _to_short(a, long_b) - _to_short(b, long_a)

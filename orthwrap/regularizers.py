@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 import random
+import re
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import keras
@@ -115,13 +117,18 @@ class OrthogonalityRegularizer(_Regularizer):
                 absent=absent,
             )
         )
-        seed = self.attachment.option("seed")
-        self._seed: int = random.getrandbits(31) if seed is None else seed
+        self._seed: int = 0
+        self.reseed(random.getrandbits(31))
         self._every: int = self.attachment.option("every")
         self._sketch = self.attachment.option("estimate") == "sketch"
         if on == "activity" and (self._sketch or self.penalty == "lorth" or scale != "unit"):
             raise UsageError("on activity there is no lorth, no sketch and no scale preserve")
         self._clock = Clock() if self._every > 1 or self._sketch or self.penalty == "srip" else None
+
+    def reseed(self, seed: int) -> None:
+        """Draws from this seed, unless the option `seed` names one."""
+        own = self.attachment.option("seed")
+        self._seed = seed % 2**31 if own is None else own
 
     def _value(self, x: Tensor) -> Tensor:
         x = ops.convert_to_tensor(x)
@@ -279,7 +286,7 @@ class Attached(_Regularizer):
         node = _node_of(regularizer)
         self._adopt(
             Attachment(
-                name=name or (node if isinstance(node, str) else nodes.describe(node)),
+                name=name or _shown(node),
                 factor=check_factor(factor),
                 on=on,
                 foreign=node,
@@ -308,12 +315,16 @@ def regularizer(name: Any, factor: float | None = None, **options: Any) -> _Regu
     Raises:
         ValueFault: an unknown name (the nearest is named), factor or option.
     """
+    if isinstance(name, type):
+        raise ValueFault(f"regularizer {name.__name__} is a class: give an object of it")
     if isinstance(name, str) and name in CLASSES:
         return CLASSES[name](factor, **options)
     if isinstance(name, str):
         attachment = template(Rule(regularizer=name, factor=factor, options=options))
         import_reference(attachment.foreign)
         return Attached(attachment.foreign, attachment.factor, attachment.name)
+    if options or (factor is not None and isinstance(name, _Regularizer)):
+        raise ValueFault(f"options go with a regularizer's name; set them on the object {name!r}")
     if isinstance(name, _Regularizer):
         return name
     return Attached(name, 1.0 if factor is None else factor)
@@ -321,13 +332,10 @@ def regularizer(name: Any, factor: float | None = None, **options: Any) -> _Regu
 
 def attachment_of(value: Any, factor: float | None = None) -> Attachment:
     """The attachment, without layout, that an object stands for."""
-    made = regularizer(value, factor)
-    if factor is not None and made is value:
-        return Attachment.from_node(
-            {**made.attachment.to_node()}
-            | {"config": {**made.get_config(), "factor": check_factor(factor)}}
-        )
-    return made.attachment
+    if isinstance(value, _Regularizer):
+        own = value.attachment
+        return own if factor is None else replace(own, factor=check_factor(factor))
+    return regularizer(value, factor).attachment
 
 
 def from_attachment(attachment: Attachment, function: Any = None) -> _Regularizer:
@@ -368,11 +376,9 @@ def resolve(node: Any) -> Callable[[Tensor], Tensor]:
         ValueFault: a reference whose module is not imported and which is no custom object.
     """
     if not (isinstance(node, str) and ":" in node):
-        return keras.regularizers.get(_plain(node))  # type: ignore[no-any-return]  # untyped Keras
+        return _from_config(node)
     module, _, name = node.partition(":")
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
+    found: Any = _attribute(module, name)
     for key in (node, name):
         found = keras.saving.get_registered_object(key) or found
     if not callable(found):
@@ -383,17 +389,55 @@ def resolve(node: Any) -> Callable[[Tensor], Tensor]:
     return found  # type: ignore[no-any-return]  # whatever the user registered
 
 
+def _from_config(node: Any) -> Callable[[Tensor], Tensor]:
+    """A Keras regularizer; one of the caller's own classes only if its module is imported."""
+    known = {}
+    if isinstance(node, Mapping):
+        # Keras writes no module for what comes from __main__.
+        cls = _attribute(node.get("module") or "__main__", str(node.get("class_name")))
+        if isinstance(cls, type) and issubclass(cls, keras.regularizers.Regularizer):
+            known = {str(node.get("registered_name")): cls, cls.__name__: cls}
+    try:
+        with keras.saving.custom_object_scope(known):
+            return keras.regularizers.get(_plain(node))  # type: ignore[no-any-return]  # untyped
+    except Exception as e:  # the class may be anyone's
+        first = (str(e).splitlines() or [""])[0]
+        raise ValueFault(
+            f"regularizer {nodes.describe(node)!r} cannot be made ({first}): import or register "
+            "its class first"
+        ) from e
+
+
+def _attribute(module: str, name: str) -> Any:
+    """`name`, dotted or not, in a module that is already imported; else None."""
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _shown(node: Any) -> str:
+    """What a foreign regularizer is called: its reference without an address."""
+    return re.sub(" at 0x[0-9a-f]+>", ">", node) if isinstance(node, str) else nodes.describe(node)
+
+
 def _node_of(value: Any) -> Any:
-    """A regularizer as it stands in a config: None, a name, a node, or a reference."""
+    """A regularizer as it stands in a config: None, a name, a node, or a reference.
+
+    A function that no module has under its name gets a reference with `<…>`, which holds in this
+    process alone and is another one for each object.
+    """
     if value is None or isinstance(value, (str, Mapping)):
         return value
     if isinstance(value, keras.regularizers.Regularizer):
         return keras.saving.serialize_keras_object(value)
     if not callable(value):
         raise ValueFault(f"a regularizer is a name, a config or a callable; got {value!r}")
-    module = getattr(value, "__module__", None)
+    module = getattr(value, "__module__", None) or type(value).__module__
     name = getattr(value, "__qualname__", type(value).__qualname__)
-    return f"{module}:{name}"
+    if _attribute(module, name) is value:
+        return f"{module}:{name}"
+    return f"{module}:<{name.rpartition('.')[2].strip('<>')} at {id(value):#x}>"
 
 
 def _plain(node: Any) -> Any:
@@ -440,13 +484,17 @@ def _trace_fault(function: Any, variable: Any) -> str | None:
     if backend == "tensorflow":
         import tensorflow as tf
 
-        @tf.function(autograph=False)  # type: ignore[untyped-decorator]  # untyped TensorFlow
-        def gradient() -> Any:
+        gradients = []
+
+        def step() -> None:
             with tf.GradientTape() as tape:
                 value = function(variable)
-            return tape.gradient(value, variable.value)
+            gradients.append(tape.gradient(value, variable.value))
 
-        return None if gradient() is not None else "has no gradient with respect to the kernel"
+        # Traced and not run: calls would make TensorFlow warn of retracing.
+        tf.function(step, autograph=False).get_concrete_function()
+        has_one = gradients[0] is not None
+        return None if has_one else "has no gradient with respect to the kernel"
     if backend == "jax":
         import jax
 

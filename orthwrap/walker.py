@@ -267,6 +267,23 @@ def to_snake_case(name: str) -> str:
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
+def with_old_names(layers: Sequence[Layer], old_names: Mapping[str, str]) -> tuple[Layer, ...]:
+    """The layers, matched also by the paths they had before modernising renamed them.
+
+    Args:
+        old_names: a layer's name in the file → its name now.
+    """
+    if not old_names:
+        return tuple(layers)
+    before = {new: old for old, new in old_names.items()}
+
+    def also(layer: Layer) -> Layer:
+        old = ["/".join(before.get(part, part) for part in p.split("/")) for p in layer.paths]
+        return replace(layer, paths=tuple(dict.fromkeys((*layer.paths, *old))))
+
+    return tuple(also(layer) for layer in layers)
+
+
 ABSENT = object()
 
 

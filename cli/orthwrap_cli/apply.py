@@ -54,6 +54,7 @@ def apply(
     batch_size: o.BatchSize = None,
     learning_rate: o.LearningRate = None,
     seed: o.Seed = None,
+    no_upgrade: o.NoUpgrade = False,
     dry_run: o.DryRun = False,
     force: o.Force = False,
     no_measure: o.NoMeasure = False,
@@ -103,6 +104,7 @@ def apply(
         dry_run=dry_run,
         force=force,
         measure=not no_measure,
+        upgrade=not no_upgrade,
         progress=None if quiet else TrainingProgress(screen),
     )
     report = result.report

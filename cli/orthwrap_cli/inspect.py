@@ -11,6 +11,7 @@ def inspect(
     model: o.Model,
     target: o.Target = None,
     exclude: o.Exclude = None,
+    no_upgrade: o.NoUpgrade = False,
     no_measure: o.NoMeasure = False,
     json: o.Json = None,
     quiet: o.Quiet = False,
@@ -22,6 +23,10 @@ def inspect(
 
     check_json(json)
     report = verbs.inspect(
-        model, target=target or None, exclude=exclude or (), measure=not no_measure
+        model,
+        target=target or None,
+        exclude=exclude or (),
+        measure=not no_measure,
+        upgrade=not no_upgrade,
     )
     show(report.to_json(), lambda width: render(report, width), json, quiet)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from orthwrap._version import __version__
-from orthwrap_cli import apply, compare, finetune, inspect, regularizers, strip
+from orthwrap_cli import apply, compare, finetune, inspect, regularizers, strip, upgrade
 from orthwrap_cli.quiet import without_chatter
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ app.command("inspect")(inspect.inspect)
 app.command("apply")(apply.apply)
 app.command("finetune")(finetune.finetune)
 app.command("strip")(strip.strip)
+app.command("upgrade")(upgrade.upgrade)
 app.command("compare")(compare.compare)
 app.command("regularizers")(regularizers.regularizers)
 

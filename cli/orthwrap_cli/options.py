@@ -39,6 +39,10 @@ Debug = Annotated[
 NoMeasure = Annotated[
     bool, typer.Option("--no-measure", help="Skip the figures.", rich_help_panel=_REPORT)
 ]
+NoUpgrade = Annotated[
+    bool,
+    typer.Option("--no-upgrade", help="Leave a file of an older Keras in its own words."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Decide and report; write nothing.")]
 Target = Annotated[
     list[str] | None,

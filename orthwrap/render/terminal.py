@@ -169,6 +169,8 @@ def _shown(report: Report) -> list[LayerRecord]:
     """What is worth a row: where little was chosen, what was not is counted, not listed."""
     if report.command == "strip":
         return [r for r in report.layers if r.decision == REMOVED]
+    if report.command == "upgrade":
+        return []
     quiet = (NOT_SELECTED, EXCLUDED)
     loud = [r for r in report.layers if r.decision not in quiet or r.before is not None]
     return loud or list(report.layers)
@@ -317,6 +319,14 @@ def _verdict(report: Report, hidden: int) -> RenderableType:
                 f" {verb} a regularizer ({share:.0%} of all parameters)",
             )
         )
+    elif report.command == "upgrade":
+        done = len(report.upgrades)
+        lines.append(
+            Text(
+                f"{done} rewrite{'s' if done != 1 else ''}" if done else "nothing to do: a copy",
+                style="bold green",
+            )
+        )
     elif report.command == "strip":
         removed = counts[REMOVED]
         lines.append(
@@ -341,7 +351,7 @@ def _verdict(report: Report, hidden: int) -> RenderableType:
             )
         )
     quiet = counts[NOT_SELECTED] + counts[EXCLUDED]
-    if hidden and quiet and report.command != "strip":
+    if hidden and quiet and report.command not in ("strip", "upgrade"):
         others = "1 kernel was" if quiet == 1 else f"{quiet} kernels were"
         lines.append(Text(f"{others} not selected, or excluded", style="dim"))
     return Padding(Group(*lines), (1, 0, 0, 0))

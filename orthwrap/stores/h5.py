@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from orthwrap.errors import FileFault
 from orthwrap.layouts import KernelSpec
 from orthwrap.records import ModelRecord
 from orthwrap.stores.base import WeightRef, as_float
-from orthwrap.walker import Layer, Node, walk
+from orthwrap.walker import Layer, Node, walk, with_old_names
 
 
 class H5Store:
@@ -25,6 +25,7 @@ class H5Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.old_names: Mapping[str, str] = {}  # a layer's name → the one that modernising took
         try:
             self._file = h5py.File(path, "r")
         except OSError as e:
@@ -52,7 +53,7 @@ class H5Store:
         return {name: self._text(name) for name in ("keras_version", "backend")}
 
     def layers(self) -> tuple[Layer, ...]:
-        return walk(self.root)
+        return with_old_names(walk(self.root), self.old_names)
 
     def weights(self, layer: Layer, specs: Sequence[KernelSpec]) -> list[WeightRef | None]:
         top = self._group_of(layer)
@@ -145,6 +146,8 @@ class H5Store:
         of_kind = [n for n in names if _parts(n)[-len(wanted) :] == wanted]
         if len(layer.steps) == 1 and len(of_kind) == 1:
             return self._ref(group, of_kind[0])
+        if len(layer.steps) == 1 and not of_kind and spec.index < len(names):
+            return self._ref(group, names[spec.index])  # Keras 1: `dense_1_W`, by order
         best = _best_match(of_kind, layer, len(wanted))
         return None if best is None else self._ref(group, best)
 

@@ -8,7 +8,7 @@ import math
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +19,7 @@ from orthwrap.layouts import KernelSpec
 from orthwrap.records import ModelRecord
 from orthwrap.stores.base import WeightRef, as_float
 from orthwrap.stores.h5 import parse_config
-from orthwrap.walker import Layer, Node, Step, walk
+from orthwrap.walker import Layer, Node, Step, walk, with_old_names
 
 CONFIG = "config.json"
 METADATA = "metadata.json"
@@ -34,6 +34,7 @@ class KerasStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.old_names: Mapping[str, str] = {}  # a layer's name → the one that modernising took
         self._weights: Any = None
         self._open: list[IO[bytes]] = []
         try:
@@ -59,7 +60,7 @@ class KerasStore:
             raise
 
     def layers(self) -> tuple[Layer, ...]:
-        return walk(self.root)
+        return with_old_names(walk(self.root), self.old_names)
 
     def weights(self, layer: Layer, specs: Sequence[KernelSpec]) -> list[WeightRef | None]:
         owner = self._owner(layer)

@@ -37,7 +37,12 @@ class LiveStore:
                 f"model {model.name!r} has no weights yet: call it once on an input, or build it"
             )
         self.model = model
-        self.root = _serialize(model)
+        self.no_config = ""  # why there is none, where the model's get_config fails
+        try:
+            self.root = _serialize(model)
+        except Exception as e:  # get_config is the user's code and may raise anything
+            self.root = {"class_name": type(model).__name__, "config": {}}
+            self.no_config = f"its get_config failed ({_first_line(e)})"
         self.record = ModelRecord(None, self.format, keras.__version__, int(model.count_params()))
         self._objects = _live_layers(model)
 
@@ -185,10 +190,7 @@ def _serialize(model: Any) -> Node:
     with warnings.catch_warnings(), ObjectSharingScope():
         # Lambda layers warn that loading them runs code; this code is the caller's own.
         warnings.simplefilter("ignore")
-        try:
-            root: Node = keras.saving.serialize_keras_object(model)
-        except Exception as e:  # get_config is the user's code and may raise anything
-            raise _cannot_rebuild(model, f"its get_config failed ({_first_line(e)})") from e
+        root: Node = keras.saving.serialize_keras_object(model)
     return root
 
 
@@ -202,6 +204,8 @@ def rebuild(store: LiveStore, edits: Sequence[Edit]) -> tuple[Any, tuple[str, ..
         RebuildError: the config does not rebuild the model.
     """
     model = store.model
+    if store.no_config:
+        raise _cannot_rebuild(model, store.no_config)
     root = edit(store.root, edits)
     for node in _named_nodes(root):
         node.pop("compile_config", None)  # the compiled state is copied from the live models
@@ -471,7 +475,8 @@ def set_regularizer(live: Any, key: str, variables: Sequence[Any], regularizer: 
         owners.append(cell)
     for owner in owners:
         for name in (key, f"_{key}"):  # attention layers keep theirs behind an underscore
-            if hasattr(owner, name):
+            is_view = isinstance(getattr(type(owner), name, None), property)  # of its cell's
+            if hasattr(owner, name) and not is_view:
                 setattr(owner, name, regularizer)
     for variable in variables:
         variable.regularizer = regularizer

@@ -1,0 +1,24 @@
+"""`orthwrap upgrade`."""
+
+from __future__ import annotations
+
+from orthwrap_cli import options as o
+from orthwrap_cli.run import check_json, command, show
+
+
+@command
+def upgrade(
+    model: o.Model,
+    output: o.Output = None,
+    force: o.Force = False,
+    json: o.Json = None,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Bring an old file to Keras 3, nothing else."""
+    from orthwrap import verbs
+    from orthwrap.render.terminal import render
+
+    check_json(json)
+    report = verbs.upgrade(model, output, force=force).report
+    show(report.to_json(), lambda width: render(report, width), json, quiet)

@@ -1,0 +1,70 @@
+"""One kernel in two models."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orthwrap import nodes
+from orthwrap.plan import Decision, Kernel, plan_inspect, survey
+from orthwrap.records import Comparison
+from orthwrap.reports import figures
+from orthwrap.stores import Store
+
+Key = tuple[str, str, str]  # path, slot, kernel
+
+
+def kernels_of(store: Store) -> dict[Key, tuple[Kernel, Decision]]:
+    """Every kernel of a model by path, slot and name."""
+    surveyed = survey(store)
+    return {
+        (kernel.layer.path, decision.slot.name, kernel.spec.name): (kernel, decision)
+        for decision in plan_inspect(surveyed).decisions
+        for kernel in decision.slot.kernels
+    }
+
+
+def compare_kernel(
+    key: Key,
+    before: tuple[Kernel, Decision] | None,
+    after: tuple[Kernel, Decision] | None,
+    with_figures: bool,
+) -> Comparison:
+    """One kernel in two models; None where it is in one alone."""
+    path, slot, name = key
+    there = after or before
+    assert there is not None  # the key came from one of them
+    weights = [None if side is None else side[0].weight for side in (before, after)]
+    arrays = [None if w is None else w.read() for w in weights]
+    status, change = "gone" if after is None else "added", None
+    if arrays[0] is not None and arrays[1] is not None:
+        if arrays[0].shape != arrays[1].shape:
+            status = "reshaped"
+        else:
+            size = float(np.linalg.norm(np.asarray(arrays[0], np.float64)))
+            gap = float(np.linalg.norm(np.asarray(arrays[1], np.float64) - arrays[0]))
+            change = gap / size if size else gap
+            status = "same" if np.array_equal(arrays[0], arrays[1]) else "changed"
+    measured = [
+        figures(side[0], side[1].attachment) if side is not None and with_figures else None
+        for side in (before, after)
+    ]
+    carried = [
+        None
+        if side is None or side[1].slot.existing is None
+        else nodes.describe(side[1].slot.existing)
+        for side in (before, after)
+    ]
+    return Comparison(
+        path=path,
+        slot=slot,
+        kernel=name,
+        class_name=there[0].layer.class_name,
+        shape_before=None if weights[0] is None else weights[0].shape,
+        shape_after=None if weights[1] is None else weights[1].shape,
+        status=status,
+        weight_change=change,
+        regularizer_before=carried[0],
+        regularizer_after=carried[1],
+        before=measured[0],
+        after=measured[1],
+    )

@@ -1,0 +1,106 @@
+"""A path or a live model → its store; older files are read as modernised copies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from orthwrap.errors import FileFault
+from orthwrap.stores.files import FileStore, open_file
+from orthwrap.upgrades import (
+    Upgrade,
+    apply_h5,
+    plan_h5,
+    plan_keras_zip,
+    upgrade_keras_zip,
+    upgrade_saved_model,
+)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that can be read.
+
+    Attributes:
+        store: reads it. For an older file, a modernised copy, under the file's own name.
+        upgrades: what modernising did; () where there was nothing to do.
+        needs_orthwrap: what in the result only orthwrap can load, besides its regularizers.
+    """
+
+    store: Any
+    upgrades: tuple[Upgrade, ...] = ()
+    needs_orthwrap: tuple[str, ...] = ()
+
+
+@contextlib.contextmanager
+def opened(model: Any, *, upgrade: bool = True) -> Iterator[Opened]:
+    """The store of a path or a live model, closed at the end.
+
+    Args:
+        model: a path (`.h5`, `.hdf5`, `.keras`, a SavedModel folder) or a `keras.Model`.
+        upgrade: False reads an older file as it stands.
+
+    Raises:
+        FileFault: the file cannot be read as a Keras model.
+        ValueFault: the model is none, or has no weights yet.
+    """
+    if not isinstance(model, (str, os.PathLike)):
+        from orthwrap.stores.live import LiveStore
+
+        yield Opened(LiveStore(model))
+        return
+    with tempfile.TemporaryDirectory(prefix="orthwrap-") as folder:
+        found = _open(Path(model), Path(folder), upgrade)
+        try:
+            yield found
+        finally:
+            found.store.close()
+
+
+def _open(path: Path, folder: Path, upgrade: bool) -> Opened:
+    if is_saved_model(path):
+        if not upgrade:
+            raise FileFault(
+                f"{path} is a SavedModel folder, which only modernising can read: "
+                "leave --no-upgrade out"
+            )
+        copy = folder / "model.keras"
+        upgrades = upgrade_saved_model(path, copy)
+        return Opened(_renamed(open_file(copy), path, "saved_model", None), upgrades)
+    store = open_file(path)
+    version = store.record.keras_version or ""
+    if not upgrade or version.startswith("3."):
+        return Opened(store)
+    try:
+        plan = plan_h5(path) if store.format == "h5" else plan_keras_zip(path)
+        if not plan.upgrades:
+            return Opened(store)
+        copy = folder / f"model.{store.format}"
+        if store.format == "h5":
+            apply_h5(path, copy, plan)
+        else:
+            upgrade_keras_zip(path, copy)
+    except BaseException:
+        store.close()
+        raise
+    store.close()
+    modern = _renamed(open_file(copy), path, store.format, store.record.keras_version)
+    modern.old_names = dict(plan.renamed)
+    return Opened(modern, plan.upgrades, plan.needs_orthwrap)
+
+
+def _renamed(store: FileStore, path: Path, format: str, version: str | None) -> FileStore:
+    """The store under the name of the file that the user gave."""
+    record = replace(store.record, path=str(path), format=format)
+    store.record = record if version is None else replace(record, keras_version=version)
+    return store
+
+
+def is_saved_model(path: Path) -> bool:
+    """True for a TensorFlow SavedModel folder."""
+    return path.is_dir() and (path / "saved_model.pb").exists()

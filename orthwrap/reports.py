@@ -1,0 +1,130 @@
+"""Plan → report: one record for each kernel, with its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from orthwrap._version import __version__
+from orthwrap.layouts import Layout
+from orthwrap.measure import EXACT_LIMIT, measure
+from orthwrap.nodes import Attachment
+from orthwrap.opening import Opened
+from orthwrap.plan import Decision, Kernel, Plan, Survey, survey
+from orthwrap.records import Deviation, LayerRecord, Report
+from orthwrap.stores import Store, WeightRef
+
+
+def make_report(
+    command: str,
+    source: Opened,
+    surveyed: Survey,
+    planned: Plan,
+    *,
+    with_figures: bool,
+) -> Report:
+    """The plan as a report, with each kernel's figures as they are now.
+
+    Args:
+        command: the verb.
+        source: the model, and what was done to read it.
+        with_figures: False leaves every `before` null.
+    """
+    records: list[LayerRecord] = []
+    estimated = []
+    for decision in planned.decisions:
+        for kernel in decision.slot.kernels or (None,):
+            record = _record(decision, kernel)
+            if with_figures and kernel is not None and decision.measured:
+                record = replace(record, before=figures(kernel, decision.attachment))
+                if record.before is not None and record.before.sigma_min is None:
+                    estimated.append(record.path)
+            records.append(record)
+    warnings = planned.warnings
+    large = [p for p in estimated if _is_large(records, p)]
+    if large:
+        warnings = (
+            *warnings,
+            f"{', '.join(large)}: more than {EXACT_LIMIT} singular values, so the residual and the "
+            "largest are estimated and the smallest is left out",
+        )
+    return Report(
+        command=command,
+        model=source.store.record,
+        layers=tuple(records),
+        layer_count=surveyed.layer_count,
+        orthwrap_version=__version__,
+        upgrades=tuple(u.to_json() for u in source.upgrades),
+        warnings=warnings,
+    )
+
+
+def noted(report: Report, notes: Sequence[str]) -> Report:
+    """The report with more warnings."""
+    return replace(report, warnings=(*report.warnings, *notes))
+
+
+def _is_large(records: Sequence[LayerRecord], path: str) -> bool:
+    return any(
+        r.path == path and r.matrices is not None and min(r.matrices[1:]) > EXACT_LIMIT
+        for r in records
+    )
+
+
+def _record(decision: Decision, kernel: Kernel | None) -> LayerRecord:
+    slot = decision.slot
+    layer = slot.layer if kernel is None else kernel.layer
+    weight: WeightRef | None = None if kernel is None else kernel.weight
+    layout = None if kernel is None or weight is None else _layout_of(kernel, decision.attachment)
+    attachment = decision.attachment
+    return LayerRecord(
+        path=layer.path,
+        class_name=layer.class_name,
+        slot=slot.name,
+        kernel=None if kernel is None else kernel.spec.name,
+        shape=None if weight is None else weight.shape,
+        layout=None if layout is None else layout.name,
+        matrices=None if layout is None or weight is None else layout.matrices(weight.shape),
+        decision=decision.decision,
+        reason=decision.reason,
+        trainable=layer.trainable,
+        rule=decision.rule,
+        regularizer=None if attachment is None else attachment.record(),
+        previous=decision.previous,
+    )
+
+
+def _layout_of(kernel: Kernel, attachment: Attachment | None) -> Layout | None:
+    """The layout the regularizer reads the kernel by; the kernel's own where there is none."""
+    if attachment is None or attachment.layout is None or kernel.weight is None:
+        return kernel.layout
+    return attachment.layout.for_shape(kernel.weight.shape)
+
+
+def figures(kernel: Kernel, attachment: Attachment | None) -> Deviation | None:
+    """The figures of one kernel, with the penalty of the attachment if it has one."""
+    if kernel.weight is None:
+        return None
+    layout = _layout_of(kernel, attachment)
+    if layout is None:
+        return None
+    regularizer = None
+    if attachment is not None and attachment.is_penalty and attachment.on == "kernel":
+        regularizer = {"name": attachment.name, "alpha": attachment.alpha}
+    return measure(kernel.weight.read(), layout, regularizer)
+
+
+def with_after(report: Report, trained: Store) -> Report:
+    """The report with the figures of the model after training."""
+    now = {
+        (kernel.layer.path, slot.name, kernel.spec.name): (kernel, slot.current)
+        for slot in survey(trained).slots
+        for kernel in slot.kernels
+    }
+    layers = []
+    for record in report.layers:
+        found = now.get((record.path, record.slot, record.kernel or ""))
+        if record.before is not None and found is not None:
+            record = replace(record, after=figures(*found))
+        layers.append(record)
+    return replace(report, layers=tuple(layers))

@@ -1,0 +1,155 @@
+"""The one place that acts: a plan becomes a new file, or a new model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from orthwrap.errors import RebuildError, ValueFault
+from orthwrap.nodes import Attachment
+from orthwrap.outputs import DEFAULT_SUFFIX
+from orthwrap.plan import Decision, Plan, template
+from orthwrap.records import Rule
+from orthwrap.stores.files import FileStore
+from orthwrap.stores.replacing import replacing
+
+_SAME_OUTPUTS = 1e-5  # the largest difference that arithmetic in another order may make
+
+
+def templates_of(rules: Sequence[Rule]) -> tuple[list[Attachment], dict[str, Any]]:
+    """Each rule's regularizer as an attachment; and the functions that references stand for."""
+    templates, functions = [], {}
+    for rule in rules:
+        value = rule.regularizer
+        if isinstance(value, str):
+            made = template(rule)
+            if isinstance(made.foreign, str):
+                from orthwrap.regularizers import import_reference
+
+                import_reference(made.foreign)
+        else:
+            from orthwrap.regularizers import attachment_of
+
+            if rule.options:
+                raise ValueFault("options go with a regularizer's name; set them on the object")
+            made = attachment_of(value, rule.factor)
+            if made.is_penalty and rule.scale != "unit":
+                made = replace(made, scale=rule.scale)
+            if isinstance(made.foreign, str):
+                functions[made.foreign] = value
+        templates.append(made)
+    return templates, functions
+
+
+def check_foreign(planned: Plan, functions: Mapping[str, Any] | None = None) -> None:
+    """Calls each foreign regularizer once on each kernel shape it is attached to."""
+    checked = set()
+    for decision in planned.changes:
+        attachment = decision.attachment
+        if attachment is None or attachment.is_penalty or attachment.name in ("l1", "l2", "l1_l2"):
+            continue
+        from orthwrap.regularizers import check_callable, resolve
+
+        given = (functions or {}).get(str(attachment.foreign))
+        function = resolve(attachment.foreign) if given is None else given
+        shapes = [k.weight.shape for k in decision.slot.kernels if k.weight is not None] or [(8, 4)]
+        for shape in shapes:
+            if (attachment.name, shape) not in checked:
+                checked.add((attachment.name, shape))
+                check_callable(function, shape, decision.slot.layer.path, attachment.name)
+
+
+def changed_model(
+    store: Any, planned: Plan, functions: Mapping[str, Any], *, in_place: bool
+) -> tuple[Any, tuple[str, ...]]:
+    """The model with the plan done: a checked copy, or the live one itself."""
+    from orthwrap.stores.live import LiveStore, output_difference, rebuild
+
+    if in_place:
+        for decision in planned.changes:
+            _set_live(store, decision, functions)
+        _forget_compiled(store.model)
+        return store.model, ()
+    with _known(functions):
+        model, notes = rebuild(store, planned.edits)
+    live_only = [d for d in planned.changes if not d.slot.layer.pointers]
+    if live_only:
+        copy = LiveStore(model)
+        copy.layers()
+        for decision in live_only:
+            _set_live(copy, decision, functions)
+        notes = (
+            *notes,
+            f"{live_only[0].slot.layer.path} and {len(live_only) - 1} more are not in the model's "
+            "config: their regularizers act now, but a saved file keeps them only if the class's "
+            "get_config does",
+        )
+    difference = output_difference(store.model, model)
+    if difference is None:
+        notes = (*notes, "outputs of original and copy could not be compared: no inputs were known")
+    elif not difference <= _SAME_OUTPUTS:
+        raise RebuildError(
+            f"model {store.model.name!r}: the copy made from its config gives other outputs (by "
+            f"{difference:.3g}): use in_place=True, or mend the class's get_config"
+        )
+    return model, notes
+
+
+class _known:
+    """Functions that have no importable name are found by their reference while this is active."""
+
+    def __init__(self, functions: Mapping[str, Any]) -> None:
+        import keras
+
+        self._scope = keras.saving.custom_object_scope(dict(functions))
+
+    def __enter__(self) -> None:
+        self._scope.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._scope.__exit__(*error)
+
+
+def _set_live(store: Any, decision: Decision, functions: Mapping[str, Any]) -> None:
+    import keras
+
+    from orthwrap.regularizers import from_attachment
+    from orthwrap.stores.live import set_regularizer, variable_of
+
+    live = store.object_of(decision.slot.layer)
+    attachment = decision.attachment
+    if attachment is not None:
+        made = from_attachment(attachment, functions.get(str(attachment.foreign)))
+    else:
+        value = decision.value if isinstance(decision.value, (str, Mapping)) else None
+        made = keras.regularizers.get(dict(value) if isinstance(value, Mapping) else value)
+    variables = [variable_of(live, k.spec) for k in decision.slot.kernels]
+    set_regularizer(live, decision.slot.key, [v for v in variables if v is not None], made)
+
+
+def _forget_compiled(model: Any) -> None:
+    """Steps that Keras compiled before know nothing of the new regularizers."""
+    for name in ("train_function", "test_function"):
+        if getattr(model, name, None) is not None:
+            setattr(model, name, None)
+
+
+def write_copy(store: FileStore, root: Any, target: Path, like: Path) -> None:
+    """The file with an edited config, whole or not at all, read back before it counts."""
+    with replacing(target, like=like) as sibling:
+        store.write(sibling, root)
+        store.check_copy(sibling, json.loads(json.dumps(root)))
+
+
+@contextlib.contextmanager
+def temporary_copy(store: FileStore, root: Any) -> Iterator[Path]:
+    """The file with an edited config in a folder of its own, for Keras to load."""
+    with tempfile.TemporaryDirectory(prefix="orthwrap-") as folder:
+        path = Path(folder) / f"model{DEFAULT_SUFFIX[store.format]}"
+        store.write(path, root)
+        yield path

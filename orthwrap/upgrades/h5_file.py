@@ -1,0 +1,329 @@
+"""Upgrading a legacy `.h5`: a copy of the file, its config attributes and some arrays replaced.
+
+Everything else in the copy, optimizer state included, keeps its bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orthwrap.errors import FileFault
+from orthwrap.upgrades.modernise import modernise, readable_faults
+from orthwrap.upgrades.records import Config, Modernised, Upgrade, Weight, WeightEdit
+from orthwrap.upgrades.run import TARGET_VERSION
+
+if TYPE_CHECKING:
+    import h5py
+
+# HDF5 keeps an attribute within an object's header, which ends at 64 KB; Keras splits longer
+# lists of names into numbered attributes at this size.
+_HEADER_LIMIT = 64512
+# What Keras itself writes beside the layers' groups.
+_TOP_LEVEL = "top_level_model_weights"
+
+
+class H5Weights:
+    """Names and shapes of a file's weights; arrays are read only where an edit asks for them."""
+
+    def __init__(self, group: h5py.Group) -> None:
+        self._group = group
+        self._names = tuple(read_names(group, "layer_names"))
+
+    def layer_names(self) -> tuple[str, ...]:
+        """The layers' groups, in the file's order."""
+        return self._names
+
+    def shapes(self, layer: str) -> Mapping[str, tuple[int, ...]]:
+        """Weight name → shape."""
+        if layer not in self._names:
+            return {}
+        group = child_group(self._group, layer)
+        return {
+            name: tuple(dataset(group, name).shape) for name in read_names(group, "weight_names")
+        }
+
+    def read(self, layer: str) -> list[Weight]:
+        """The arrays of one layer."""
+        group = child_group(self._group, layer)
+        return [
+            Weight(name, dataset(group, name)[()]) for name in read_names(group, "weight_names")
+        ]
+
+
+def read_names(group: h5py.Group, attribute: str) -> list[str]:
+    """A list of names, in one attribute or in numbered ones."""
+    found: list[Any] = []
+    if attribute in group.attrs:
+        found = _listed(group.attrs[attribute])
+    else:
+        number = 0
+        while f"{attribute}{number}" in group.attrs:
+            found += _listed(group.attrs[f"{attribute}{number}"])
+            number += 1
+    return [text_of(name, attribute) for name in found]
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if hasattr(value, "__len__") and not isinstance(value, (str, bytes)) else []
+
+
+def text_of(value: Any, what: str) -> str:
+    """An attribute that should be text."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError as err:
+            raise FileFault(f"{what}: expected text, found other bytes") from err
+    if isinstance(value, str):
+        return value
+    raise FileFault(f"{what}: expected text, found {type(value).__name__}")
+
+
+def child_group(group: h5py.Group, name: str) -> h5py.Group:
+    """A group inside this file: links that lead elsewhere are not followed."""
+    import h5py
+
+    found = _inside(group, name)
+    if not isinstance(found, h5py.Group):
+        raise FileFault(f"expected a group {name!r} of weights in the file, found none")
+    return found
+
+
+def dataset(group: h5py.Group, name: str) -> h5py.Dataset:
+    """A dataset inside this file, with its data in this file."""
+    import h5py
+
+    found = _inside(group, name)
+    if not isinstance(found, h5py.Dataset):
+        raise FileFault(f"expected a weight {name!r} in the file, found none")
+    if found.external or found.is_virtual:
+        raise FileFault(f"weight {name!r} keeps its data in another file, which is not opened")
+    if found.dtype.kind not in "fiub" or found.shape is None:
+        raise FileFault(f"weight {name!r}: expected numbers, found type {found.dtype}")
+    return found
+
+
+def _inside(group: h5py.Group, name: str) -> Any:
+    import h5py
+
+    here = group
+    for part in name.split("/"):
+        if not part or not isinstance(here, h5py.Group):
+            return None
+        link = here.get(part, getlink=True, default=None)
+        if not isinstance(link, h5py.HardLink):
+            return None
+        here = here[part]
+    return here
+
+
+def read_json(file: h5py.File, attribute: str) -> Config | None:
+    """A config attribute, None where the file has none."""
+    if attribute not in file.attrs:
+        return None
+    text = text_of(file.attrs[attribute], attribute)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as err:
+        raise FileFault(f"{attribute}: expected JSON, found something else") from err
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise FileFault(f"{attribute}: expected an object, found {type(value).__name__}")
+    return value
+
+
+def weights_group(file: h5py.File) -> h5py.Group | None:
+    """Where a full model keeps its layers: `model_weights`, or the root in early Keras 1."""
+    if "model_weights" in file:
+        return child_group(file, "model_weights")
+    return file if "layer_names" in file.attrs or "layer_names0" in file.attrs else None
+
+
+def _version(file: h5py.File, group: h5py.Group | None, model: Config) -> str:
+    """Keras 1.0 put its version only into the config, some files only beside the weights."""
+    for holder in (file, group):
+        if holder is not None and "keras_version" in holder.attrs:
+            return text_of(holder.attrs["keras_version"], "keras_version")
+    inside = model.get("keras_version")
+    return inside if isinstance(inside, str) else ""
+
+
+def _backend(file: h5py.File, group: h5py.Group | None) -> str:
+    for holder in (file, group):
+        if holder is not None and "backend" in holder.attrs:
+            return text_of(holder.attrs["backend"], "backend")
+    return ""
+
+
+def plan_h5(source: str | Path) -> Modernised:
+    """What upgrading would do to a file; nothing is written."""
+    with _open(Path(source), "r") as file:
+        return _plan(file, Path(source))
+
+
+def _plan(file: h5py.File, source: Path) -> Modernised:
+    model = read_json(file, "model_config")
+    if model is None:
+        raise FileFault(f"{source}: expected a full model, found no model_config in the file")
+    group = weights_group(file)
+    return modernise(
+        model,
+        training_config=read_json(file, "training_config"),
+        keras_version=_version(file, group, model),
+        backend=_backend(file, group),
+        weights=H5Weights(group) if group is not None else None,
+    )
+
+
+def upgrade_h5(source: str | Path, target: str | Path) -> tuple[Upgrade, ...]:
+    """Write an upgraded copy to `target`, a new file; () and no file where nothing is to do."""
+    source, target = Path(source), Path(target)
+    plan = plan_h5(source)
+    if plan.upgrades:
+        apply_h5(source, target, plan)
+    return plan.upgrades
+
+
+def apply_h5(source: Path, target: Path, plan: Modernised) -> None:
+    """Copy the file and bring the copy in line with the plan."""
+    shutil.copyfile(source, target)
+    with _open(target, "r+") as file:
+        write_text(file, "model_config", json.dumps(plan.model_config))
+        if plan.training_config is not None:
+            write_text(file, "training_config", json.dumps(plan.training_config))
+        elif "training_config" in file.attrs:
+            del file.attrs["training_config"]
+        group = weights_group(file)
+        if group is not None and group.name == "/":
+            group = _into_model_weights(file)
+        _say_keras_3(file)
+        if group is None:
+            return
+        _say_keras_3(group)
+        for edit in plan.weight_edits:
+            with readable_faults(f"weights of layer {edit.layer!r}"):
+                _edit(group, edit)
+        _rename_groups(group, plan.renamed)
+
+
+def _say_keras_3(holder: h5py.Group) -> None:
+    write_text(holder, "keras_version", TARGET_VERSION)
+    # Kernels that Theano had turned are turned back.
+    write_text(holder, "backend", "tensorflow")
+
+
+def write_text(file: h5py.Group, attribute: str, text: str) -> None:
+    """A text of any length: only variable-length strings may exceed an object's header."""
+    import h5py
+
+    if attribute in file.attrs:
+        del file.attrs[attribute]
+    file.attrs.create(attribute, text, dtype=h5py.string_dtype("utf-8"))
+
+
+def _into_model_weights(file: h5py.File) -> h5py.Group:
+    """Keras 3 looks for `model_weights`; layers at the root move there."""
+    names = read_names(file, "layer_names")
+    group = file.create_group("model_weights")
+    for name in names:
+        top = name.split("/")[0]
+        if top in file and top not in group:
+            file.move(top, f"model_weights/{top}")
+    _write_names(group, "layer_names", names)
+    return group
+
+
+def _edit(parent: h5py.Group, edit: WeightEdit) -> None:
+    view = H5Weights(parent)
+    if edit.layer not in view.layer_names():
+        return
+    old = view.read(edit.layer)
+    if not old:
+        return
+    new = _told_apart(edit.transform(old))
+    group = child_group(parent, edit.layer)
+    for weight in old:
+        del group[weight.name]
+    for weight in new:
+        group.create_dataset(weight.name, data=weight.array)
+    if [weight.name for weight in old] != [weight.name for weight in new]:
+        _write_names(group, "weight_names", [weight.name for weight in new])
+    prune(group, {weight.name.split("/")[0] for weight in new})
+
+
+def _told_apart(weights: list[Weight]) -> list[Weight]:
+    """Every name once: two directions of one layer may have been named alike."""
+    taken: set[str] = set()
+    out = []
+    for weight in weights:
+        name, number = weight.name, 1
+        while name in taken:
+            name, number = f"{weight.name}_{number}", number + 1
+        taken.add(name)
+        out.append(weight._replace(name=name))
+    return out
+
+
+def prune(group: h5py.Group, keep: Iterable[str]) -> None:
+    """Remove groups that lost their last array."""
+    import h5py
+
+    kept = set(keep)
+    for name in list(group):
+        link = group.get(name, getlink=True)
+        if name in kept or not isinstance(link, h5py.HardLink):
+            continue
+        child = group[name]
+        if isinstance(child, h5py.Group):
+            prune(child, ())
+            if not len(child):
+                del group[name]
+
+
+def _rename_groups(group: h5py.Group, renamed: Mapping[str, str]) -> None:
+    """Layers whose names lost a '/' move out of the groups that it had made."""
+    names = read_names(group, "layer_names")
+    changes = {name: renamed[name] for name in names if name in renamed}
+    if not changes:
+        return
+    final = [changes.get(name, name) for name in names]
+    # The deepest first: a layer "a/b/c" lies inside the group of a layer "a/b".
+    for old, new in sorted(changes.items(), key=lambda change: -change[0].count("/")):
+        child_group(group, old)
+        group.move(old, new)
+    _write_names(group, "layer_names", final)
+    prune(group, {*final, _TOP_LEVEL})
+
+
+def _write_names(group: h5py.Group, attribute: str, names: list[str]) -> None:
+    import numpy as np
+
+    for key in [key for key in group.attrs if key.startswith(attribute)]:
+        del group.attrs[key]
+    encoded = np.asarray([name.encode("utf-8") for name in names], dtype=np.bytes_)
+    parts = [encoded]
+    while any(part.nbytes > _HEADER_LIMIT for part in parts) and len(parts) < len(names):
+        parts = np.array_split(encoded, len(parts) + 1)
+    if len(parts) == 1:
+        group.attrs[attribute] = encoded if len(names) else np.zeros((0,))
+        return
+    for number, part in enumerate(parts):
+        group.attrs[f"{attribute}{number}"] = part
+
+
+def _open(path: Path, mode: str) -> h5py.File:
+    import h5py
+
+    if not path.is_file():
+        raise FileFault(f"{path}: expected a model file, found none")
+    try:
+        return h5py.File(path, mode)
+    except OSError as err:
+        raise FileFault(
+            f"{path}: expected an HDF5 file, found something else or a part of one"
+        ) from err

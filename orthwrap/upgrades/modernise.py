@@ -1,0 +1,142 @@
+"""A model's config from any Keras, in the words of Keras 3. Pure: the input is left as it is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from orthwrap.errors import FileFault
+from orthwrap.upgrades import keras1, modules, names, training
+from orthwrap.upgrades.records import Config, Modernised, WeightEdit, WeightsView
+from orthwrap.upgrades.run import Run, class_of, is_layer_node, parse_version
+from orthwrap.upgrades.walk import Walker, is_model
+
+
+@contextmanager
+def readable_faults(what: str) -> Iterator[None]:
+    """A config of unknown form is the file's fault, and takes one line to say."""
+    try:
+        yield
+    except RecursionError as err:
+        raise FileFault(f"{what}: nested too deeply; the file is broken") from err
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as err:
+        reason = " ".join(str(err).split())[:100]
+        raise FileFault(
+            f"{what}: not in a form that any Keras wrote ({type(err).__name__}: {reason}); "
+            "the file is broken"
+        ) from err
+
+
+def modernise(
+    model_config: Config,
+    *,
+    training_config: Config | None,
+    keras_version: str,
+    backend: str,
+    weights: WeightsView | None,
+) -> Modernised:
+    """Bring a model's config to Keras 3, and say what its weights need."""
+    version = parse_version(keras_version)
+    if version >= (3, 0):
+        return Modernised(model_config, training_config)
+    with readable_faults("model config"):
+        run = Run(version, backend, weights)
+        model, edits = _model(model_config, run)
+        new_training = training.modernise_training(training_config, run)
+        return _result(run, model, new_training, edits, model_config, training_config)
+
+
+def modernise_keras_config(config_json: Config, metadata: Config) -> Modernised:
+    """The same for the `config.json` of a `.keras`, which holds how the model was compiled."""
+    version = metadata.get("keras_version")
+    if isinstance(version, str) and parse_version(version) >= (3, 0):
+        return Modernised(config_json, None)
+    with readable_faults("config.json"):
+        run = Run(parse_version(version if isinstance(version, str) else "2"), "", None)
+        model, edits = _model(config_json, run)
+        compiled = model.get("compile_config")
+        if compiled is not None:
+            model["compile_config"] = training.modernise_compile(compiled, run)
+        return _result(run, model, None, edits, config_json, None)
+
+
+def _result(
+    run: Run,
+    model: Config,
+    new_training: Config | None,
+    edits: list[WeightEdit],
+    old_model: Config,
+    old_training: Config | None,
+) -> Modernised:
+    upgrades = run.ledger.upgrades()
+    if not upgrades:
+        return Modernised(old_model, old_training)
+    return Modernised(
+        model,
+        new_training,
+        upgrades,
+        dict(run.renamed),
+        tuple(edits),
+        tuple(run.needs),
+        tuple(run.store_edits),
+        tuple(run.store_moves),
+    )
+
+
+def _model(model_config: Any, run: Run) -> tuple[Config, list[WeightEdit]]:
+    if not is_layer_node(model_config):
+        raise FileFault("model config: expected a class name and a config; the file is broken")
+    model: Config = copy.deepcopy(model_config)
+    edits: list[WeightEdit] = []
+    modules.update_modules(model, run)
+    if is_model(model):
+        names.rename_root(model, run)
+        keras_1 = run.version[0] == 1 or (run.version == (0, 0) and _is_keras_1(model))
+        theano = run.backend == "theano" or (keras_1 and _theano_names(run.weights))
+        walker = Walker(run, keras_1, keras1.ordering_of(model) if keras_1 else None, theano)
+        groups = _groups(model, run.weights)
+        parts = walker.model(model, "")
+        edits = [
+            WeightEdit(group, part.transform)
+            for group, part in zip(groups, parts, strict=True)
+            if part.transform is not None and group is not None
+        ]
+    elif class_of(model) == "Graph":
+        raise FileFault("model config: a Graph model of Keras 0.x; rebuild it with Keras 1 or 2")
+    return model, edits
+
+
+def _is_keras_1(node: Any) -> bool:
+    if isinstance(node, dict):
+        config = node.get("config")
+        if isinstance(config, dict) and keras1.looks_like_keras_1(class_of(node), config):
+            return True
+        return any(_is_keras_1(item) for item in node.values())
+    return isinstance(node, list) and any(_is_keras_1(item) for item in node)
+
+
+def _theano_names(weights: WeightsView | None) -> bool:
+    """Keras 1 did not name its backend, but TensorFlow's variables end in an output's number."""
+    if weights is None:
+        return False
+    found = [name for layer in weights.layer_names() for name in weights.shapes(layer)]
+    return bool(found) and not any(name.endswith(":0") for name in found)
+
+
+def _groups(model: Config, weights: WeightsView | None) -> list[str | None]:
+    """The group of each top-level layer: by name, or by place where a layer has no name."""
+    config = model.get("config")
+    layers = config if isinstance(config, list) else (config or {}).get("layers", [])
+    in_file = weights.layer_names() if weights is not None else ()
+    groups: list[str | None] = []
+    for index, node in enumerate(layers):
+        inner = node.get("config") if isinstance(node, dict) else None
+        name = node.get("name") if isinstance(node, dict) else None
+        if not isinstance(name, str):
+            name = inner.get("name") if isinstance(inner, dict) else None
+        if name is None and len(in_file) == len(layers):
+            name = in_file[index]
+        groups.append(name)
+    return groups

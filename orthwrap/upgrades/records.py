@@ -1,0 +1,108 @@
+"""What modernising gives back: what was done, and what is still to do to the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Config = dict[str, Any]
+
+
+class Weight(NamedTuple):
+    """One weight array of a layer, under the name that the file gives it."""
+
+    name: str
+    array: NDArray[np.generic]
+
+
+Transform = Callable[[list[Weight]], list[Weight]]
+
+
+class WeightsView(Protocol):
+    """What a rewrite may ask about a file's weights without reading them."""
+
+    def layer_names(self) -> tuple[str, ...]:
+        """The groups of the file, in its order."""
+
+    def shapes(self, layer: str) -> Mapping[str, tuple[int, ...]]:
+        """Weight name → shape, in the file's order; empty for a layer without weights."""
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """One rewrite that was used, as the report shows it."""
+
+    name: str
+    vintage: str
+    layers: tuple[str, ...]
+    detail: str = ""
+
+    def to_json(self) -> Config:
+        """The report's form."""
+        return {"name": self.name, "vintage": self.vintage, "layers": list(self.layers)}
+
+
+@dataclass(frozen=True)
+class WeightEdit:
+    """What to do to the arrays of one top-level layer: a pure function of all of them."""
+
+    layer: str
+    transform: Transform
+
+
+@dataclass(frozen=True)
+class StoreEdit:
+    """The same for a `.keras`, where each layer's arrays have a group of their own."""
+
+    path: str
+    transform: Transform
+
+
+@dataclass(frozen=True)
+class StoreMove:
+    """A group of a `.keras` whose name changes, because it counts the classes before it."""
+
+    old: str
+    new_name: str
+
+
+@dataclass(frozen=True)
+class Modernised:
+    """A model's config in the words of Keras 3, and the edits that its weights still need."""
+
+    model_config: Config
+    training_config: Config | None
+    upgrades: tuple[Upgrade, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    weight_edits: tuple[WeightEdit, ...] = ()
+    needs_orthwrap: tuple[str, ...] = ()
+    store_edits: tuple[StoreEdit, ...] = ()
+    store_moves: tuple[StoreMove, ...] = ()
+
+
+class Ledger:
+    """Collects which rewrite touched which layer, in the order of first use."""
+
+    def __init__(self) -> None:
+        self._layers: dict[tuple[str, str], dict[str, None]] = {}
+        self._details: dict[tuple[str, str], dict[str, None]] = {}
+
+    def note(self, name: str, vintage: str, layer: str, detail: str = "") -> None:
+        """Remember that rewrite `name` was used on `layer`."""
+        key = (name, vintage)
+        self._layers.setdefault(key, {})[layer] = None
+        details = self._details.setdefault(key, {})
+        if detail:
+            details[detail] = None
+
+    def upgrades(self) -> tuple[Upgrade, ...]:
+        """One record per rewrite."""
+        return tuple(
+            Upgrade(name, vintage, tuple(layers), "; ".join(self._details[name, vintage]))
+            for (name, vintage), layers in self._layers.items()
+        )
