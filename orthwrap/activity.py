@@ -39,8 +39,8 @@ def so(g: Tensor, rows: Tensor) -> Tensor:
 
 
 def dso(g: Tensor, rows: Tensor) -> Tensor:
-    # ‖AAᵀ−I‖² = ‖AᵀA−I‖² + rows − features, exactly.
-    return 2 * so(g, rows) + ops.abs(rows - g.shape[-1])
+    # ‖AAᵀ−I‖² = ‖AᵀA−I‖² + rows − features, exactly, whichever there are more of.
+    return 2 * so(g, rows) + rows - g.shape[-1]
 
 
 def mc(g: Tensor, rows: Tensor) -> Tensor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from orthwrap import nodes
-from orthwrap.plan import Decision, Kernel, plan_inspect, survey
+from orthwrap.plan import Decision, plan_inspect
 from orthwrap.records import Comparison
 from orthwrap.reports import figures
 from orthwrap.stores import Store
+from orthwrap.survey import Kernel, survey
 
 Key = tuple[str, str, str]  # path, slot, kernel
 

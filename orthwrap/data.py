@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,25 +79,26 @@ def load(source: Any, inputs: Sequence[Port], outputs: Sequence[Port]) -> Data:
     if any(key.endswith("_val") for key in arrays):
         x_val = _collect(arrays, "x", inputs, "_val", where)
         y_val = _collect(arrays, "y", outputs, "_val", where)
-    for samples in ((*x, *y), (*(x_val or ()), *(y_val or ()))):
-        lengths = {len(a) for a in samples}
+    for arrays_of_part in ((*x, *y), (*(x_val or ()), *(y_val or ()))):
+        lengths = {len(a) for a in arrays_of_part}
         if len(lengths) > 1:
             raise ValueFault(
                 f"{where} has arrays of {' and '.join(map(str, sorted(lengths)))} samples: "
                 "x and y must have as many"
             )
-    if not len(x[0]):
-        raise ValueFault(f"{where} has no samples: x is empty")
+    for key, samples in (("x", x), ("x_val", x_val)):
+        if samples is not None and not len(samples[0]):
+            raise ValueFault(f"{where} has no samples: {key} is empty")
     return Data(x, y, x_val, y_val)
 
 
 def _arrays(source: Any) -> tuple[Mapping[str, Array], str]:
     if isinstance(source, Mapping):
-        return {str(k): np.asarray(v) for k, v in source.items()}, "data"
-    if isinstance(source, tuple) and len(source) in (2, 4):
+        return {str(k): _array(str(k), v) for k, v in source.items()}, "data"
+    if isinstance(source, (tuple, list)) and len(source) in (2, 4):
         keys = ("x", "y", "x_val", "y_val")
-        return {k: np.asarray(v) for k, v in zip(keys, source, strict=False)}, "data"
-    if not isinstance(source, (str, Path)):
+        return {k: _array(k, v) for k, v in zip(keys, source, strict=False)}, "data"
+    if not isinstance(source, (str, os.PathLike)):
         raise ValueFault(
             f"data must be the path of a .npz, a mapping or (x, y); got {type(source).__name__}"
         )
@@ -105,15 +108,23 @@ def _arrays(source: Any) -> tuple[Mapping[str, Array], str]:
     if not path.exists():
         raise FileFault(f"data file {path} does not exist: give a .npz with x and y")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
+        with path.open("rb") as f:  # NumPy does not close a file that it cannot read
+            file = np.load(f, allow_pickle=False)
+            if isinstance(file, np.ndarray):
                 raise FileFault(f"{path} holds a single array: save x and y with np.savez")
             return {key: file[key] for key in file.files}, str(path)
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as e:
+    except (ValueError, OSError, zipfile.BadZipFile, zlib.error, EOFError) as e:
         first = (str(e).splitlines() or [""])[0]
         raise FileFault(
             f"{path} is not a .npz of plain arrays ({first}): save x and y with np.savez"
         ) from e
+
+
+def _array(key: str, value: Any) -> Array:
+    try:
+        return np.asarray(value)
+    except ValueError as e:
+        raise ValueFault(f"data: {key} is no array ({e}): give samples of one shape") from e
 
 
 def _collect(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,13 +52,25 @@ class Settings:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
+        for name, lowest in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueFault(f"{name} {value!r} must be a whole number of at least 1")
+            if value is not None:
+                object.__setattr__(self, name, _whole_number(name, value, lowest))
         rate = self.learning_rate
-        if rate is not None and not (math.isfinite(rate) and rate > 0):
+        if rate is None:
+            return
+        is_number = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
+        if not (is_number and math.isfinite(rate) and rate > 0):
             raise ValueFault(f"learning rate {rate!r} must be a finite number above 0")
+        object.__setattr__(self, "learning_rate", float(rate))
+
+
+def _whole_number(name: str, value: Any, lowest: int) -> int:
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not (is_whole and lowest <= value < 2**32):
+        limit = " and below 2**32" if is_whole and value > 0 else ""
+        raise ValueFault(f"{name} {value!r} must be a whole number of at least {lowest}{limit}")
+    return int(value)
 
 
 def ports(model: Any) -> tuple[list[Port], list[Port]]:
@@ -136,6 +149,13 @@ def finetune(
             if watcher.fault is not None:
                 raise OrthwrapError(watcher.fault)
             after = evaluate()
+    except OrthwrapError:
+        raise
+    except Exception as e:  # the model's own loss or metric may be anyone's
+        raise OrthwrapError(
+            f"training failed ({_gist(e)}): check that y is what the model's loss "
+            f"({_loss_names(model.loss)}) takes"
+        ) from e
     finally:
         if progress is not None:
             progress.stop()
@@ -150,7 +170,10 @@ def finetune(
 
 
 def _reseed(model: Any, seed: int) -> None:
-    """Regularizers that draw at random were made before the seed was set."""
+    """What draws at random in the model was made before the seed was set."""
+    states = (v for v in model.non_trainable_variables if v.name == "seed_generator_state")
+    for i, state in enumerate(states):
+        state.assign(np.asarray([(seed + i) % 2**31, 0], state.dtype))
     held = [v.regularizer for v in model.weights]
     held += [layer.activity_regularizer for layer in model._flatten_layers()]
     drawing = (r for r in held if isinstance(r, OrthogonalityRegularizer))
@@ -160,6 +183,14 @@ def _reseed(model: Any, seed: int) -> None:
 
 def _as_model_takes(arrays: tuple[Any, ...]) -> Any:
     return arrays[0] if len(arrays) == 1 else list(arrays)
+
+
+def _gist(error: BaseException) -> str:
+    """The line of an error that says what is wrong; TensorFlow puts others before it."""
+    noise = ("Graph execution error", "Detected at", "<stack traces", "File ", "[[{{")
+    lines = [line.strip() for line in str(error).splitlines()]
+    telling = [line for line in lines if line and not line.startswith(noise)]
+    return f"{type(error).__name__}: {telling[0]}" if telling else type(error).__name__
 
 
 def _floats(logs: Mapping[str, Any]) -> dict[str, float]:
@@ -174,12 +205,12 @@ def _compile(model: Any, data: Data, settings: Settings) -> tuple[str, ...]:
     chosen = [f"data: {data.describe()}"]
     _, outputs = ports(model)
     activations = _activations(model, len(outputs))
-    if getattr(model, "compiled", False) and model.optimizer is not None:
+    if _can_train(model):
         _check_labels(data, outputs, model)
         loss = _loss_names(model.loss)
         chosen.append(f"loss {loss}, optimizer {model.optimizer.name}: the model's own")
         if settings.learning_rate is not None:
-            model.optimizer.learning_rate = settings.learning_rate
+            _set_learning_rate(model, settings.learning_rate)
             chosen.append(f"learning rate {settings.learning_rate:g}: as given")
         return tuple(chosen)
     picked = [
@@ -242,33 +273,78 @@ def _loss_names(loss: Any) -> str:
     return str(getattr(loss, "name", None) or getattr(loss, "__name__", None) or loss)
 
 
+def _can_train(model: Any) -> bool:
+    """Whether the model was compiled with all that training needs."""
+    if not getattr(model, "compiled", False) or model.optimizer is None:
+        return False
+    has_own_way = type(model).compute_loss is not keras.Model.compute_loss
+    has_own_way = has_own_way or type(model).train_step is not keras.Model.train_step
+    return model.loss is not None or has_own_way
+
+
+def _set_learning_rate(model: Any, rate: float) -> None:
+    """The optimizer at this rate, its state kept; a schedule that it follows ends."""
+    optimizer = model.optimizer
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if isinstance(inner.learning_rate, keras.Variable) and not isinstance(
+        inner._learning_rate, keras.optimizers.schedules.LearningRateSchedule
+    ):
+        optimizer.learning_rate = rate
+        return
+    config = optimizer.get_config()
+    own = config if inner is optimizer else config["inner_optimizer"]["config"]
+    own["learning_rate"] = rate
+    new = type(optimizer).from_config(config)
+    if optimizer.built:
+        new.build(optimizer._trainable_variables)
+        constant = getattr(new, "inner_optimizer", new)._learning_rate
+        state = [v for v in new.variables if v is not constant]
+        for old, fresh in zip(optimizer.variables, state, strict=True):
+            fresh.assign(old)
+    model.optimizer = new
+    model._compile_config.config["optimizer"] = new  # what a file keeps
+
+
 def _check_labels(data: Data, outputs: list[Port], model: Any) -> None:
     """Class numbers against the classes, where the model's own loss is about class numbers."""
-    if "sparse_categorical" not in _loss_names(model.loss).replace(" ", "_"):
-        return
+    losses = _loss_of_each(model.loss, outputs)
     for arrays in (data.y, data.y_val or ()):
-        for labels, port in zip(arrays, outputs, strict=False):
+        for labels, port, loss in zip(arrays, outputs, losses, strict=False):
             classes = port.shape[-1] if port.shape else None
-            if classes is not None and labels.size:
-                objectives.check_classes(labels, classes, port.name)
+            if classes is None or "sparse_categorical" not in _loss_names(loss).replace(" ", "_"):
+                continue
+            counted = labels[labels != getattr(loss, "ignore_class", None)]
+            if counted.size:
+                objectives.check_classes(counted, classes, port.name)
+
+
+def _loss_of_each(loss: Any, outputs: list[Port]) -> list[Any]:
+    if isinstance(loss, Mapping):
+        return [loss.get(port.name) for port in outputs]
+    if isinstance(loss, (list, tuple)) and len(loss) == len(outputs):
+        return list(loss)
+    return [loss] * len(outputs)
 
 
 def _activations(model: Any, outputs: int) -> list[str | None]:
-    """The activation of each output layer, by name."""
+    """The activation of each output, by name."""
     graph = getattr(model, "_functional", None) or model
-    found: list[str | None] = []
-    for tensor in graph.outputs:
-        history = getattr(tensor, "_keras_history", None)
-        layer = None if history is None else history[0]
-        while isinstance(layer, keras.Model) and layer.layers:
-            layer = layer.layers[-1]
-        layer = getattr(layer, "layer", layer)  # TimeDistributed
-        if isinstance(layer, keras.layers.Softmax):
-            found.append("softmax")
-            continue
-        activation = getattr(layer, "activation", None)
-        found.append(getattr(activation, "__name__", None))
+    found = [_activation(tensor) for tensor in graph.outputs]
     return found if len(found) == outputs else [None] * outputs
+
+
+def _activation(tensor: Any) -> str | None:
+    layer, _, index = getattr(tensor, "_keras_history", (None, 0, 0))
+    if isinstance(layer, keras.Model) and getattr(layer, "outputs", None):
+        return _activation(layer.outputs[index])
+    layer = getattr(layer, "layer", layer)  # TimeDistributed
+    # Softmax is a layer and an operation, sigmoid an operation.
+    if type(layer).__name__ in ("Softmax", "Sigmoid"):
+        return type(layer).__name__.lower()
+    activation = getattr(layer, "activation", None)
+    if activation is None:
+        return None
+    return str(getattr(activation, "__name__", type(activation).__name__.lower()))
 
 
 # Watching

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -44,21 +45,27 @@ def load_model(
 
 
 def load_compiled(
-    path: Path, custom_objects: Mapping[str, Any] | None = None
+    path: Path, custom_objects: Mapping[str, Any] | None = None, shown: Path | None = None
 ) -> tuple[Any, tuple[str, ...]]:
-    """The model, compiled as the file says where that can be done; and notes where it cannot."""
+    """The model, compiled as the file says where that can be done; and notes where it cannot.
+
+    `shown` is the file that errors name, where `path` is a copy of it.
+    """
     try:
-        return _load(path, custom_objects, {})
+        return _load(path, custom_objects, {}, shown)
     except OrthwrapError as e:
         try:
-            model, _ = _load(path, custom_objects, {"compile": False})
+            model, _ = _load(path, custom_objects, {"compile": False}, shown)
         except OrthwrapError:
             raise e from None
         return model, (f"the file's training configuration could not be used ({e})",)
 
 
 def _load(
-    path: Path, custom_objects: Mapping[str, Any] | None, kwargs: Mapping[str, Any]
+    path: Path,
+    custom_objects: Mapping[str, Any] | None,
+    kwargs: Mapping[str, Any],
+    shown: Path | None = None,
 ) -> tuple[Any, tuple[str, ...]]:
     import keras
 
@@ -73,7 +80,10 @@ def _load(
     except OrthwrapError:
         raise
     except Exception as e:  # Keras raises every kind of exception for what it cannot load
-        raise _ours_within(e) or FileFault(f"Keras cannot load {path}: {_first_line(e)}") from e
+        ours = _ours_within(e)
+        if ours is not None:
+            raise type(ours)(str(ours)) from e
+        raise FileFault(f"Keras cannot load {shown or path}: {_why(e)}") from e
     notes: tuple[str, ...] = ()
     if is_hdf5(path) and getattr(model, "compiled", False) and model.optimizer is not None:
         notes = _restore_optimizer(model, path)
@@ -86,6 +96,7 @@ def _restore_optimizer(model: Any, path: Path) -> tuple[str, ...]:
     optimizer = type(old).from_config(old.get_config())
     optimizer.build(model.trainable_variables)
     model.optimizer = optimizer
+    model._compile_config.config["optimizer"] = optimizer  # what a file keeps
     with h5py.File(path, "r") as f:
         group = f.get("optimizer_weights")
         if not isinstance(group, h5py.Group):
@@ -126,12 +137,12 @@ def save_model(model: Any, target: Path) -> None:
         ValueFault: a kernel carries a function that a file cannot refer to.
         FileFault: Keras cannot save it.
     """
-    for variable in model.weights:
-        attachment = getattr(variable.regularizer, "attachment", None)
-        if attachment is not None and "<" in str(attachment.foreign):
+    for where, regularizer in _held(model):
+        foreign = getattr(getattr(regularizer, "attachment", None), "foreign", None)
+        if isinstance(foreign, str) and "<" in foreign:
             raise ValueFault(
-                f"a file can refer to a function only as package.module:function; "
-                f"{variable.path} has {attachment.name!r}: give it a name in a module"
+                f"a file can refer to a function only as package.module:function; {where} has "
+                f"{regularizer.attachment.name!r}: give it a name in a module"
             )
     with replacing(target) as sibling, _quiet_keras():
         try:
@@ -144,12 +155,29 @@ def save_model(model: Any, target: Path) -> None:
             ) from e
 
 
+def _held(model: Any) -> Iterator[tuple[str, Any]]:
+    """(place, regularizer) of every variable and of every layer's outputs."""
+    for variable in model.weights:
+        yield variable.path, variable.regularizer
+    for layer in model._flatten_layers():
+        yield layer.name, layer.activity_regularizer
+
+
 def _ours_within(error: BaseException) -> OrthwrapError | None:
     """The error that orthwrap raised in the first place, if Keras wrapped one."""
     cause = error.__cause__ or error.__context__
     while cause is not None and not isinstance(cause, OrthwrapError):
         cause = cause.__cause__ or cause.__context__
     return cause
+
+
+def _why(error: BaseException) -> str:
+    text = _first_line(error)
+    missing = re.match(r"(?:Could not locate (?:class|function)|Unknown \w+:) '([^']+)'", text)
+    if missing is None:
+        return text
+    name = missing[1]
+    return f"it needs {name!r}, which is not known here: give custom_objects={{{name!r}: …}}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,12 +2,17 @@
 
 A float32 Gram matrix loses singular values below about 1e-3·σ_max; a float64 one keeps them down
 to 1e-8·σ_max, and below that an SVD takes over.
+
+A kernel may be larger than memory: it is read in blocks, whose products add up to the Gram matrix.
+Of a Gram matrix, the columns of a panel are computed from its first row on, so that about half of
+the symmetric matrix is enough; no copy of it is made but the one that the eigenvalues need.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,17 +26,22 @@ Array = NDArray[Any]
 
 EXACT_LIMIT = 2048  # the largest Gram matrix whose eigenvalues are computed
 _PROBES = 32
+_PASSES = 6  # over an estimated kernel, after the first
+_BLOCK = 1 << 19  # numbers that are read at once
+_PANEL = 256  # columns of a Gram matrix that are computed at once
 
 
-def scale_of(kernel: Array, layout: Layout) -> float:
+def scale_of(kernel: Any, layout: Layout) -> float:
     """α = ‖K‖_F / √(count·r): the RMS singular value; 0 counts as 1.
 
     Args:
-        kernel: of any shape `layout` describes.
+        kernel: of any shape `layout` describes; an array, or what is read where it is indexed.
     """
     count, m, n = layout.matrices(kernel.shape)
-    norm = float(np.linalg.norm(np.asarray(kernel, np.float64)))
-    return norm / math.sqrt(count * min(m, n)) or 1.0
+    square = 0.0
+    for block in _blocks(kernel, _whole(kernel), range(len(kernel.shape))):
+        square += float(np.vdot(block, block))
+    return math.sqrt(square / (count * min(m, n))) or 1.0
 
 
 def is_estimated(shape: tuple[int, ...], layout: Layout) -> bool:
@@ -40,13 +50,12 @@ def is_estimated(shape: tuple[int, ...], layout: Layout) -> bool:
     return min(m, n) > EXACT_LIMIT
 
 
-def measure(
-    kernel: Array, layout: Layout, regularizer: Mapping[str, Any] | None = None
-) -> Deviation:
+def measure(kernel: Any, layout: Layout, regularizer: Mapping[str, Any] | None = None) -> Deviation:
     """The figures of one kernel.
 
     Args:
-        kernel: of any shape `layout` describes and any float dtype.
+        kernel: of any shape `layout` describes and any float dtype; an array, or something with a
+            shape that is read where it is indexed.
         layout: how it becomes matrices.
         regularizer: `{"name", "alpha", …}` of an orthogonality penalty, whose value goes into
             `penalty`; None leaves it null.
@@ -54,138 +63,365 @@ def measure(
     Where the smaller Gram matrix has more than `EXACT_LIMIT` rows, the residual and σ_max are
     estimated by random probes with a fixed seed, and the other extremes are null.
     """
-    kernel = np.asarray(kernel, np.float64)
     layout = layout.for_shape(kernel.shape)
-    alpha = scale_of(kernel, layout)
-    w = layout.to_matrices(kernel, np)
-    if not np.isfinite(kernel).all():
-        return Deviation(math.nan, math.nan, math.nan, None, None, None, None, None)
-    if is_estimated(kernel.shape, layout):
-        return _estimated(w, alpha, regularizer)
-
-    tall = w if w.shape[1] >= w.shape[2] else np.swapaxes(w, 1, 2)
-    gram = np.swapaxes(tall, 1, 2) @ tall
-    sigma = _singular_values(tall, gram)
-    sigma_min, sigma_max = float(sigma[:, 0].min()), float(sigma[:, -1].max())
-    return Deviation(
-        residual=_residual(gram, 1.0),
-        scaled_residual=_residual(gram, alpha),
-        scale=alpha,
-        sigma_min=sigma_min,
-        sigma_max=sigma_max,
-        condition=_condition(sigma, max(w.shape[1:])),
-        coherence=_coherence(gram),
-        penalty=None
-        if regularizer is None
-        else _penalty(kernel, w, gram, sigma, layout, regularizer),
-    )
+    with np.errstate(all="ignore"):  # NaN and infinity are told apart below
+        alpha = scale_of(kernel, layout)
+        if not math.isfinite(alpha):
+            return Deviation(math.nan, math.nan, math.nan, None, None, None, None, None)
+        if is_estimated(kernel.shape, layout):
+            return _estimated(kernel, layout, alpha, regularizer)
+        sums = _Sums(alpha, max(layout.matrices(kernel.shape)[1:]), regularizer)
+        for batch in _batches(kernel, layout):
+            sums.add(batch)
+        return sums.deviation(kernel, layout)
 
 
-def _residual(gram: Array, alpha: float) -> float:
-    count, r, _ = gram.shape
-    deviation = gram / alpha**2 - np.eye(r)
-    return float(np.linalg.norm(deviation)) / math.sqrt(count * r)
+# Reading
 
 
-def _singular_values(tall: Array, gram: Array) -> Array:
-    """Ascending, shape (count, r)."""
-    squares = np.linalg.eigvalsh(gram)
-    resolution = squares.shape[1] * np.finfo(np.float64).eps * squares[:, -1:] * 1e4
-    sigma = np.sqrt(np.maximum(squares, 0.0))
-    lost = (squares[:, 0] < resolution[:, 0]).nonzero()[0]
-    if lost.size:
-        sigma[lost] = np.linalg.svd(tall[lost], compute_uv=False)[:, ::-1]
-    return sigma
+Index = tuple[slice, ...]
 
 
-def _condition(sigma: Array, size: int) -> float | None:
-    low, high = sigma[:, 0], sigma[:, -1]
-    if np.any(low <= high * size * np.finfo(np.float64).eps):
-        return None
-    return float(np.max(high / low))
+def _whole(kernel: Any) -> Index:
+    return tuple(slice(0, d) for d in kernel.shape)
+
+
+def _blocks(kernel: Any, index: Index, axes: Sequence[int]) -> Iterator[Array]:
+    """What lies at `index`, in float64 and cut along `axes` into blocks of bounded size."""
+    sizes = [s.stop - s.start for s in index]
+    size = math.prod(sizes)
+    axis = next((a for a in axes if sizes[a] > 1), None)
+    if size <= _BLOCK or axis is None:
+        yield np.asarray(kernel[index], np.float64)
+        return
+    step = max(1, _BLOCK * sizes[axis] // size)
+    for start in range(index[axis].start, index[axis].stop, step):
+        part = slice(start, min(start + step, index[axis].stop))
+        yield from _blocks(kernel, (*index[:axis], part, *index[axis + 1 :]), axes)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Some of a kernel's matrices, to be read block by block."""
+
+    kernel: Any
+    layout: Layout
+    index: Index
+
+    @property
+    def matrices(self) -> tuple[int, int, int]:
+        """(count, m, n)"""
+        return self.layout.matrices([s.stop - s.start for s in self.index])
+
+    @property
+    def count(self) -> int:
+        return self.matrices[0]
+
+    def tall_blocks(self) -> Iterator[Array]:
+        """Shape (count, k, r): all blocks below one another are the matrices, upright."""
+        _, m, n = self.matrices
+        for block in _blocks(
+            self.kernel, self.index, self.layout.columns if m < n else self.layout.rows
+        ):
+            w = self.layout.to_matrices(block, np)
+            yield np.swapaxes(w, 1, 2) if m < n else w
+
+
+def _batches(kernel: Any, layout: Layout) -> Iterator[_Batch]:
+    """The matrices of a kernel, in batches that fit into a block where that can be."""
+    whole = _whole(kernel)
+    if math.prod(kernel.shape) <= _BLOCK:
+        yield _Batch(kernel, layout, whole)
+        return
+    last = kernel.shape[-1]
+    width = last // layout.parts
+    single = replace(layout, parts=1, otherwise=None)
+    for start in range(0, last, width):
+        index = (*whole[:-1], slice(start, start + width))
+        yield from _batches_within(kernel, single, index)
+
+
+def _batches_within(kernel: Any, layout: Layout, index: Index) -> Iterator[_Batch]:
+    sizes = [s.stop - s.start for s in index]
+    size = math.prod(sizes)
+    axis = next((a for a in layout.batch if sizes[a] > 1), None)
+    if size <= _BLOCK or axis is None:
+        yield _Batch(kernel, layout, index)
+        return
+    step = max(1, _BLOCK * sizes[axis] // size)
+    for start in range(index[axis].start, index[axis].stop, step):
+        part = slice(start, min(start + step, index[axis].stop))
+        yield from _batches_within(kernel, layout, (*index[:axis], part, *index[axis + 1 :]))
+
+
+# Gram matrices
+
+
+def _gram(batch: _Batch) -> Array:
+    """The smaller Gram matrices, (count, r, r). Above the panels on the diagonal they are zero."""
+    gram: Array | None = None
+    for tall in batch.tall_blocks():
+        r = tall.shape[2]
+        if gram is None:
+            gram = np.zeros((len(tall), r, r))
+        flat = np.swapaxes(tall, 1, 2)
+        for start in range(0, r, _PANEL):
+            stop = min(start + _PANEL, r)
+            gram[:, start:, start:stop] += flat[:, start:] @ tall[:, :, start:stop]
+    assert gram is not None  # a kernel without a single number fits no layout
+    return gram
+
+
+def _panels(gram: Array) -> Iterator[tuple[Array, Array, slice]]:
+    """(square on the diagonal, what is below it, columns), panel by panel."""
+    r = gram.shape[1]
+    for start in range(0, r, _PANEL):
+        stop = min(start + _PANEL, r)
+        yield gram[:, start:stop, start:stop], gram[:, stop:, start:stop], slice(start, stop)
+
+
+def _over(gram: Array, function: Callable[[Array, Array | None, slice], Array]) -> Array:
+    """Σ over all entries of each matrix, from the half that there is.
+
+    Args:
+        function: (block, identity or None below the diagonal, columns) → a sum for each matrix.
+    """
+    total = np.zeros(len(gram))
+    for square, below, columns in _panels(gram):
+        total += function(square, np.eye(square.shape[1]), columns)
+        if below.shape[1]:
+            total += 2 * function(below, None, columns)
+    return total
+
+
+def _square_deviation(gram: Array, alpha: float) -> Array:
+    """‖G/α² − I‖_F² of each matrix."""
+
+    def square(block: Array, eye: Array | None, columns: slice) -> Array:
+        deviation = block / alpha**2
+        if eye is not None:
+            deviation -= eye
+        return _squared(deviation)
+
+    return _over(gram, square)
+
+
+def _off_diagonal(gram: Array, alpha: float) -> Array:
+    """‖(G/α²) ⊙ (1 − I)‖_F² of each matrix."""
+
+    def square(block: Array, eye: Array | None, columns: slice) -> Array:
+        off = block / alpha**2
+        if eye is not None:
+            off *= 1 - eye
+        return _squared(off)
+
+    return _over(gram, square)
+
+
+def _largest_deviation(gram: Array, alpha: float) -> Array:
+    """max |G/α² − I| of each matrix."""
+    largest = np.zeros(len(gram))
+    for square, below, _ in _panels(gram):
+        on = np.abs(square / alpha**2 - np.eye(square.shape[1]))
+        largest = np.maximum(largest, on.max(axis=(1, 2)))
+        if below.shape[1]:
+            largest = np.maximum(largest, np.abs(below).max(axis=(1, 2)) / alpha**2)
+    return largest
+
+
+def _squared(batch: Array) -> Array:
+    """Σ of the squares of each matrix."""
+    return np.asarray(np.einsum("bij,bij->b", batch, batch))
+
+
+def _lengths(gram: Array) -> Array:
+    return np.asarray(np.sqrt(np.einsum("bii->bi", gram)))
+
+
+def _cosines(gram: Array, lengths: Array) -> Iterator[tuple[Array, int]]:
+    """(|cos| of pairs of different columns, how often each pair is counted), panel by panel."""
+    for square, below, columns in _panels(gram):
+        on = np.abs(square)
+        on /= lengths[:, columns, None]
+        on /= lengths[:, None, columns]
+        on *= 1 - np.eye(square.shape[1])
+        yield on, 1
+        if below.shape[1]:
+            off = np.abs(below)
+            off /= lengths[:, columns.stop :, None]
+            off /= lengths[:, None, columns]
+            yield off, 2
 
 
 def _coherence(gram: Array) -> float | None:
-    cosines = _cosines(gram)
-    return None if cosines is None else min(float(cosines.max()), 1.0)
-
-
-def _cosines(gram: Array) -> Array | None:
-    """|cos| of every pair of different columns, zero on the diagonal; None where undefined."""
-    r = gram.shape[1]
-    lengths = np.sqrt(np.einsum("bii->bi", gram))
-    if r == 1 or np.any(lengths == 0.0):
+    """The largest |cos| of two different columns; None for one column or a zero column."""
+    lengths = _lengths(gram)
+    if gram.shape[1] == 1 or np.any(lengths == 0.0):
         return None
-    cosines: Array = np.abs(gram) / (lengths[:, :, None] * lengths[:, None, :])
-    cosines[:, np.arange(r), np.arange(r)] = 0.0
-    return cosines
+    return min(max(float(c.max()) for c, _ in _cosines(gram, lengths)), 1.0)
 
 
-def _penalty(
-    kernel: Array,
-    w: Array,
-    gram: Array,
-    sigma: Array,
-    layout: Layout,
-    regularizer: Mapping[str, Any],
-) -> float | None:
-    """The exact value of a named penalty at K/α (`srip`: the spectral norm itself)."""
-    alpha = regularizer.get("alpha") or 1.0
-    r = gram.shape[1]
-    g = gram / alpha**2
-    deviation = g - np.eye(r)
-    name = regularizer["name"]
-    if name in ("so", "dso"):
-        so = float(np.sum(deviation**2))
-        _, m, n = w.shape
-        return so if name == "so" else 2 * so + len(w) * abs(m - n)
-    if name == "frobenius":
-        return float(np.sum(np.sqrt(np.sum(deviation**2, axis=(1, 2)))))
+def _sum_of_cosines(gram: Array) -> float:
+    lengths = _lengths(gram)
+    lengths[lengths == 0.0] = 1.0
+    return sum(times * float(np.sum(c)) for c, times in _cosines(gram, lengths))
+
+
+def _singular_values(batch: _Batch, gram: Array) -> Array:
+    """Ascending, shape (count, r)."""
+    squares = np.linalg.eigvalsh(gram, UPLO="L")
+    r = squares.shape[1]
+    # Where an SVD is dear, four digits of the smallest are enough.
+    digits = 1e4 if r <= EXACT_LIMIT // 2 else 1e2
+    resolution = r * np.finfo(np.float64).eps * squares[:, -1:] * digits
+    sigma = np.sqrt(np.maximum(squares, 0.0))
+    lost = (squares[:, 0] < resolution[:, 0]).nonzero()[0]
+    if lost.size:
+        sigma[lost] = np.linalg.svd(_reduced(batch, lost), compute_uv=False)[:, ::-1]
+    return sigma
+
+
+def _reduced(batch: _Batch, chosen: Array) -> Array:
+    """Matrices with the singular values of the chosen ones, at most about square."""
+    reduced: Array | None = None
+    for block in batch.tall_blocks():
+        tall = block[chosen]
+        reduced = tall if reduced is None else np.concatenate((reduced, tall), axis=1)
+        if reduced.shape[1] > 1.5 * reduced.shape[2]:
+            reduced = np.asarray(np.linalg.qr(reduced, mode="r"))
+    assert reduced is not None  # there is at least one block
+    return reduced
+
+
+# Figures
+
+
+@dataclass
+class _Sums:
+    """What the matrices of a kernel add up to, batch by batch.
+
+    Attributes:
+        alpha: the kernel's own scale.
+        size: the larger side of each matrix.
+        regularizer: the one whose penalty is summed.
+    """
+
+    alpha: float
+    size: int
+    regularizer: Mapping[str, Any] | None
+    square: float = 0.0
+    scaled_square: float = 0.0
+    penalty: float = 0.0
+    coherence: float | None = 0.0
+    sigma_min: float = math.inf
+    sigma_max: float = 0.0
+    condition: float | None = 1.0
+
+    def add(self, batch: _Batch) -> None:
+        gram = _gram(batch)
+        self.square += float(_square_deviation(gram, 1.0).sum())
+        self.scaled_square += float(_square_deviation(gram, self.alpha).sum())
+        coherence = _coherence(gram)
+        if coherence is None or self.coherence is None:
+            self.coherence = None
+        else:
+            self.coherence = max(self.coherence, coherence)
+        sigma = _singular_values(batch, gram)
+        low, high = sigma[:, 0], sigma[:, -1]
+        self.sigma_min = min(self.sigma_min, float(low.min()))
+        self.sigma_max = max(self.sigma_max, float(high.max()))
+        if np.any(low <= high * self.size * np.finfo(np.float64).eps):
+            self.condition = None
+        elif self.condition is not None:
+            self.condition = max(self.condition, float(np.max(high / low)))
+        if self.regularizer is not None:
+            alpha = self.regularizer.get("alpha") or 1.0
+            self.penalty += _penalty(self.regularizer["name"], alpha, gram, sigma, self.size)
+
+    def deviation(self, kernel: Any, layout: Layout) -> Deviation:
+        count, m, n = layout.matrices(kernel.shape)
+        entries = count * min(m, n)
+        penalty = None if self.regularizer is None else self.penalty
+        if self.regularizer is not None and self.regularizer["name"] == "lorth":
+            whole = np.asarray(kernel[_whole(kernel)], np.float64)
+            whole = whole / (self.regularizer.get("alpha") or 1.0)
+            penalty = lorth_value(whole, layout.strides or None, layout.parts)
+        return Deviation(
+            residual=math.sqrt(self.square / entries),
+            scaled_residual=math.sqrt(self.scaled_square / entries),
+            scale=self.alpha,
+            sigma_min=self.sigma_min,
+            sigma_max=self.sigma_max,
+            condition=self.condition,
+            coherence=self.coherence,
+            penalty=penalty,
+        )
+
+
+def _penalty(name: str, alpha: float, gram: Array, sigma: Array, size: int) -> float:
+    """The exact value of a named penalty at K/α, summed over the batch (`srip`: the norm itself).
+
+    `lorth` is none of matrices: 0.
+    """
+    count, r, _ = gram.shape
+    if name in ("so", "dso", "frobenius"):
+        squares = _square_deviation(gram, alpha)
+        if name == "frobenius":
+            return float(np.sqrt(squares).sum())
+        so = float(squares.sum())
+        return so if name == "so" else 2 * so + count * (size - r)
     if name == "offdiag":
-        return float(np.sum((g * (1 - np.eye(r))) ** 2))
+        return float(_off_diagonal(gram, alpha).sum())
     if name == "mc":
-        return float(np.sum(np.abs(deviation).max(axis=(1, 2))))
+        return float(_largest_deviation(gram, alpha).sum())
     if name == "srip":
-        eigenvalues = (sigma / alpha) ** 2 - 1
-        return float(np.sum(np.abs(eigenvalues).max(axis=1)))
+        return float(np.abs((sigma / alpha) ** 2 - 1).max(axis=1).sum())
     if name == "cosine":
-        cosines = _cosines(gram)
-        if r == 1:
-            return 0.0
-        if cosines is None:
-            lengths = np.sqrt(np.einsum("bii->bi", gram))
-            lengths[lengths == 0.0] = 1.0
-            cosines = np.abs(gram) / (lengths[:, :, None] * lengths[:, None, :])
-            cosines[:, np.arange(r), np.arange(r)] = 0.0
-        return float(np.sum(cosines) / (r * (r - 1)))
-    if name == "lorth":
-        return lorth_value(kernel / alpha, layout.strides or None, layout.parts)
-    return None
+        return _sum_of_cosines(gram) / (r * (r - 1)) if r > 1 else 0.0
+    return 0.0
 
 
-def _estimated(w: Array, alpha: float, regularizer: Mapping[str, Any] | None) -> Deviation:
-    """Residuals by E‖(G−I)v‖² = ‖G−I‖_F², σ_max by power iteration: never forms G."""
+def _estimated(
+    kernel: Any, layout: Layout, alpha: float, regularizer: Mapping[str, Any] | None
+) -> Deviation:
+    """Residuals by E‖(G−I)v‖² = ‖G−I‖_F², σ_max by a block Lanczos process: never forms G.
+
+    Each pass reads the kernel once, so a few passes with many vectors take the place of many with
+    one.
+    """
     rng = np.random.default_rng(0)
     squares = np.zeros(2)
     sigma_max = 0.0
-    for matrix in w:
-        tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-        r = tall.shape[1]
-        v = rng.choice((-1.0, 1.0), size=(r, _PROBES))
-        gv = tall.T @ (tall @ v)
+    count, m, n = layout.matrices(kernel.shape)
+    r = min(m, n)
+    for batch in _batches(kernel, layout):
+        v = rng.choice((-1.0, 1.0), size=(batch.count, r, min(_PROBES, r)))
+        basis, weights = np.linalg.qr(v)
+        images = _gram_times(batch, basis)
+        gv = images @ weights
         for i, a in enumerate((1.0, alpha)):
-            squares[i] += np.sum((gv / a**2 - v) ** 2) / _PROBES
-        x = gv[:, :1]
-        for _ in range(30):
-            x = tall.T @ (tall @ (x / (np.linalg.norm(x) or 1.0)))
-        sigma_max = max(sigma_max, math.sqrt(float(np.linalg.norm(x))))
-    count, r = len(w), min(w.shape[1:])
+            squares[i] += np.sum((gv / a**2 - v) ** 2) / v.shape[2]
+        for _ in range(min(_PASSES, r // v.shape[2] - 1)):
+            fresh = images[:, :, -v.shape[2] :]
+            for _ in range(2):  # once more for what rounding leaves of it
+                fresh = fresh - basis @ (np.swapaxes(basis, 1, 2) @ fresh)
+            fresh = np.linalg.qr(fresh)[0]
+            basis = np.concatenate((basis, fresh), axis=2)
+            images = np.concatenate((images, _gram_times(batch, fresh)), axis=2)
+        ritz = np.linalg.eigvalsh(np.swapaxes(basis, 1, 2) @ images)
+        sigma_max = max(sigma_max, math.sqrt(max(float(ritz.max()), 0.0)))
     residual, scaled = (float(x) for x in np.sqrt(squares / (count * r)))
     penalty = None
     if regularizer is not None and regularizer["name"] in ("so", "dso"):
         at_unit = (regularizer.get("alpha") or 1.0) == 1.0
         so = float(squares[0] if at_unit else squares[1])
-        penalty = (
-            so if regularizer["name"] == "so" else 2 * so + count * abs(w.shape[1] - w.shape[2])
-        )
+        penalty = so if regularizer["name"] == "so" else 2 * so + count * abs(m - n)
     return Deviation(residual, scaled, alpha, None, sigma_max, None, None, penalty)
+
+
+def _gram_times(batch: _Batch, v: Array) -> Array:
+    """G·v for each matrix of a batch."""
+    total = np.zeros_like(v)
+    for tall in batch.tall_blocks():
+        total += np.swapaxes(tall, 1, 2) @ (tall @ v)
+    return total

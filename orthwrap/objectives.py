@@ -44,18 +44,22 @@ def choose(
     Raises:
         ValueFault: labels that fit no objective, or lie outside the classes.
     """
+    if not np.all(np.isfinite(labels)):
+        raise ValueFault(f"y holds NaN or infinity for output {name!r}: give numbers")
     width = output_shape[-1] if output_shape else 1
     whole = bool(labels.size) and bool(np.all(np.equal(np.mod(labels, 1), 0)))
     logits = activation not in ("softmax", "sigmoid")
     kind = f"{activation or 'unknown'} output"
-    as_outputs = labels.ndim == len(output_shape) + 1 and labels.shape[-1] == width
-    as_classes = whole and labels.shape[1:] in (output_shape[:-1], (*output_shape[:-1], 1))
+    sample = labels.shape[1:]
+    places = output_shape[:-1]
+    as_outputs = _fits(sample, output_shape)
+    as_classes = whole and (_fits(sample, places) or _fits(sample, (*places, 1)))
 
-    if width is not None and width > 1 and as_classes and not (as_outputs and width == 1):
+    if width is not None and width > 1 and as_classes:
         if activation == "sigmoid":
             raise ValueFault(
                 f"output {name!r} has {width} sigmoids and y holds class numbers of shape "
-                f"{labels.shape[1:]}: give y as {width} columns of 0 and 1"
+                f"{sample}: give y as {width} columns of 0 and 1"
             )
         check_classes(labels, width, name)
         return Objective(
@@ -65,9 +69,9 @@ def choose(
             f"{kind} of {width} with whole-number labels",
             width,
         )
-    if not as_outputs and not (width == 1 and labels.shape[1:] == output_shape[:-1]):
+    if not as_outputs and not (width == 1 and _fits(sample, places)):
         raise ValueFault(
-            f"y has samples of shape {labels.shape[1:]}; output {name!r} gives {output_shape}: "
+            f"y has samples of shape {sample}; output {name!r} gives {output_shape}: "
             "they must agree, or y hold class numbers"
         )
     binary = whole and bool(np.all((labels == 0) | (labels == 1)))
@@ -103,6 +107,13 @@ def choose(
     if binary and labels.dtype.kind in "biu":
         return Objective("binary_crossentropy", True, "binary_accuracy", f"{kind}, labels 0 and 1")
     return Objective("mean_squared_error", False, "mean_absolute_error", f"{kind}, numeric labels")
+
+
+def _fits(sample: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
+    """Whether a sample has a shape, None being any size."""
+    return len(sample) == len(shape) and all(
+        want in (None, have) for have, want in zip(sample, shape, strict=True)
+    )
 
 
 def check_classes(labels: NDArray[Any], classes: int, name: str) -> None:

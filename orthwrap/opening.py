@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
-from collections.abc import Iterator
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orthwrap.errors import FileFault
-from orthwrap.stores.files import FileStore, open_file
+from orthwrap.errors import FileFault, OrthwrapError
+from orthwrap.stores.files import FileStore, is_keras_folder, open_file
+from orthwrap.stores.replacing import reason, scratch_folder
 from orthwrap.upgrades import (
     Upgrade,
     apply_h5,
@@ -54,37 +56,67 @@ def opened(model: Any, *, upgrade: bool = True) -> Iterator[Opened]:
 
         yield Opened(LiveStore(model))
         return
-    with tempfile.TemporaryDirectory(prefix="orthwrap-") as folder:
-        found = _open(Path(model), Path(folder), upgrade)
+    path = Path(model)
+    with _one_line(path), contextlib.ExitStack() as stack:
+        found = _open(path, lambda: stack.enter_context(scratch_folder()), upgrade)
         try:
             yield found
         finally:
             found.store.close()
 
 
-def _open(path: Path, folder: Path, upgrade: bool) -> Opened:
+# What a file of a form that no Keras writes makes the code that reads it raise.
+_FAULTS = (
+    *(KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError),
+    *(RecursionError, RuntimeError, EOFError, UnicodeError, AssertionError),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError),
+)
+
+
+@contextlib.contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """Whatever a broken file makes go wrong is said in one line that names the file."""
+    try:
+        yield
+    except (OrthwrapError, KeyboardInterrupt):
+        raise
+    except OSError as e:
+        raise FileFault(f"{e.filename or path}: {reason(e)}") from e
+    except _FAULTS as e:
+        why = " ".join(str(e).split())[:200]
+        raise FileFault(
+            f"{path} is not in a form that any Keras writes ({type(e).__name__}: {why}): copy or "
+            "save it again; --debug shows where it was noticed"
+        ) from e
+
+
+def _open(path: Path, new_folder: Callable[[], Path], upgrade: bool) -> Opened:
     if is_saved_model(path):
         if not upgrade:
             raise FileFault(
                 f"{path} is a SavedModel folder, which only modernising can read: "
                 "leave --no-upgrade out"
             )
-        copy = folder / "model.keras"
+        copy = new_folder() / "model.keras"
         upgrades = upgrade_saved_model(path, copy)
         return Opened(_renamed(open_file(copy), path, "saved_model", None), upgrades)
     store = open_file(path)
+    source = path
     version = store.record.keras_version or ""
     if not upgrade or version.startswith("3."):
         return Opened(store)
     try:
-        plan = plan_h5(path) if store.format == "h5" else plan_keras_zip(path)
+        if is_keras_folder(path):
+            source = new_folder() / "packed.keras"
+            store.write(source, store.root)
+        plan = plan_h5(source) if store.format == "h5" else plan_keras_zip(source)
         if not plan.upgrades:
             return Opened(store)
-        copy = folder / f"model.{store.format}"
+        copy = new_folder() / f"model.{store.format}"
         if store.format == "h5":
-            apply_h5(path, copy, plan)
+            apply_h5(source, copy, plan)
         else:
-            upgrade_keras_zip(path, copy)
+            upgrade_keras_zip(source, copy)
     except BaseException:
         store.close()
         raise

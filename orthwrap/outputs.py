@@ -32,8 +32,10 @@ def output_for(path: Path, output: PathLike | None, command: str, format: str) -
         format_of(target)
         return target
     known = path.suffix in FORMATS
-    suffix = path.suffix if known else DEFAULT_SUFFIX[format]
-    stem = path.stem if known else path.name
+    suffix = path.suffix if known and not path.is_dir() else DEFAULT_SUFFIX[format]
+    stem = path.stem if known else path.name or path.resolve().name
+    if not path.name:  # `.`: what lies beside it is not called by its name
+        path = path.resolve()
     return path.with_name(f"{stem}{SUFFIXES[command]}{suffix}")
 
 

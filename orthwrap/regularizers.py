@@ -361,7 +361,7 @@ def import_reference(reference: Any) -> None:
     module, _, name = reference.partition(":")
     try:
         importlib.import_module(module)
-    except ImportError as e:
+    except (ImportError, ValueError) as e:  # ValueError: an empty name
         raise ValueFault(f"cannot import {module!r} for regularizer {reference!r}: {e}") from e
     if not callable(getattr(sys.modules[module], name, None)):
         raise ValueFault(

@@ -10,9 +10,10 @@ from orthwrap.layouts import Layout
 from orthwrap.measure import EXACT_LIMIT, measure
 from orthwrap.nodes import Attachment
 from orthwrap.opening import Opened
-from orthwrap.plan import Decision, Kernel, Plan, Survey, survey
+from orthwrap.plan import Decision, Plan
 from orthwrap.records import Deviation, LayerRecord, Report
 from orthwrap.stores import Store, WeightRef
+from orthwrap.survey import Kernel, Survey, survey
 
 
 def make_report(
@@ -111,7 +112,7 @@ def figures(kernel: Kernel, attachment: Attachment | None) -> Deviation | None:
     regularizer = None
     if attachment is not None and attachment.is_penalty and attachment.on == "kernel":
         regularizer = {"name": attachment.name, "alpha": attachment.alpha}
-    return measure(kernel.weight.read(), layout, regularizer)
+    return measure(kernel.weight.array(), layout, regularizer)
 
 
 def with_after(report: Report, trained: Store) -> Report:

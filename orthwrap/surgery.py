@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from orthwrap.outputs import DEFAULT_SUFFIX
 from orthwrap.plan import Decision, Plan, template
 from orthwrap.records import Rule
 from orthwrap.stores.files import FileStore
-from orthwrap.stores.replacing import replacing
+from orthwrap.stores.replacing import replacing, scratch_folder
 
 _SAME_OUTPUTS = 1e-5  # the largest difference that arithmetic in another order may make
 
@@ -149,7 +148,7 @@ def write_copy(store: FileStore, root: Any, target: Path, like: Path) -> None:
 @contextlib.contextmanager
 def temporary_copy(store: FileStore, root: Any) -> Iterator[Path]:
     """The file with an edited config in a folder of its own, for Keras to load."""
-    with tempfile.TemporaryDirectory(prefix="orthwrap-") as folder:
-        path = Path(folder) / f"model{DEFAULT_SUFFIX[store.format]}"
+    with scratch_folder() as folder:
+        path = folder / f"model{DEFAULT_SUFFIX[store.format]}"
         store.write(path, root)
         yield path

@@ -15,7 +15,7 @@ from orthwrap.errors import UsageError, ValueFault
 from orthwrap.loading import load_compiled, save_model
 from orthwrap.opening import Opened, opened
 from orthwrap.outputs import PathLike, check_output, format_of, output_for
-from orthwrap.plan import plan, plan_inspect, plan_strip, survey
+from orthwrap.plan import plan, plan_inspect, plan_strip
 from orthwrap.records import DEFAULT_TARGET, CompareReport, Report, Rule
 from orthwrap.reports import make_report, noted, with_after
 from orthwrap.stores.replacing import replacing
@@ -26,6 +26,7 @@ from orthwrap.surgery import (
     temporary_copy,
     write_copy,
 )
+from orthwrap.survey import survey
 from orthwrap.walker import edit
 
 if TYPE_CHECKING:
@@ -359,10 +360,14 @@ def upgrade(
         )
         report = noted(report, _still_needs(source))
         if format_of(target) == store.format:
-            with replacing(target, like=path if path.is_file() else None) as sibling:
-                shutil.copyfile(store.path, sibling)
+            if store.path.is_dir():
+                write_copy(store, store.root, target, path)
+            else:
+                with replacing(target, like=path) as sibling:
+                    shutil.copyfile(store.path, sibling)
             return Result(None, target, replace(report, output=str(target)))
-        live, notes = load_compiled(store.path, custom_objects)
+        with temporary_copy(store, store.root) as copy:
+            live, notes = load_compiled(copy, custom_objects)
     return _saved(live, noted(report, notes), target)
 
 

@@ -48,7 +48,8 @@ def upgraded(name: str, tmp_path: Path) -> Path:
 def test_outputs_are_those_of_its_own_generation(name: str, tmp_path: Path) -> None:
     model = load(upgraded(name, tmp_path))
     inputs, outputs = oracle(REAL / "expected" / f"{name}.npz")
-    assert difference(run(model, inputs), outputs) < TOLERANCE
+    recurrent = "gru" in name or "lstm" in name
+    assert difference(run(model, inputs, compiled=recurrent), outputs) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", LOADABLE)
@@ -143,6 +144,10 @@ def test_the_rest_of_the_file_keeps_its_bytes(tmp_path: Path) -> None:
         return found
 
     before, after = arrays(old), arrays(new)
+    before = {
+        name.replace("optimizer_weights", "optimizer_weights_keras2"): value
+        for name, value in before.items()
+    }
     assert before.keys() == after.keys()
     assert any(name.startswith("optimizer_weights") for name in before)
     for name, value in before.items():

@@ -243,6 +243,29 @@ def test_links_that_lead_elsewhere(tmp_path: Path, kind: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_shape_beyond_the_file(tmp_path: Path) -> None:
+    config = sequential(layer("Dense", units=2, activation="hard_sigmoid"))
+    path = write_h5(tmp_path / "old.h5", config, {"dense": [("k", np.zeros((4, 2)))]})
+    with h5py.File(path, "r+") as file:
+        group = file["model_weights/dense"]
+        del group["k"]
+        group.create_dataset("k", (1 << 30, 1 << 10), "float32", chunks=(1 << 10, 1 << 10))
+    assert "does not fit" in told(lambda: upgrade_h5(path, tmp_path / "new.h5"))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    config = sequential(layer("Dense", units=2, activation="hard_sigmoid"))
+    path = write_h5(folder / "old.h5", config, {"dense": [("k", np.zeros((4, 2)))]})
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content[: data.draw(st.integers(len(content) // 2, len(content)))])
+    assert "\n" not in told(lambda: upgrade_h5(path, folder / "new.h5"))
+
+
 @pytest.mark.parametrize("text", ["", "[1", "[]", "3", '{"class_name": 3}', "[" * 100_000])
 def test_attributes_that_are_no_config(tmp_path: Path, text: str) -> None:
     path = tmp_path / "old.h5"

@@ -47,17 +47,21 @@ def load(path: Path, compile: bool = False) -> Any:
 def oracle(path: Path) -> tuple[list[Any], list[Any]]:
     """Inputs x0… and outputs y0… of an .npz."""
     with np.load(path) as data:
-        keys = sorted(data.files, key=lambda key: (key[0], int(key[1:])))
+        keys = [key for key in data.files if key[1:].isdigit()]
+        keys.sort(key=lambda key: (key[0], int(key[1:])))
         return (
             [data[key] for key in keys if key[0] == "x"],
             [data[key] for key in keys if key[0] == "y"],
         )
 
 
-def run(model: Any, inputs: list[Any], names: list[str] | None = None) -> list[Any]:
-    """Outputs as float32 arrays."""
+def run(
+    model: Any, inputs: list[Any], names: list[str] | None = None, compiled: bool = False
+) -> list[Any]:
+    """Outputs as float32 arrays; `compiled` is for loops over many steps."""
     fed: Any = dict(zip(names, inputs, strict=True)) if names else inputs
-    outputs = model(fed if len(inputs) > 1 else inputs[0], training=False)
+    fed = fed if len(inputs) > 1 else inputs[0]
+    outputs = model.predict(fed, verbose=0) if compiled else model(fed, training=False)
     outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
     return [np.asarray(output, "float32") for output in outputs]
 

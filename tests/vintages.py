@@ -18,6 +18,11 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 Makers = dict[str, Callable[[], Any]]
 
 
+def words(text: str) -> list[str]:
+    """Names written as prose."""
+    return text.split()
+
+
 def sequential_layers(k: Any) -> dict[str, tuple[Any, tuple[int, ...]]]:
     """One layer each, and the shape of its input."""
     L = k.layers
@@ -627,6 +632,83 @@ def folder_models(k: Any) -> Makers:
     return {"folder_hard": hard, "folder_graph": graph}
 
 
+def compiled_models(k: Any) -> Makers:
+    """Models with optimizers, losses and metrics of all sorts."""
+
+    def of(optimizer: Any, loss: Any, metrics: Any = None, outputs: int = 1) -> Callable[[], Any]:
+        def make() -> Any:
+            x = k.Input((4,))
+            ys = [k.layers.Dense(3, "softmax", name=f"out/{i}")(x) for i in range(outputs)]
+            model = k.Model(x, ys if outputs > 1 else ys[0])
+            model.compile(optimizer(), loss, metrics)
+            return model
+
+        return make
+
+    o, old, los, met = k.optimizers, k.optimizers.legacy, k.losses, k.metrics
+    accuracy = ["accuracy", met.AUC(name="auc"), met.Precision(), "mae", "cosine_similarity"]
+    made = {
+        f"compiled_{cls.lower()}": of(getattr(o, cls), "mse", ["mae"])
+        for cls in words("SGD RMSprop Adagrad Adadelta Adam AdamW Adamax Nadam Ftrl Adafactor Lion")
+    }
+    made |= {
+        f"compiled_old_{cls.lower()}": of(
+            lambda cls=cls: getattr(old, cls)(0.1, decay=0.01), "mean_absolute_error"
+        )
+        for cls in words("SGD RMSprop Adagrad Adadelta Adam Adamax Nadam Ftrl")
+    }
+    losses = {
+        "crossentropy": los.CategoricalCrossentropy(label_smoothing=0.1),
+        "binary": los.BinaryCrossentropy(from_logits=True),
+        "huber": los.Huber(delta=0.5),
+        "cosine": los.CosineSimilarity(),
+        "sum": los.MeanSquaredError(reduction="sum"),
+        "focal": los.BinaryFocalCrossentropy(gamma=3.0),
+        **{
+            name: name
+            for name in [
+                "kld",
+                "mae",
+                "mape",
+                "msle",
+                "poisson",
+                "hinge",
+                "squared_hinge",
+                "categorical_hinge",
+                "logcosh",
+                "log_cosh",
+                "cosine_similarity",
+                "kullback_leibler_divergence",
+                "binary_crossentropy",
+                "categorical_crossentropy",
+                "huber",
+            ]
+        },
+    }
+    made |= {f"compiled_{name}": of(o.Adam, loss, accuracy) for name, loss in losses.items()}
+    schedule = o.schedules.CosineDecay(0.1, 100)
+    made["compiled_schedule"] = of(lambda: o.Adam(schedule, clipnorm=1.0), "mse", accuracy)
+    made["compiled_two"] = of(
+        o.SGD, {"out/0": "mse", "out/1": "kld"}, {"out/0": "mae", "out/1": ["accuracy"]}, 2
+    )
+    made["compiled_two_list"] = of(o.SGD, ["mse", los.KLDivergence()], [["mae"], ["mse"]], 2)
+    made["compiled_more"] = of(
+        o.SGD,
+        "mse",
+        [
+            met.TopKCategoricalAccuracy(2),
+            met.MeanIoU(2),
+            met.RootMeanSquaredError(),
+            met.Recall(thresholds=[0.2, 0.5]),
+            met.PrecisionAtRecall(0.5),
+            met.LogCoshError(),
+            met.F1Score(),
+            los.mean_squared_error,
+        ],
+    )
+    return made
+
+
 def as_cudnn(path: Path) -> None:
     """Turn GRU and LSTM of a file into CuDNN layers, weights by tf_keras's own converter."""
     import json
@@ -686,6 +768,8 @@ def makers(k: Any, group: str) -> Makers:
         return cudnn_models(k)
     if group == "folders":
         return folder_models(k)
+    if group == "compiled":
+        return compiled_models(k)
     return application_models(k)
 
 
@@ -712,6 +796,15 @@ def main(folder: Path, groups: list[str], only: list[str]) -> None:
             outputs = outputs if isinstance(outputs, list) else [outputs]
             data = {f"x{i}": array for i, array in enumerate(arrays)}
             data |= {f"y{i}": np.asarray(array, "float32") for i, array in enumerate(outputs)}
+            if group == "compiled":
+                targets = [np.eye(3, dtype="float32")[[0, 2]] for _ in outputs]
+                targets = targets if len(targets) > 1 else targets[0]
+                model.train_on_batch(arrays[0], targets)
+                outputs = model(arrays[0])
+                outputs = outputs if isinstance(outputs, list) else [outputs]
+                data |= {f"y{i}": np.asarray(array) for i, array in enumerate(outputs)}
+                found = model.evaluate(arrays[0], targets, verbose=0, return_dict=True)
+                data["loss"] = np.asarray(found["loss"])
             np.savez(folder / f"{name}.npz", **data)
             if group == "folders":
                 model.save(folder / name, save_format="tf")

@@ -22,11 +22,18 @@ class WeightRef:
         shape: as stored.
         read: the values, in a NumPy float dtype.
         key: equal for two references to the same stored array.
+        slices: something with a shape that reads only what it is indexed with; None where the
+            array is in memory anyway.
     """
 
     shape: tuple[int, ...]
     read: Callable[[], NDArray[Any]]
     key: Any
+    slices: Any = None
+
+    def array(self) -> Any:
+        """What can be indexed like the array, without all of it being read where that is so."""
+        return self.read() if self.slices is None else self.slices
 
 
 class Store(Protocol):

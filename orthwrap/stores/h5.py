@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,12 @@ import h5py
 from orthwrap.errors import FileFault
 from orthwrap.layouts import KernelSpec
 from orthwrap.records import ModelRecord
-from orthwrap.stores.base import WeightRef, as_float
+from orthwrap.stores import hdf5
+from orthwrap.stores.base import WeightRef
+from orthwrap.stores.config import parse_config, same_json
 from orthwrap.walker import Layer, Node, walk, with_old_names
+
+_MOST_COMPARED = 500  # weights of one group whose names are compared one by one
 
 
 class H5Store:
@@ -26,12 +30,14 @@ class H5Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.old_names: Mapping[str, str] = {}  # a layer's name → the one that modernising took
+        self._indexes: dict[str, _Index] = {}  # of each group's weights, made once
         try:
-            self._file = h5py.File(path, "r")
+            self._file = hdf5.open_hdf5(path)
         except OSError as e:
             raise FileFault(
                 f"{path} is a broken HDF5 file ({_plain(e)}): copy or save it again"
             ) from e
+        self._allowance = hdf5.Allowance(path.stat().st_size)
         try:
             self.root = self._read_config()
             self.record = ModelRecord(
@@ -59,8 +65,8 @@ class H5Store:
         top = self._group_of(layer)
         if top is None:
             return [None] * len(specs)
-        names = self._weight_names(top)
-        return [self._find(top, names, layer, spec) for spec in specs]
+        index = self._index_of(top)
+        return [self._find(top, index, layer, spec) for spec in specs]
 
     def close(self) -> None:
         self._file.close()
@@ -68,34 +74,29 @@ class H5Store:
     def write(self, target: Path, root: Node) -> None:
         """A copy of the file in which only the config attribute differs."""
         shutil.copyfile(self.path, target)
-        with h5py.File(target, "r+") as f:
+        with hdf5.open_hdf5(target, "r+") as f:
             # A fixed-length attribute ends at 64 KB; a variable-length string does not.
             f.attrs.create("model_config", json.dumps(root), dtype=h5py.string_dtype())
 
     def check_copy(self, target: Path, root: Node) -> None:
         """FileFault unless the file just written reads back as it should."""
-        with h5py.File(target, "r") as f:
-            if json.loads(f.attrs["model_config"]) != root:
+        with hdf5.open_hdf5(target) as f:
+            if not same_json(hdf5.text(f, "model_config"), root):
                 raise FileFault(f"{target} did not read back as it was written: try again")
 
     # Reading
 
     def _text(self, name: str) -> str | None:
-        holders = [self._file]
-        if isinstance(self._file.get("model_weights"), h5py.Group):
-            holders.append(self._file["model_weights"])
-        for holder in holders:
-            value = holder.attrs.get(name)
-            if value is not None:
-                return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+        for holder in (self._file, hdf5.child_group(self._file, "model_weights")):
+            if holder is not None and (value := hdf5.text(holder, name)) is not None:
+                return value
         return None
 
     def _read_config(self) -> Node:
-        value = self._file.attrs.get("model_config")
-        if value is None:
+        text = hdf5.text(self._file, "model_config")
+        if text is None:
             raise FileFault(self._why_no_config())
-        text = value.decode("utf-8") if isinstance(value, bytes) else value
-        return parse_config(text, self.path)
+        return parse_config(text, self.path, self.path.stat().st_size)
 
     def _why_no_config(self) -> str:
         if (
@@ -114,48 +115,72 @@ class H5Store:
 
     def _model_weights(self) -> Any:
         """The group of weights; Keras 1 could put the layers at the root."""
-        group = self._file.get("model_weights")
-        return group if isinstance(group, h5py.Group) else self._file
+        group = hdf5.child_group(self._file, "model_weights")
+        return self._file if group is None else group
 
     def _count_parameters(self) -> int:
         weights = self._model_weights()
         total = 0
-        for name in names_of(weights, "layer_names"):
-            group = weights.get(name)
-            if isinstance(group, h5py.Group):
-                for weight in names_of(group, "weight_names"):
-                    dataset = group.get(weight)
+        for name in hdf5.names(weights, "layer_names"):
+            group = hdf5.child_group(weights, name)
+            if group is not None:
+                for weight in self._index_of(group).names:
+                    dataset = hdf5.child(group, weight)
                     if isinstance(dataset, h5py.Dataset):
-                        total += math.prod(dataset.shape)
+                        total += math.prod(dataset.shape or ())
         return total
 
     # Where a layer's weights lie: `model_weights/<top-level layer>/<weight name>`. The names below
     # the top level differ by version, so they are compared by their ends.
 
     def _group_of(self, layer: Layer) -> Any:
-        group = self._model_weights().get(layer.steps[0].name)
-        return group if isinstance(group, h5py.Group) else None
+        return hdf5.child_group(self._model_weights(), layer.steps[0].name)
 
-    def _weight_names(self, group: Any) -> list[str]:
-        return names_of(group, "weight_names")
+    def _index_of(self, group: Any) -> _Index:
+        if group.name not in self._indexes:
+            self._indexes[group.name] = _Index(hdf5.names(group, "weight_names"))
+        return self._indexes[group.name]
 
-    def _find(
-        self, group: Any, names: Sequence[str], layer: Layer, spec: KernelSpec
-    ) -> WeightRef | None:
-        wanted = spec.name.split("/")  # ["kernel"], or ["query", "kernel"]
-        of_kind = [n for n in names if _parts(n)[-len(wanted) :] == wanted]
+    def _find(self, group: Any, index: _Index, layer: Layer, spec: KernelSpec) -> WeightRef | None:
+        wanted = tuple(spec.name.split("/"))  # ("kernel",), or ("query", "kernel")
+        of_kind = index.of_kind(wanted)
         if len(layer.steps) == 1 and len(of_kind) == 1:
             return self._ref(group, of_kind[0])
-        if len(layer.steps) == 1 and not of_kind and spec.index < len(names):
-            return self._ref(group, names[spec.index])  # Keras 1: `dense_1_W`, by order
-        best = _best_match(of_kind, layer, len(wanted))
+        if len(layer.steps) == 1 and not of_kind and spec.index < len(index.names):
+            return self._ref(group, index.names[spec.index])  # Keras 1: `dense_1_W`, by order
+        # Those that name the layer itself agree better than all others.
+        own = index.of_kind(wanted, layer.steps[-1].name)
+        best = _best_match(own or of_kind[:_MOST_COMPARED], layer, len(wanted))
         return None if best is None else self._ref(group, best)
 
     def _ref(self, group: Any, name: str) -> WeightRef | None:
-        dataset = group.get(name)
-        if not isinstance(dataset, h5py.Dataset):
-            return None
-        return WeightRef(tuple(dataset.shape), lambda: as_float(dataset[()]), dataset.name)
+        dataset = hdf5.dataset(group, name)
+        return None if dataset is None else reference(dataset, self._allowance)
+
+
+def reference(dataset: Any, allowance: hdf5.Allowance) -> WeightRef:
+    """A dataset as a weight, which is read when asked for."""
+    allowance.take(hdf5.bytes_of(dataset), dataset.name)
+    slices = hdf5.Slices(dataset)
+    return WeightRef(slices.shape, lambda: slices[()], dataset.name, slices)
+
+
+class _Index:
+    """A group's weight names, by what they end with and by the names around that."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self._by_tail: dict[tuple[tuple[str, ...], str | None], list[str]] = {}
+        for name in names:
+            parts = _parts(name)
+            for length in (1, 2):
+                tail = tuple(parts[-length:])
+                for owner in {None, *parts[:-length]}:
+                    self._by_tail.setdefault((tail, owner), []).append(name)
+
+    def of_kind(self, tail: tuple[str, ...], owner: str | None = None) -> list[str]:
+        """The names that end so; with `owner`, those that also have it before the end."""
+        return self._by_tail.get((tail, owner), [])
 
 
 def _best_match(names: Sequence[str], layer: Layer, tail: int) -> str | None:
@@ -195,34 +220,7 @@ def _parts(weight_name: str) -> list[str]:
 
 def names_of(group: Any, attribute: str) -> list[str]:
     """A list of names kept in an attribute, which Keras splits where it grows too large."""
-    return [
-        name.decode("utf-8") if isinstance(name, bytes) else str(name)
-        for chunk in _chunks(group, attribute)
-        for name in chunk
-    ]
-
-
-def _chunks(group: Any, attribute: str) -> Iterator[Any]:
-    if attribute in group.attrs:
-        yield group.attrs[attribute]
-        return
-    i = 0
-    while f"{attribute}{i}" in group.attrs:
-        yield group.attrs[f"{attribute}{i}"]
-        i += 1
-
-
-def parse_config(text: Any, path: Path) -> Node:
-    """The config tree from its JSON; FileFault where it is none."""
-    try:
-        root = json.loads(text)
-    except (ValueError, TypeError, RecursionError) as e:
-        raise FileFault(
-            f"{path} holds a config that is not JSON ({_plain(e)}): copy it again"
-        ) from e
-    if not isinstance(root, dict) or "class_name" not in root or "config" not in root:
-        raise FileFault(f"{path} holds a config without class_name and config: no Keras model")
-    return root
+    return hdf5.names(group, attribute)
 
 
 def _plain(error: BaseException) -> str:

@@ -6,15 +6,18 @@ Everything else in the copy, optimizer state included, keeps its bytes.
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orthwrap.errors import FileFault
 from orthwrap.upgrades.modernise import modernise, readable_faults
 from orthwrap.upgrades.records import Config, Modernised, Upgrade, Weight, WeightEdit
-from orthwrap.upgrades.run import TARGET_VERSION
+from orthwrap.upgrades.run import TARGET_VERSION, parse_version
 
 if TYPE_CHECKING:
     import h5py
@@ -22,6 +25,12 @@ if TYPE_CHECKING:
 # HDF5 keeps an attribute within an object's header, which ends at 64 KB; Keras splits longer
 # lists of names into numbered attributes at this size.
 _HEADER_LIMIT = 64512
+# Keras 3 has other variables in its optimizers, and where an `.h5` holds a state of any kind, it
+# builds the optimizer without the model's variables: training then ends with "Unknown variable"
+# (3.15, `load_model_from_hdf5`). The old state stays in the file, under a name it does not read.
+STATE = "optimizer_weights"
+STATE_ASIDE = "optimizer_weights_keras2"
+_SMALL = 16 * 2**20
 # What Keras itself writes beside the layers' groups.
 _TOP_LEVEL = "top_level_model_weights"
 
@@ -49,9 +58,7 @@ class H5Weights:
     def read(self, layer: str) -> list[Weight]:
         """The arrays of one layer."""
         group = child_group(self._group, layer)
-        return [
-            Weight(name, dataset(group, name)[()]) for name in read_names(group, "weight_names")
-        ]
+        return [Weight(name, values(group, name)) for name in read_names(group, "weight_names")]
 
 
 def read_names(group: h5py.Group, attribute: str) -> list[str]:
@@ -105,6 +112,15 @@ def dataset(group: h5py.Group, name: str) -> h5py.Dataset:
     if found.dtype.kind not in "fiub" or found.shape is None:
         raise FileFault(f"weight {name!r}: expected numbers, found type {found.dtype}")
     return found
+
+
+def values(group: h5py.Group, name: str) -> Any:
+    """A weight's array. Keras compresses nothing, so an array is no larger than its file."""
+    found = dataset(group, name)
+    size = found.size * found.dtype.itemsize
+    if size > _SMALL and size > 4 * os.path.getsize(group.file.filename):
+        raise FileFault(f"weight {name!r}: shape {found.shape} does not fit into the file")
+    return found[()]
 
 
 def _inside(group: h5py.Group, name: str) -> Any:
@@ -162,8 +178,9 @@ def _backend(file: h5py.File, group: h5py.Group | None) -> str:
 
 def plan_h5(source: str | Path) -> Modernised:
     """What upgrading would do to a file; nothing is written."""
-    with _open(Path(source), "r") as file:
-        return _plan(file, Path(source))
+    source = Path(source)
+    with _broken(source), _open(source, "r") as file:
+        return _plan(file, source)
 
 
 def _plan(file: h5py.File, source: Path) -> Modernised:
@@ -171,13 +188,18 @@ def _plan(file: h5py.File, source: Path) -> Modernised:
     if model is None:
         raise FileFault(f"{source}: expected a full model, found no model_config in the file")
     group = weights_group(file)
-    return modernise(
+    version = _version(file, group, model)
+    plan = modernise(
         model,
         training_config=read_json(file, "training_config"),
-        keras_version=_version(file, group, model),
+        keras_version=version,
         backend=_backend(file, group),
         weights=H5Weights(group) if group is not None else None,
     )
+    if STATE not in file or STATE_ASIDE in file or parse_version(version) >= (3, 0):
+        return plan
+    aside = Upgrade("optimizer state", "Keras 1.0-2.15", ("training",), f"now {STATE_ASIDE}")
+    return replace(plan, upgrades=(*plan.upgrades, aside), state_aside=True)
 
 
 def upgrade_h5(source: str | Path, target: str | Path) -> tuple[Upgrade, ...]:
@@ -192,12 +214,14 @@ def upgrade_h5(source: str | Path, target: str | Path) -> tuple[Upgrade, ...]:
 def apply_h5(source: Path, target: Path, plan: Modernised) -> None:
     """Copy the file and bring the copy in line with the plan."""
     shutil.copyfile(source, target)
-    with _open(target, "r+") as file:
+    with _broken(source), _open(target, "r+") as file:
         write_text(file, "model_config", json.dumps(plan.model_config))
         if plan.training_config is not None:
             write_text(file, "training_config", json.dumps(plan.training_config))
         elif "training_config" in file.attrs:
             del file.attrs["training_config"]
+        if plan.state_aside:
+            file.move(STATE, STATE_ASIDE)
         group = weights_group(file)
         if group is not None and group.name == "/":
             group = _into_model_weights(file)
@@ -314,6 +338,23 @@ def _write_names(group: h5py.Group, attribute: str, names: list[str]) -> None:
         return
     for number, part in enumerate(parts):
         group.attrs[f"{attribute}{number}"] = part
+
+
+@contextmanager
+def _broken(source: Path) -> Iterator[None]:
+    """HDF5's own complaints are the file's fault, except those of the operating system."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno:
+            raise
+        raise _broken_file(source, err) from err
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as err:
+        raise _broken_file(source, err) from err
+
+
+def _broken_file(source: Path, err: Exception) -> FileFault:
+    return FileFault(f"{source}: HDF5 cannot read all of it ({' '.join(str(err).split())[:100]})")
 
 
 def _open(path: Path, mode: str) -> h5py.File:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orthwrap.errors import FileFault
-from orthwrap.upgrades.h5_file import dataset, prune
+from orthwrap.upgrades.h5_file import prune, values
 from orthwrap.upgrades.modernise import modernise_keras_config, readable_faults
 from orthwrap.upgrades.records import Config, Modernised, StoreEdit, StoreMove, Upgrade, Weight
 from orthwrap.upgrades.run import TARGET_VERSION
@@ -140,6 +140,8 @@ def _edit_file(path: Path, plan: Modernised) -> None:
         with h5py.File(path, "r+") as file:
             edit_store(file, plan.store_edits, plan.store_moves)
     except OSError as err:
+        if err.errno:
+            raise
         raise FileFault(f"{WEIGHTS}: expected HDF5, found something else") from err
 
 
@@ -191,7 +193,7 @@ def _edit(file: h5py.File, edit: StoreEdit) -> None:
     if not len(group):
         return
     names = sorted(group, key=lambda name: (len(name), name))
-    old = [Weight(name, dataset(group, name)[()]) for name in names]
+    old = [Weight(name, values(group, name)) for name in names]
     new = edit.transform(old)
     for weight in old:
         del group[weight.name]

@@ -80,8 +80,8 @@ def _result(
         dict(run.renamed),
         tuple(edits),
         tuple(run.needs),
-        tuple(run.store_edits),
-        tuple(run.store_moves),
+        store_edits=tuple(run.store_edits),
+        store_moves=tuple(run.store_moves),
     )
 
 
@@ -90,6 +90,7 @@ def _model(model_config: Any, run: Run) -> tuple[Config, list[WeightEdit]]:
         raise FileFault("model config: expected a class name and a config; the file is broken")
     model: Config = copy.deepcopy(model_config)
     edits: list[WeightEdit] = []
+    run.ledger.root = names.name_of(model) or "model"
     modules.update_modules(model, run)
     if is_model(model):
         names.rename_root(model, run)

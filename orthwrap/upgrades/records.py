@@ -81,6 +81,8 @@ class Modernised:
     renamed: Mapping[str, str] = field(default_factory=dict)
     weight_edits: tuple[WeightEdit, ...] = ()
     needs_orthwrap: tuple[str, ...] = ()
+    # Set the optimizer's state aside; see `h5_file.STATE_ASIDE`.
+    state_aside: bool = False
     store_edits: tuple[StoreEdit, ...] = ()
     store_moves: tuple[StoreMove, ...] = ()
 
@@ -89,13 +91,15 @@ class Ledger:
     """Collects which rewrite touched which layer, in the order of first use."""
 
     def __init__(self) -> None:
+        # What the whole model is called, whose path is empty.
+        self.root = "model"
         self._layers: dict[tuple[str, str], dict[str, None]] = {}
         self._details: dict[tuple[str, str], dict[str, None]] = {}
 
     def note(self, name: str, vintage: str, layer: str, detail: str = "") -> None:
         """Remember that rewrite `name` was used on `layer`."""
         key = (name, vintage)
-        self._layers.setdefault(key, {})[layer] = None
+        self._layers.setdefault(key, {})[layer or self.root] = None
         details = self._details.setdefault(key, {})
         if detail:
             details[detail] = None

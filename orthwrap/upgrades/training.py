@@ -130,6 +130,12 @@ def modernise_compile(config: Any, run: Run) -> Config | None:
     if isinstance(new.get("optimizer"), dict):
         new["optimizer"] = optimizer(new["optimizer"], run, named=True)
     _losses_and_metrics(new, run, named=True)
+    # Keras 3 counts with the number of steps, and None was Keras 2's word for its default.
+    unsaid = [key for key in ("steps_per_execution", "jit_compile") if new.get(key, 0) is None]
+    for key in unsaid:
+        del new[key]
+    if unsaid:
+        run.ledger.note("compile arguments", "Keras 2.12-2.15", _PLACE, ", ".join(unsaid))
     return new
 
 

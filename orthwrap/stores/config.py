@@ -1,0 +1,63 @@
+"""A config's JSON → its tree, of a size that a model can have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from orthwrap.errors import FileFault
+from orthwrap.walker import Node
+
+MAX_NESTING = 200
+MAX_NODES = 100_000  # layers, initializers, policies: everything that has a class
+MAX_VALUES = 1_000_000  # lists and objects; the smallest takes 60 bytes of memory
+_FLOOR = 16 << 20  # bytes that any config may have
+_SHARE = 2  # how many times the file's size a longer one may have
+
+
+def parse_config(text: str | bytes, path: Path, size: int) -> Node:
+    """The config tree of a file of `size` bytes; FileFault where it is none."""
+    if isinstance(text, bytes):
+        count = text.count(b"{") + text.count(b"[")
+    else:
+        count = text.count("{") + text.count("[")
+    if len(text) > max(_FLOOR, _SHARE * size) or count > MAX_VALUES:
+        raise FileFault(
+            f"{path} holds a config of {len(text)} characters and {count} parts, more than any "
+            "model needs: it is broken or made to exhaust memory"
+        )
+    try:
+        root = json.loads(text)
+    except (ValueError, TypeError, RecursionError) as e:
+        why = (str(e).splitlines() or [type(e).__name__])[0]
+        raise FileFault(f"{path} holds a config that is not JSON ({why}): copy it again") from e
+    if not isinstance(root, dict) or "class_name" not in root or "config" not in root:
+        raise FileFault(f"{path} holds a config without class_name and config: no Keras model")
+    _check_size(root, path)
+    return root
+
+
+def _check_size(root: Node, path: Path) -> None:
+    """FileFault for a config that is deeper, or has more layers, than any model's."""
+    level: list[Any] = [root]
+    nodes = 0
+    for _ in range(MAX_NESTING):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                nodes += "class_name" in value
+                inner.extend(v for v in value.values() if isinstance(v, (dict, list)))
+            else:
+                inner.extend(v for v in value if isinstance(v, (dict, list)))
+        if nodes > MAX_NODES:
+            raise FileFault(f"{path} holds a config of more than {MAX_NODES} parts: no real model")
+        if not inner:
+            return
+        level = inner
+    raise FileFault(f"{path} holds a config nested deeper than {MAX_NESTING}: no real model")
+
+
+def same_json(text: str | None, root: Any) -> bool:
+    """Whether a text is the JSON of a tree; compared as text, since NaN equals nothing."""
+    return text is not None and json.dumps(json.loads(text)) == json.dumps(root)

@@ -1,0 +1,349 @@
+"""Reading HDF5 files from strangers: whatever is looked up lies in the file and is of sane size.
+
+HDF5 lets a name lead out of the file (soft and external links, external and virtual datasets) and
+lets a few bytes declare terabytes. Every lookup here goes by hard links alone, and every size is
+held against the size of the file before anything is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import h5py
+import numpy as np
+
+from orthwrap.errors import FileFault
+from orthwrap.stores.base import as_float
+
+try:
+    import resource
+except ImportError:  # Windows has no such limits
+    resource = None  # type: ignore[assignment]
+
+MAX_TEXT = 256 << 20  # bytes of one attribute; far above any real config
+MAX_OBJECTS = 200_000  # groups and datasets of one file
+MAX_CHUNKS = 4096  # of one compressed dataset
+MAX_DEPTH = 100  # groups within groups
+FLOOR = 64 << 20  # bytes that any file may unpack to
+SWELLING = 20  # how many times its own size a larger one may
+_NUMBERS = "fiub"
+_DEFLATE, _SHUFFLE, _FLETCHER = 1, 2, 3  # the filters that HDF5 itself always has
+
+# What the HDF5 library may allocate while it reads structures. A forged length makes it clear
+# gigabytes before it finds that the text is not there.
+_STRUCTURES = 512 << 20
+_limited = threading.Lock()
+
+
+@contextlib.contextmanager
+def limited_memory(extra: int = _STRUCTURES) -> Iterator[None]:
+    """While it lasts, the process may grow by `extra` bytes; where the system can say so.
+
+    The limit is the whole process's, so it is set for the shortest time only: one call of HDF5.
+    """
+    used = _address_space()
+    if resource is None or used is None:
+        yield
+        return
+    with _limited:
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        limit = used + extra
+        if soft != resource.RLIM_INFINITY and soft <= limit:
+            yield
+            return
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _address_space() -> int | None:
+    try:
+        with open("/proc/self/statm", "rb") as f:
+            return int(f.read().split()[0]) * resource.getpagesize()
+    except (OSError, ValueError, AttributeError, IndexError):
+        return None
+
+
+def open_hdf5(source: Path | IO[bytes], mode: str = "r") -> h5py.File:
+    """Opens a file or a file object; OSError where it is none."""
+    with limited_memory():
+        return h5py.File(source, mode)
+
+
+class Allowance:
+    """How many bytes a file's arrays may have: a multiple of what the file itself has."""
+
+    def __init__(self, size: int) -> None:
+        self.limit = max(FLOOR, SWELLING * size)
+        self._left = self.limit
+
+    def take(self, size: int, what: str) -> None:
+        """FileFault where the arrays handed out so far would exceed the limit."""
+        self._left -= size
+        if self._left < 0:
+            raise FileFault(
+                f"weight {what!r:.80} and those before it declare more than {self.limit >> 20} MB, "
+                f"far more than the file holds: it is broken or made to exhaust memory"
+            )
+
+
+# Lookups
+
+
+def child(group: Any, name: str) -> Any:
+    """The group or dataset of this name within the file; None where there is none.
+
+    Args:
+        group: where to begin.
+        name: one name or several with `/` between them.
+
+    Raises:
+        FileFault: the name leads to another place or another file.
+    """
+    here = group
+    for part in name.split("/"):
+        if not part or part == "." or not isinstance(here, h5py.Group):
+            return None
+        link = here.get(part, getlink=True, default=None)
+        if link is None:
+            return None
+        if not isinstance(link, h5py.HardLink):
+            raise FileFault(
+                f"{part!r:.80} in the file is a link to another place, which is not followed: "
+                "copy the model with its weights inside"
+            )
+        with limited_memory():
+            here = here[part]
+    return here
+
+
+def child_group(group: Any, name: str) -> Any:
+    """The group of this name within the file; None where there is none."""
+    found = child(group, name)
+    return found if isinstance(found, h5py.Group) else None
+
+
+def members(group: Any) -> Iterator[tuple[str, Any]]:
+    """(name, group or dataset) of a group's own members; links elsewhere are passed over."""
+    for name in group:
+        if isinstance(group.get(name, getlink=True, default=None), h5py.HardLink):
+            with limited_memory():
+                item = group[name]
+            if isinstance(item, (h5py.Group, h5py.Dataset)):
+                yield name, item
+
+
+def datasets(root: Any, *, skip: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, dataset) of every dataset below a group, each once, cycles or not.
+
+    Args:
+        skip: a member of the root that is left out.
+
+    Raises:
+        FileFault: more objects, or deeper groups, than any model has.
+    """
+    seen: set[int] = set()
+    waiting = [("", root, 0)]
+    while waiting:
+        prefix, group, depth = waiting.pop()
+        for name, item in members(group):
+            if not prefix and name == skip:
+                continue
+            address = h5py.h5o.get_info(item.id).addr
+            if address in seen:
+                continue
+            seen.add(address)
+            if len(seen) > MAX_OBJECTS or depth > MAX_DEPTH:
+                raise FileFault("the file holds more groups, or deeper ones, than any model has")
+            if isinstance(item, h5py.Group):
+                waiting.append((f"{prefix}{name}/", item, depth + 1))
+            else:
+                yield f"{prefix}{name}", item
+
+
+# Attributes
+
+
+def attribute(holder: Any, name: str) -> Any:
+    """An attribute of text or numbers; None where there is none.
+
+    Raises:
+        FileFault: it is too large, or of a kind that no Keras writes.
+    """
+    if name not in holder.attrs:
+        return None
+    with limited_memory():
+        found = holder.attrs.get_id(name)
+    if found.shape is None:
+        return None
+    size = math.prod(found.shape) * found.dtype.itemsize
+    is_text = h5py.check_string_dtype(found.dtype) is not None
+    if size > MAX_TEXT or not (is_text or found.dtype.kind in _NUMBERS):
+        raise FileFault(
+            f"attribute {name!r:.80} of {size} bytes, type {found.dtype}: no Keras wrote this file"
+        )
+    with limited_memory():
+        return holder.attrs[name]
+
+
+def text(holder: Any, name: str) -> str | None:
+    """An attribute that is one text; None where there is none.
+
+    Raises:
+        FileFault: it is something else.
+    """
+    value = attribute(holder, name)
+    if value is None:
+        return None
+    return as_text(value, name)
+
+
+def as_text(value: Any, what: str) -> str:
+    """A value that should be text."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError as e:
+            raise FileFault(f"{what}: expected text, found other bytes") from e
+    if isinstance(value, str):
+        return value
+    raise FileFault(f"{what}: expected text, found {type(value).__name__}")
+
+
+def names(holder: Any, name: str) -> list[str]:
+    """A list of names kept in an attribute, which Keras splits where it grows too large."""
+    first = attribute(holder, name)
+    chunks = [first]
+    if first is None:
+        chunks = []
+        while f"{name}{len(chunks)}" in holder.attrs:
+            chunks.append(attribute(holder, f"{name}{len(chunks)}"))
+    return [as_text(x, name) for chunk in chunks for x in _listed(chunk)]
+
+
+def _listed(value: Any) -> list[Any]:
+    is_list = hasattr(value, "__len__") and not isinstance(value, (str, bytes))
+    return list(value) if is_list and np.ndim(value) == 1 else []
+
+
+# Arrays
+
+
+def dataset(group: Any, name: str) -> Any:
+    """The dataset of this name, with numbers of sane size within the file; None without one.
+
+    Raises:
+        FileFault: its numbers lie elsewhere, are none, or are far more than the file holds.
+    """
+    found = child(group, name)
+    if not isinstance(found, h5py.Dataset):
+        return None
+    check_dataset(found)
+    return found
+
+
+def check_dataset(found: Any) -> None:
+    """FileFault unless a dataset holds numbers, within the file, of a size it can have."""
+    name = found.name
+    if found.external or found.is_virtual:
+        raise FileFault(
+            f"weight {name!r:.80} keeps its data in another file, which is not opened: "
+            "copy the model with its weights inside"
+        )
+    if found.shape is None or not _is_numbers(found):
+        raise FileFault(f"weight {name!r:.80}: expected numbers, found type {found.dtype}")
+    limit = max(FLOOR, SWELLING * _file_size(found))
+    chunk = math.prod(found.chunks or (1,)) * found.dtype.itemsize
+    if max(bytes_of(found), chunk) > limit:
+        raise FileFault(
+            f"weight {name!r:.80} declares the shape {found.shape}, far more than the file holds: "
+            "it is broken or made to exhaust memory"
+        )
+    _check_filters(found, chunk)
+
+
+def bytes_of(found: Any) -> int:
+    """What a dataset declares to hold."""
+    return math.prod(int(d) for d in found.shape) * int(found.dtype.itemsize)
+
+
+def _is_numbers(found: Any) -> bool:
+    dtype = found.dtype
+    return dtype.kind in _NUMBERS or is_bfloat16(found)
+
+
+def is_bfloat16(found: Any) -> bool:
+    """True for the two-byte blobs in which Keras stores bfloat16."""
+    dtype = found.dtype
+    if dtype.kind != "V" or dtype.itemsize != 2 or dtype.fields or dtype.subdtype:
+        return False
+    return text(found, "dtype") == "bfloat16"
+
+
+def _file_size(found: Any) -> int:
+    return int(found.file.id.get_filesize())
+
+
+def _check_filters(found: Any, chunk: int) -> None:
+    """Compressed chunks must have filters that HDF5 itself has, and unpack to what they declare.
+
+    HDF5 would load any other filter as a plugin, and unpacks a chunk however large it gets.
+    """
+    plist = found.id.get_create_plist()
+    codes = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
+    if not codes:
+        return
+    ordered = [c for c in (_SHUFFLE, _DEFLATE, _FLETCHER) if c in codes]
+    if codes != ordered:
+        raise FileFault(
+            f"weight {found.name!r:.80} is compressed in a way that is not read (filters {codes}): "
+            "save the model again with Keras"
+        )
+    if _DEFLATE not in codes:
+        return
+    count = found.id.get_num_chunks()
+    if count > MAX_CHUNKS:
+        raise FileFault(f"weight {found.name!r:.80} is cut into {count} pieces: no real model")
+    for i in range(count):
+        info = found.id.get_chunk_info(i)
+        if info.size > chunk + 1024:
+            raise FileFault(f"weight {found.name!r:.80} has chunks larger than it declares")
+        mask, packed = found.id.read_direct_chunk(info.chunk_offset)
+        if mask:
+            continue  # stored as it is
+        unpacked = zlib.decompressobj()
+        try:
+            size = len(unpacked.decompress(packed, chunk + 1))
+        except zlib.error as e:
+            raise FileFault(f"weight {found.name!r:.80} cannot be unpacked ({e})") from e
+        if size != chunk:
+            raise FileFault(f"weight {found.name!r:.80} unpacks to other than it declares")
+
+
+class Slices:
+    """A dataset as an array that is read where it is indexed, in a NumPy float dtype.
+
+    Attributes:
+        shape: of the whole.
+    """
+
+    def __init__(self, found: Any) -> None:
+        self._dataset = found
+        self._bfloat16 = is_bfloat16(found)
+        self.shape: tuple[int, ...] = tuple(found.shape)
+
+    def __getitem__(self, index: Any) -> Any:
+        values = self._dataset[index]
+        if self._bfloat16:
+            import ml_dtypes
+
+            values = values.view(ml_dtypes.bfloat16)
+        return as_float(values)

@@ -1,0 +1,271 @@
+"""The members of a `.keras`, from its zip archive or from a folder that holds them unpacked.
+
+Nothing is ever unpacked by its own name, so that no name can lead out of anywhere; what could
+exhaust memory or disk, or would mislead another reader of the copy, is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import posixpath
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from orthwrap.errors import FileFault
+
+MAX_JSON = 256 << 20  # bytes; far above any real config, far below what would hurt
+MAX_MEMBERS = 20_000  # vocabularies and other assets are files of their own, but not so many
+_FLOOR = 64 << 20  # bytes that any archive may unpack to
+_SWELLING = 20  # how many times its own size a larger one may; Keras does not compress at all
+_BLOCK = 1 << 20
+
+
+class Members(Protocol):
+    """What an archive and a folder offer alike."""
+
+    names: tuple[str, ...]
+    size: int  # bytes of all on disk
+
+    def read(self, name: str) -> bytes:
+        """A small member as a whole."""
+        ...
+
+    def open(self, name: str) -> IO[bytes]:
+        """A large member as a file that can be sought in."""
+        ...
+
+    def copy_to(self, target: Path, changed: dict[str, str]) -> None:
+        """An archive of all members, those in `changed` with another text."""
+        ...
+
+    def is_copy(self, copy: zipfile.ZipFile, changed: dict[str, str]) -> bool:
+        """Whether an archive just written holds the same members."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Archive:
+    """The members of a zip archive.
+
+    Raises:
+        FileFault: it is broken, encrypted, compressed in an unusual way, or a bomb.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = path.stat().st_size
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as e:
+            raise FileFault(f"{path} is a broken zip archive ({e}): copy it again") from e
+        try:
+            self._infos = {info.filename: info for info in self._zip.infolist()}
+            self.names = tuple(self._infos)
+            self._check()
+        except BaseException:
+            self._zip.close()
+            raise
+
+    def read(self, name: str) -> bytes:
+        info = self._infos[name]
+        if info.file_size > MAX_JSON:
+            raise FileFault(f"{self.path}: {name} declares {info.file_size} bytes: no real config")
+        return self._zip.read(info)
+
+    def open(self, name: str) -> IO[bytes]:
+        """In place where the member is stored uncompressed, else unpacked to a nameless file."""
+        info = self._infos[name]
+        if info.compress_type == zipfile.ZIP_STORED:
+            start = _data_offset(self.path, info)
+            if start + info.file_size > self.size:
+                raise zipfile.BadZipFile(f"{name} is cut short")
+            return io.BufferedReader(_Window(self.path, start, info.file_size))
+        unpacked = tempfile.TemporaryFile()  # noqa: SIM115  # the caller's to close
+        try:
+            with self._zip.open(info) as source:
+                shutil.copyfileobj(source, unpacked, _BLOCK)
+        except BaseException:
+            unpacked.close()
+            raise
+        return unpacked
+
+    def copy_to(self, target: Path, changed: dict[str, str]) -> None:
+        with zipfile.ZipFile(target, "w") as out:
+            out.comment = self._zip.comment
+            for info in self._infos.values():
+                entry = _like(info)
+                if info.filename in changed:
+                    out.writestr(entry, changed[info.filename])
+                    continue
+                with (
+                    self._zip.open(info) as source,
+                    out.open(entry, "w", force_zip64=info.file_size > 1 << 30) as sink,
+                ):
+                    shutil.copyfileobj(source, sink, _BLOCK)
+
+    def is_copy(self, copy: zipfile.ZipFile, changed: dict[str, str]) -> bool:
+        def sums(archive: zipfile.ZipFile) -> dict[str, int]:
+            return {i.filename: i.CRC for i in archive.infolist() if i.filename not in changed}
+
+        return sums(copy) == sums(self._zip)
+
+    def close(self) -> None:
+        self._zip.close()
+
+    def _check(self) -> None:
+        infos = self._zip.infolist()
+        if len(infos) > MAX_MEMBERS:
+            raise FileFault(f"{self.path} has {len(infos)} members: no Keras wrote this archive")
+        if len(self._infos) != len(infos):
+            raise FileFault(f"{self.path} names a member twice: no Keras wrote this archive")
+        for info in infos:
+            what = f"{self.path}: member {info.filename!r:.80}"
+            if leads_out(info.filename):
+                raise FileFault(f"{what} leads out of the archive: no Keras wrote this")
+            if info.flag_bits & 1:
+                raise FileFault(f"{what} is encrypted: unpack and pack it again without a password")
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise FileFault(
+                    f"{what} is compressed by method {info.compress_type}: pack it again with "
+                    "plain zip, or save the model again"
+                )
+        packed, unpacked = sum(i.compress_size for i in infos), sum(i.file_size for i in infos)
+        if packed > self.size or unpacked > max(_FLOOR, _SWELLING * self.size):
+            raise FileFault(
+                f"{self.path} of {self.size} bytes would unpack to {unpacked}: it is broken or "
+                "made to exhaust memory"
+            )
+
+
+class Folder:
+    """The members of a folder.
+
+    Raises:
+        FileFault: something in it leads out of it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._files = dict(sorted(_files(path)))
+        self.names = tuple(self._files)
+        self.size = sum(f.stat().st_size for f in self._files.values())
+
+    def read(self, name: str) -> bytes:
+        path = self._files[name]
+        if path.stat().st_size > MAX_JSON:
+            raise FileFault(f"{path} has {path.stat().st_size} bytes: no real config")
+        return path.read_bytes()
+
+    def open(self, name: str) -> IO[bytes]:
+        return self._files[name].open("rb")
+
+    def copy_to(self, target: Path, changed: dict[str, str]) -> None:
+        with zipfile.ZipFile(target, "w", strict_timestamps=False) as out:
+            for name, path in self._files.items():
+                if name in changed:
+                    out.writestr(zipfile.ZipInfo.from_file(path, name), changed[name])
+                else:
+                    out.write(path, name)
+
+    def is_copy(self, copy: zipfile.ZipFile, changed: dict[str, str]) -> bool:
+        sizes = {i.filename: i.file_size for i in copy.infolist() if i.filename not in changed}
+        return sizes == {n: p.stat().st_size for n, p in self._files.items() if n not in changed}
+
+    def close(self) -> None:
+        pass
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    count = 0
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            mode = path.lstat().st_mode
+            count += 1
+            if count > MAX_MEMBERS:
+                raise FileFault(f"{folder} holds more than {MAX_MEMBERS} files: no Keras wrote it")
+            if stat.S_ISLNK(mode):
+                raise FileFault(
+                    f"{path} is a link, and nothing outside the folder is read: "
+                    "copy the folder with its files inside (cp -rL)"
+                )
+            if stat.S_ISREG(mode):
+                yield path.relative_to(folder).as_posix(), path
+            elif not stat.S_ISDIR(mode):
+                raise FileFault(f"{path} is not a regular file: no Keras wrote this folder")
+
+
+def leads_out(name: str) -> bool:
+    """Whether an archive's member would be unpacked outside the folder it is unpacked into."""
+    plain = name.replace("\\", "/")
+    return (
+        plain.startswith("/")
+        or (len(plain) > 1 and plain[1] == ":")
+        or ".." in plain.split("/")
+        or posixpath.normpath(plain or ".") == "."
+        or "\0" in name
+    )
+
+
+def _like(info: zipfile.ZipInfo) -> zipfile.ZipInfo:
+    """An entry with the same name, date, attributes and compression, ready to be written."""
+    entry = zipfile.ZipInfo(info.filename, info.date_time)
+    entry.compress_type = info.compress_type
+    entry.external_attr = info.external_attr
+    entry.create_system = info.create_system
+    entry.comment = info.comment
+    entry.extra = b""
+    return entry
+
+
+def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
+    """Where a member's bytes begin: after its local header, whose name and extra field vary."""
+    with path.open("rb") as f:
+        f.seek(info.header_offset)
+        header = f.read(30)
+    if len(header) < 30 or header[:4] != b"PK\x03\x04":
+        raise zipfile.BadZipFile("a member's header is not where the directory says")
+    name_length = int.from_bytes(header[26:28], "little")
+    extra_length = int.from_bytes(header[28:30], "little")
+    return info.header_offset + 30 + name_length + extra_length
+
+
+class _Window(io.RawIOBase):
+    """A stretch of a file as a file of its own, so that weights are read where they lie."""
+
+    def __init__(self, path: Path, start: int, size: int) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._start, self._size, self._at = start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(base + offset, 0)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        length = max(min(len(view), self._size - self._at), 0)
+        self._file.seek(self._start + self._at)
+        count = self._file.readinto(view[:length]) or 0
+        self._at += count
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

@@ -1,0 +1,212 @@
+"""A store → every slot of every layer that could carry a regularizer, with its kernels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from orthwrap import nodes
+from orthwrap.layouts import (
+    KERNELS,
+    SLOT_KEYS,
+    UNKNOWN,
+    KernelSpec,
+    Layout,
+    attention_layout,
+    family,
+)
+from orthwrap.measure import scale_of
+from orthwrap.nodes import Attachment
+from orthwrap.patterns import Candidate
+from orthwrap.stores.base import Store, WeightRef
+from orthwrap.walker import Layer
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel of a slot. `layout` is its own; the slot's is the one the regularizer carries."""
+
+    layer: Layer
+    spec: KernelSpec
+    weight: WeightRef | None
+    layout: Layout | None
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place in a layer's config where a regularizer can sit, and the kernels it acts on.
+
+    Attributes:
+        layer: the layer whose config holds the slot.
+        name: kernel, depthwise, pointwise, recurrent, embeddings or activity.
+        kernels: one as a rule; four for attention; both directions where they share a config.
+        layout: None where there is none.
+        problem: why the slot cannot carry an orthogonality penalty; "" where it can.
+        note: what the user should know of the layout, such as that rank decided it.
+        existing: the node in the slot now, or None.
+        families: the shorthands it belongs to.
+    """
+
+    layer: Layer
+    name: str
+    kernels: tuple[Kernel, ...]
+    layout: Layout | None
+    problem: str
+    note: str
+    existing: Any
+    families: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        return SLOT_KEYS[self.name]
+
+    @property
+    def current(self) -> Attachment | None:
+        """The orthwrap regularizer in the slot, if there is one."""
+        return Attachment.from_node(self.existing) if nodes.is_ours(self.existing) else None
+
+    def alpha(self) -> float:
+        """The RMS singular value over the slot's kernels."""
+        squares, singular_values = 0.0, 0
+        for kernel in self.kernels:
+            assert kernel.weight is not None
+            assert kernel.layout is not None
+            count, m, n = kernel.layout.matrices(kernel.weight.shape)
+            size = count * min(m, n)
+            squares += scale_of(kernel.weight.read(), kernel.layout) ** 2 * size
+            singular_values += size
+        return math.sqrt(squares / singular_values)
+
+    def candidates(self) -> tuple[Candidate, ...]:
+        """What patterns are held against; several where a slot has several families."""
+        paths = tuple(dict.fromkeys(p for k in self.kernels for p in k.layer.paths))
+        return tuple(
+            Candidate(paths or self.layer.paths, self.layer.class_name, self.name, f, self.layer)
+            for f in (self.families or (None,))
+        )
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a model offers: its layers, and every slot that could carry a regularizer."""
+
+    layers: tuple[Layer, ...]
+    slots: tuple[Slot, ...]
+    activities: tuple[Slot, ...]
+
+    @property
+    def layer_count(self) -> int:
+        return sum(not (layer.is_operation or layer.is_container) for layer in self.layers)
+
+
+def survey(store: Store) -> Survey:
+    """Every slot of every layer of a store, shared layers once."""
+    layers = store.layers()
+    slots: dict[tuple[Any, str], Slot] = {}
+    activities = []
+    for layer in layers:
+        if layer.is_operation or layer.class_name == "InputLayer":
+            continue
+        found = _slots_of(store, layer)
+        for slot in found:
+            place = (layer.pointers[0], slot.name)
+            twin = slots.get(place)
+            slots[place] = slot if twin is None else _merge(twin, slot)
+        if layer.twin is None and (not layer.is_container or layer.class_name in _WRAPPERS):
+            families = tuple(dict.fromkeys(f for s in found for f in s.families))
+            existing = layer.config.get(SLOT_KEYS["activity"])
+            activities.append(Slot(layer, "activity", (), None, "", "", existing, families))
+    return Survey(layers, tuple(slots.values()), tuple(activities))
+
+
+_WRAPPERS = ("TimeDistributed", "Bidirectional")
+
+
+def _specs_of(layer: Layer) -> tuple[KernelSpec, ...]:
+    if layer.kind is not None:
+        return KERNELS[layer.kind]
+    if not layer.is_container and "kernel_regularizer" in layer.config:
+        return UNKNOWN
+    return ()
+
+
+def _slots_of(store: Store, layer: Layer) -> list[Slot]:
+    specs = _specs_of(layer)
+    if not specs:
+        return []
+    weights = store.weights(layer, specs)
+    by_slot: dict[str, list[tuple[KernelSpec, WeightRef | None]]] = {}
+    for spec, weight in zip(specs, weights, strict=True):
+        by_slot.setdefault(spec.slot, []).append((spec, weight))
+    return [_slot(layer, name, found) for name, found in by_slot.items()]
+
+
+def _slot(layer: Layer, name: str, found: Sequence[tuple[KernelSpec, WeightRef | None]]) -> Slot:
+    kernels, problems = [], []
+    for spec, weight in found:
+        layout: Layout | str
+        if weight is None:
+            layout = f"its {spec.name} was not found among the weights"
+        else:
+            layout = spec.layout(layer.config, weight.shape)
+            if isinstance(layout, Layout) and not layout.fits(weight.shape):
+                layout = (
+                    f"its {spec.name} of shape {weight.shape} does not fit a {layout.name} layer"
+                )
+        if isinstance(layout, str):
+            problems.append(layout)
+        kernels.append(Kernel(layer, spec, weight, None if isinstance(layout, str) else layout))
+    layout_or_problem: Layout | str | None = None if problems else _slot_layout(kernels)
+    if isinstance(layout_or_problem, str):
+        problems.append(layout_or_problem)
+        layout_or_problem = None
+    problem = _special(layer) or (problems[0] if problems else "")
+    note = ""
+    if layer.kind is None:
+        note = f"class {layer.class_name} is not known: layout by its kernel's rank"
+    elif layer.kind != layer.class_name:
+        note = f"class {layer.class_name} has the layout of {layer.kind}"
+    own = family(layer.kind, name, kernels[0].layout)
+    return Slot(
+        layer=layer,
+        name=name,
+        kernels=tuple(kernels),
+        layout=layout_or_problem,
+        problem=problem,
+        note=note,
+        existing=layer.config.get(SLOT_KEYS[name]),
+        families=() if own is None else (own,),
+    )
+
+
+def _slot_layout(kernels: Sequence[Kernel]) -> Layout | str | None:
+    if len(kernels) == 1:
+        return kernels[0].layout
+    shapes = [k.weight.shape for k in kernels if k.weight is not None]
+    return attention_layout(shapes[:-1], shapes[-1])
+
+
+def _special(layer: Layer) -> str:
+    """Why a kernel is not one to regularize, from the layer's config."""
+    config = layer.config
+    policy = config.get("dtype")
+    quantized = isinstance(policy, Mapping) and "Quantized" in str(policy.get("class_name"))
+    if quantized or config.get("quantization_config") is not None:
+        return "its kernel is quantized: regularize before quantizing"
+    if config.get("lora_rank") is not None:
+        return (
+            "its kernel has LoRA factors, which Keras would hand the regularizer: merge them first"
+        )
+    return ""
+
+
+def _merge(first: Slot, twin: Slot) -> Slot:
+    """Two layers that share one config: one slot, the kernels of both."""
+    return replace(
+        first,
+        kernels=(*first.kernels, *twin.kernels),
+        problem=first.problem or twin.problem,
+        note=first.note or "one config serves both directions",
+    )
