@@ -105,3 +105,4 @@ def __dir__() -> list[str]:
 def _register_classes(module: Any) -> None:
     """Keras looks classes up in its registry and imports nothing by itself."""
     importlib.import_module("orthwrap.regularizers")
+    importlib.import_module("orthwrap.upgrades.functions").register()

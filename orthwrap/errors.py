@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+_LONGEST = 2000
+
+
+def printable(text: str) -> str:
+    """Text from a stranger's file, fit for a terminal and a log: control characters are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for c in text
+    )
+
 
 class OrthwrapError(Exception):
     """Base of every error orthwrap raises on purpose.
@@ -9,6 +21,10 @@ class OrthwrapError(Exception):
     The message is one line: what was expected, what was found (with the layer's path where
     there is one), and what to do next.
     """
+
+    def __init__(self, message: str = "") -> None:
+        message = printable(" ".join(message.split()))
+        super().__init__(message if len(message) <= _LONGEST else message[: _LONGEST - 1] + "…")
 
 
 class ValueFault(OrthwrapError, ValueError):

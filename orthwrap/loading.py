@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from orthwrap.errors import FileFault, OrthwrapError, ValueFault
+from orthwrap.stores import hdf5
 from orthwrap.stores.files import is_hdf5, open_file
-from orthwrap.stores.h5 import names_of
 from orthwrap.stores.replacing import replacing
+from orthwrap.upgrades.h5_file import STATE_ASIDE
 
 PathLike = str | os.PathLike[str]
 
@@ -97,11 +97,12 @@ def _restore_optimizer(model: Any, path: Path) -> tuple[str, ...]:
     optimizer.build(model.trainable_variables)
     model.optimizer = optimizer
     model._compile_config.config["optimizer"] = optimizer  # what a file keeps
-    with h5py.File(path, "r") as f:
-        group = f.get("optimizer_weights")
-        if not isinstance(group, h5py.Group):
+    with hdf5.open_hdf5(path) as f:
+        group = hdf5.child_group(f, "optimizer_weights") or hdf5.child_group(f, STATE_ASIDE)
+        if group is None:
             return ()
-        saved = [np.asarray(group[name]) for name in names_of(group, "weight_names")]
+        found = [hdf5.dataset(group, name) for name in hdf5.names(group, "weight_names")]
+        saved = [np.asarray(d) for d in found if d is not None]
     arranged = _arrange(saved, optimizer.variables, len(model.trainable_variables))
     if arranged is None:
         return ("the file's optimizer state does not fit this optimizer: it starts afresh",)
@@ -120,12 +121,14 @@ def _arrange(saved: Sequence[Any], variables: Sequence[Any], count: int) -> list
     shapes = [tuple(v.shape) for v in variables]
     if [a.shape for a in saved] == shapes:
         return list(saved)
-    slots = len(shapes) - 2
+    # A learning rate that follows a schedule is no variable.
+    own = 2 if len(variables) > 1 and variables[1].name == "learning_rate" else 1
+    slots = len(shapes) - own
     if not saved or not count or slots % count or len(saved) != 1 + slots:
         return None
     per_variable = slots // count
     by_slot = [saved[1 + s * count + i] for i in range(count) for s in range(per_variable)]
-    arranged = [saved[0], None, *by_slot]
+    arranged = [saved[0], *[None] * (own - 1), *by_slot]
     fits = all(a is None or a.shape == s for a, s in zip(arranged, shapes, strict=True))
     return arranged if fits else None
 

@@ -183,6 +183,17 @@ def is_ours(node: Any) -> bool:
     )
 
 
+def ours_within(tree: Any) -> set[str]:
+    """What in a config tree only orthwrap can load, by registered name."""
+    if isinstance(tree, Mapping):
+        found = {name for v in tree.values() for name in ours_within(v)}
+        name = str(tree.get("registered_name") or "")
+        return found | {name} if name.startswith(f"{PACKAGE}>") else found
+    if isinstance(tree, (list, tuple)):
+        return {name for v in tree for name in ours_within(v)}
+    return {tree} if isinstance(tree, str) and tree.startswith(f"{PACKAGE}>") else set()
+
+
 def describe(node: Any) -> str:
     """A regularizer node in a word: `L2(l2=0.01)`."""
     if isinstance(node, str):

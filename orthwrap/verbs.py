@@ -13,7 +13,8 @@ from orthwrap._version import __version__
 from orthwrap.comparing import compare_kernel, kernels_of
 from orthwrap.errors import UsageError, ValueFault
 from orthwrap.loading import load_compiled, save_model
-from orthwrap.opening import Opened, opened
+from orthwrap.nodes import ours_within
+from orthwrap.opening import opened
 from orthwrap.outputs import PathLike, check_output, format_of, output_for
 from orthwrap.plan import plan, plan_inspect, plan_strip
 from orthwrap.records import DEFAULT_TARGET, CompareReport, Report, Rule
@@ -320,6 +321,7 @@ def strip(
             return _saved(changed, noted(report, notes), target)
         assert target is not None
         root = edit(store.root, planned.edits)
+        report = noted(report, _still_needs(root))
         if format_of(target) == store.format:
             write_copy(store, root, target, Path(model))
             return Result(None, target, replace(report, output=str(target)))
@@ -358,7 +360,7 @@ def upgrade(
         report = make_report(
             "upgrade", source, surveyed, plan_inspect(surveyed), with_figures=False
         )
-        report = noted(report, _still_needs(source))
+        report = noted(report, _still_needs(store.root))
         if format_of(target) == store.format:
             if store.path.is_dir():
                 write_copy(store, store.root, target, path)
@@ -371,11 +373,15 @@ def upgrade(
     return _saved(live, noted(report, notes), target)
 
 
-def _still_needs(source: Opened) -> tuple[str, ...]:
-    if not source.needs_orthwrap:
+def _still_needs(root: Any) -> tuple[str, ...]:
+    """A note where even without regularizers Keras cannot load the file alone."""
+    names = ours_within(root)
+    if not names:
         return ()
-    names = ", ".join(source.needs_orthwrap)
-    return (f"the result needs `import orthwrap` before Keras can load it, for: {names}",)
+    return (
+        f"it still needs `import orthwrap` to load, for {', '.join(sorted(names))}: what an old "
+        "Keras computed and Keras 3 does not",
+    )
 
 
 # compare

@@ -28,7 +28,7 @@ def double_precision() -> AbstractContextManager[None]:
 def value(function: Callable[..., Any], *arrays: Any) -> float:
     """function(*arrays) as a float, each array handed over as a tensor of its own dtype."""
     with double_precision():
-        return float(keras.ops.convert_to_numpy(function(*map(tensor, arrays))))
+        return float(keras.ops.convert_to_numpy(_cheaply(function)(*map(tensor, arrays))))
 
 
 def value_and_grad(function: Callable[..., Any], x: Any, *others: Any) -> tuple[float, Array]:
@@ -54,7 +54,7 @@ def _value_and_grad(function: Callable[..., Any], x: Any, *others: Any) -> tuple
     if name == "jax":
         import jax
 
-        return jax.value_and_grad(function)(x, *others)
+        return _cheaply(jax.value_and_grad(function))(x, *others)
     if name == "torch":
         import torch
 
@@ -62,6 +62,11 @@ def _value_and_grad(function: Callable[..., Any], x: Any, *others: Any) -> tuple
         result = function(x, *others)
         return result.detach(), torch.autograd.grad(result, x)[0]
     raise NotImplementedError(name)
+
+
+def _cheaply(function: Callable[..., Any]) -> Callable[..., Any]:
+    """JAX compiles a whole function faster than its operations one by one."""
+    return function if EAGER_IS_CHEAP else compiled(function)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec
 
 import typer
 
-from orthwrap.errors import FileFault, OrthwrapError, UsageError
+from orthwrap.errors import FileFault, OrthwrapError, UsageError, printable
 
 P = ParamSpec("P")
 
@@ -47,7 +47,7 @@ def _fail(error: BaseException, message: str, code: int, debug: bool) -> None:
         import traceback
 
         traceback.print_exception(error)
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.stderr.write(f"error: {printable(' '.join(message.split()))}\n")
     raise typer.Exit(code) from None
 
 
@@ -68,6 +68,8 @@ def show(data: Any, renderable: Callable[[int], Any], json_target: str | None, q
 
     if json_target is not None:
         text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        # Half a character, as a broken name may have, is written as JSON escapes it.
+        text = text.encode("utf-8", "backslashreplace").decode("utf-8")
         if json_target == "-":
             sys.stdout.write(text)
         else:

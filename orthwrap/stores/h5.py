@@ -218,11 +218,6 @@ def _parts(weight_name: str) -> list[str]:
     )
 
 
-def names_of(group: Any, attribute: str) -> list[str]:
-    """A list of names kept in an attribute, which Keras splits where it grows too large."""
-    return hdf5.names(group, attribute)
-
-
 def _plain(error: BaseException) -> str:
     """The first line of an error's text."""
     return (str(error).splitlines() or [type(error).__name__])[0]
