@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from orthwrap import nodes
+from orthwrap.measure import relative_change
 from orthwrap.plan import Decision, plan_inspect
 from orthwrap.records import Comparison
 from orthwrap.reports import figures
@@ -35,16 +34,13 @@ def compare_kernel(
     there = after or before
     assert there is not None  # the key came from one of them
     weights = [None if side is None else side[0].weight for side in (before, after)]
-    arrays = [None if w is None else w.read() for w in weights]
     status, change = "gone" if after is None else "added", None
-    if arrays[0] is not None and arrays[1] is not None:
-        if arrays[0].shape != arrays[1].shape:
+    if weights[0] is not None and weights[1] is not None:
+        if weights[0].shape != weights[1].shape:
             status = "reshaped"
         else:
-            size = float(np.linalg.norm(np.asarray(arrays[0], np.float64)))
-            gap = float(np.linalg.norm(np.asarray(arrays[1], np.float64) - arrays[0]))
-            change = gap / size if size else gap
-            status = "same" if np.array_equal(arrays[0], arrays[1]) else "changed"
+            same, change = relative_change(weights[0].array(), weights[1].array())
+            status = "same" if same else "changed"
     measured = [
         figures(side[0], side[1].attachment) if side is not None and with_figures else None
         for side in (before, after)

@@ -23,7 +23,7 @@ class OrthwrapError(Exception):
     """
 
     def __init__(self, message: str = "") -> None:
-        message = printable(" ".join(message.split()))
+        message = printable(" ".join(line.strip() for line in message.splitlines()))
         super().__init__(message if len(message) <= _LONGEST else message[: _LONGEST - 1] + "…")
 
 

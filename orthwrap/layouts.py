@@ -184,11 +184,23 @@ SLOT_KEYS = {
 
 
 def _per_axis(value: Any, spatial: int) -> tuple[int, ...]:
-    if isinstance(value, int):
+    if _is_count(value):
         return (value,) * spatial
-    if isinstance(value, (list, tuple)) and len(value) == spatial:
-        return tuple(int(v) for v in value)
+    if isinstance(value, (list, tuple)) and len(value) == spatial and all(map(_is_count, value)):
+        return tuple(value)
     return (1,) * spatial
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 31
+
+
+def _groups(config: Mapping[str, Any], shape: tuple[int, ...]) -> int | str:
+    """A convolution's groups, or why they cannot be its groups."""
+    groups = config.get("groups", 1) or 1
+    if not _is_count(groups) or shape[-1] % groups:
+        return f"its {groups!r:.40} groups do not divide its last axis, {shape[-1]}"
+    return int(groups)
 
 
 def _dense(config: Mapping[str, Any], shape: tuple[int, ...]) -> Layout | str:
@@ -212,7 +224,11 @@ def conv_layout(
 
 def _conv(config: Mapping[str, Any], shape: tuple[int, ...]) -> Layout | str:
     rank = len(shape)
-    groups = config.get("groups", 1) or 1
+    if rank < 3:
+        return f"a convolution's kernel has at least 3 axes, this one {rank}"
+    groups = _groups(config, shape)
+    if isinstance(groups, str):
+        return groups
     strides = _per_axis(config.get("strides", 1), rank - 2)
     return conv_layout(rank, groups=groups, strides=strides)
 
@@ -314,8 +330,6 @@ def by_config(config: Mapping[str, Any], shape: tuple[int, ...]) -> Layout | str
     if rank == 2:
         return Layout("dense", (0,), (1,))
     if 3 <= rank <= 5:
-        if shape[-1] % (config.get("groups", 1) or 1):
-            return f"its {config['groups']} groups do not divide its last axis, {shape[-1]}"
         return _conv(config, shape)
     return f"a kernel of {rank} axes in a class that is not known has no layout"
 

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from orthwrap.errors import FileFault, OrthwrapError, ValueFault
+from orthwrap.opening import opened
+from orthwrap.outputs import as_path
 from orthwrap.stores import hdf5
 from orthwrap.stores.files import is_hdf5, open_file
 from orthwrap.stores.replacing import replacing
@@ -27,20 +29,24 @@ PathLike = str | os.PathLike[str]
 def load_model(
     path: PathLike, custom_objects: Mapping[str, Any] | None = None, **kwargs: Any
 ) -> Any:
-    """`keras.models.load_model`, with the compiled state of `.h5` files whole.
+    """`keras.models.load_model`, for files of older Keras too, and with their compiled state.
 
     Keras 3 builds the optimizer of an `.h5` file for no variables at all, so that its state is
     lost and `fit` fails; here it is read as it was saved.
 
     Args:
-        path: a `.keras`, `.h5` or `.hdf5` file.
+        path: a `.keras`, `.h5` or `.hdf5` file, or a SavedModel folder.
         custom_objects: the file's own classes and functions, by name.
         **kwargs: passed on to Keras (`compile`, `safe_mode`).
 
     Raises:
         FileFault: Keras cannot load it; the message names what it lacks.
     """
-    model, _ = _load(Path(path), custom_objects, kwargs)
+    path = as_path(path)
+    with opened(path) as source:
+        # A file of an older Keras is loaded as its modernised copy.
+        read = source.store.path if source.upgrades else path
+        model, _ = _load(read, custom_objects, kwargs, path)
     return model
 
 
@@ -71,6 +77,8 @@ def _load(
 
     import orthwrap.regularizers  # noqa: F401  # registers the classes
 
+    if custom_objects is not None and not isinstance(custom_objects, Mapping):
+        raise ValueFault(f"custom_objects must map names to classes; got {custom_objects!r}")
     open_file(path).close()
     try:
         with _quiet_keras():
@@ -101,9 +109,10 @@ def _restore_optimizer(model: Any, path: Path) -> tuple[str, ...]:
         group = hdf5.child_group(f, "optimizer_weights") or hdf5.child_group(f, STATE_ASIDE)
         if group is None:
             return ()
-        found = [hdf5.dataset(group, name) for name in hdf5.names(group, "weight_names")]
+        names = hdf5.names(group, "weight_names")
+        found = [hdf5.dataset(group, name) for name in names]
         saved = [np.asarray(d) for d in found if d is not None]
-    arranged = _arrange(saved, optimizer.variables, len(model.trainable_variables))
+    arranged = _arrange(saved, names, optimizer.variables, model.trainable_variables)
     if arranged is None:
         return ("the file's optimizer state does not fit this optimizer: it starts afresh",)
     for variable, value in zip(optimizer.variables, arranged, strict=True):
@@ -112,23 +121,29 @@ def _restore_optimizer(model: Any, path: Path) -> tuple[str, ...]:
     return ()
 
 
-def _arrange(saved: Sequence[Any], variables: Sequence[Any], count: int) -> list[Any] | None:
+def _arrange(
+    saved: Sequence[Any], names: Sequence[str], variables: Sequence[Any], trained: Sequence[Any]
+) -> list[Any] | None:
     """The saved arrays in the optimizer's order; None for what the file does not have.
 
-    Keras 3 writes iteration, learning rate, then each variable's slots together. Keras 2 wrote
-    the iteration, then the first slot of every variable, then the second.
+    Keras 3 writes iteration, learning rate, then each variable's slots together. Keras 2.11 left
+    out the learning rate (`Adam/m/dense/kernel:0`, `Adam/v/dense/kernel:0`, …); before, Keras 2
+    wrote the first slot of every variable, then the second (`Adam/dense/kernel/m:0`, …).
     """
     shapes = [tuple(v.shape) for v in variables]
     if [a.shape for a in saved] == shapes:
         return list(saved)
     # A learning rate that follows a schedule is no variable.
     own = 2 if len(variables) > 1 and variables[1].name == "learning_rate" else 1
-    slots = len(shapes) - own
+    slots, count = len(shapes) - own, len(trained)
     if not saved or not count or slots % count or len(saved) != 1 + slots:
         return None
-    per_variable = slots // count
-    by_slot = [saved[1 + s * count + i] for i in range(count) for s in range(per_variable)]
-    arranged = [saved[0], *[None] * (own - 1), *by_slot]
+    ordered = list(saved[1:])
+    first = names[1].rpartition("/")[2].partition(":")[0] if slots else ""
+    if slots and first != trained[0].name:
+        per_variable = slots // count
+        ordered = [saved[1 + s * count + i] for i in range(count) for s in range(per_variable)]
+    arranged = [saved[0], *[None] * (own - 1), *ordered]
     fits = all(a is None or a.shape == s for a, s in zip(arranged, shapes, strict=True))
     return arranged if fits else None
 

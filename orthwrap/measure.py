@@ -76,6 +76,23 @@ def measure(kernel: Any, layout: Layout, regularizer: Mapping[str, Any] | None =
         return sums.deviation(kernel, layout)
 
 
+def relative_change(before: Any, after: Any) -> tuple[bool, float]:
+    """(whether two kernels of one shape are equal, ‖after − before‖_F / ‖before‖_F).
+
+    Where the first is zero, the change is not divided.
+    """
+    same, size, gap = True, 0.0, 0.0
+    axes = range(len(before.shape))
+    with np.errstate(all="ignore"):
+        pairs = (_blocks(kernel, _whole(before), axes) for kernel in (before, after))
+        for a, b in zip(*pairs, strict=True):
+            same = same and bool(np.array_equal(a, b))
+            difference = b - a
+            size += float(np.vdot(a, a))
+            gap += float(np.vdot(difference, difference))
+        return same, math.sqrt(gap / size) if size else math.sqrt(gap)
+
+
 # Reading
 
 

@@ -24,7 +24,7 @@ def output_for(path: Path, output: PathLike | None, command: str, format: str) -
         format: the input's, for names without an extension.
     """
     if output is not None:
-        target = Path(output)
+        target = as_path(output)
         if str(output) == "-":
             raise FileFault(
                 "a model cannot be written to standard output: give a file name with -o"
@@ -37,6 +37,13 @@ def output_for(path: Path, output: PathLike | None, command: str, format: str) -
     if not path.name:  # `.`: what lies beside it is not called by its name
         path = path.resolve()
     return path.with_name(f"{stem}{SUFFIXES[command]}{suffix}")
+
+
+def as_path(output: PathLike) -> Path:
+    """The path a user gave; FileFault for anything else."""
+    if not isinstance(output, (str, os.PathLike)):
+        raise FileFault(f"output {output!r} is no path: give a file name")
+    return Path(output)
 
 
 def format_of(target: Path) -> str:

@@ -148,6 +148,6 @@ def nearest(
     def likeness(choice: str) -> float:
         # A path is compared whole and by its last part, as a glob would be.
         tails = {choice.lower(), choice.lower().rpartition("/")[2]}
-        return max(difflib.SequenceMatcher(None, wanted, tail).ratio() for tail in tails)
+        return max(difflib.SequenceMatcher(None, wanted, tail[-200:]).ratio() for tail in tails)
 
     return sorted(choices, key=likeness, reverse=True)[:limit]

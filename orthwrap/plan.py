@@ -305,7 +305,7 @@ def _attach(slot: Slot, p: _ParsedRule, target: Pattern) -> Decision:
         attachment = replace(attachment, options=options)
         if attachment.is_penalty:
             attachment = replace(attachment, layout=layout)
-        if attachment.is_penalty and rule.scale == "preserve":
+        if attachment.is_penalty and attachment.scale == "preserve":
             attachment = replace(attachment, alpha=slot.alpha())
 
     current = slot.current

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +66,8 @@ class Rule:
             value = getattr(self, name)
             if isinstance(value, str) or callable(value):
                 value = (value,)
+            if not isinstance(value, Iterable):
+                raise ValueFault(f"{name} must be a pattern or several; got {value!r}")
             object.__setattr__(self, name, tuple(value))
         for name, allowed in (("scale", SCALES), ("on", PLACES), ("existing", EXISTING)):
             value = getattr(self, name)
@@ -75,13 +77,30 @@ class Rule:
                 )
         if self.factor is not None:
             object.__setattr__(self, "factor", check_factor(self.factor))
-        pairs = tuple((pattern, check_factor(f)) for pattern, f in self.factor_for)
-        object.__setattr__(self, "factor_for", pairs)
+        if not isinstance(self.options, Mapping):
+            raise ValueFault(f"options must be a mapping, as {{'steps': 5}}; got {self.options!r}")
+        object.__setattr__(self, "factor_for", _pairs(self.factor_for))
+
+
+def _pairs(value: Any) -> tuple[tuple[str, float], ...]:
+    """`factor_for` from a mapping or from pairs."""
+    pairs = value.items() if isinstance(value, Mapping) else value
+    try:
+        if isinstance(pairs, str):
+            raise TypeError
+        split = [(pattern, factor) for pattern, factor in pairs]
+    except (TypeError, ValueError):
+        raise ValueFault(
+            f"factor_for must be a mapping or pairs of pattern and factor; got {value!r}"
+        ) from None
+    return tuple((pattern, check_factor(factor)) for pattern, factor in split)
 
 
 def check_factor(value: Any) -> float:
     """The factor as a float; a finite number of at least 0, else ValueFault."""
     try:
+        if isinstance(value, bool):
+            raise TypeError
         factor = float(value)
     except (TypeError, ValueError):
         raise ValueFault(f"factor {value!r} is not a number; give one like 1e-3") from None

@@ -45,6 +45,17 @@ def templates_of(rules: Sequence[Rule]) -> tuple[list[Attachment], dict[str, Any
     return templates, functions
 
 
+def check_references(functions: Mapping[str, Any]) -> None:
+    """ValueFault where a file could not refer to a function, before anything is done."""
+    for reference in functions:
+        if "<" in reference:
+            name = reference.partition(" at 0x")[0]
+            raise ValueFault(
+                "a file can refer to a function only as package.module:function; got "
+                f"{name!r}: give it a name in a module"
+            )
+
+
 def check_foreign(planned: Plan, functions: Mapping[str, Any] | None = None) -> None:
     """Calls each foreign regularizer once on each kernel shape it is attached to."""
     checked = set()
@@ -58,8 +69,8 @@ def check_foreign(planned: Plan, functions: Mapping[str, Any] | None = None) -> 
         function = resolve(attachment.foreign) if given is None else given
         shapes = [k.weight.shape for k in decision.slot.kernels if k.weight is not None] or [(8, 4)]
         for shape in shapes:
-            if (attachment.name, shape) not in checked:
-                checked.add((attachment.name, shape))
+            if (str(attachment.foreign), shape) not in checked:
+                checked.add((str(attachment.foreign), shape))
                 check_callable(function, shape, decision.slot.layer.path, attachment.name)
 
 

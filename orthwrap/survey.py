@@ -75,7 +75,7 @@ class Slot:
             assert kernel.layout is not None
             count, m, n = kernel.layout.matrices(kernel.weight.shape)
             size = count * min(m, n)
-            squares += scale_of(kernel.weight.read(), kernel.layout) ** 2 * size
+            squares += scale_of(kernel.weight.array(), kernel.layout) ** 2 * size
             singular_values += size
         return math.sqrt(squares / singular_values)
 
@@ -111,7 +111,8 @@ def survey(store: Store) -> Survey:
             continue
         found = _slots_of(store, layer)
         for slot in found:
-            place = (layer.pointers[0], slot.name)
+            # A layer that only the live model knows has no place in the config.
+            place = (layer.pointers[0] if layer.pointers else layer.path, slot.name)
             twin = slots.get(place)
             slots[place] = slot if twin is None else _merge(twin, slot)
         if layer.twin is None and (not layer.is_container or layer.class_name in _WRAPPERS):

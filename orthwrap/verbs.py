@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +15,15 @@ from orthwrap.errors import UsageError, ValueFault
 from orthwrap.loading import load_compiled, save_model
 from orthwrap.nodes import ours_within
 from orthwrap.opening import opened
-from orthwrap.outputs import PathLike, check_output, format_of, output_for
+from orthwrap.outputs import PathLike, as_path, check_output, format_of, output_for
 from orthwrap.plan import plan, plan_inspect, plan_strip
-from orthwrap.records import DEFAULT_TARGET, CompareReport, Report, Rule
+from orthwrap.records import CompareReport, Report, Rule
 from orthwrap.reports import make_report, noted, with_after
 from orthwrap.stores.replacing import replacing
 from orthwrap.surgery import (
     changed_model,
     check_foreign,
+    check_references,
     templates_of,
     temporary_copy,
     write_copy,
@@ -31,7 +32,8 @@ from orthwrap.survey import survey
 from orthwrap.walker import edit
 
 if TYPE_CHECKING:
-    from orthwrap.finetune import Progress, Settings
+    from orthwrap.data import Data
+    from orthwrap.training import Progress, Settings
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,11 @@ def apply(
     regularizer: Any = None,
     factor: float | None = None,
     factor_for: Any = (),
-    scale: str = "unit",
-    on: str = "kernel",
+    scale: str | None = None,
+    on: str | None = None,
     options: Mapping[str, Any] | None = None,
-    existing: str = "combine",
-    rules: Sequence[Rule] | None = None,
+    existing: str | None = None,
+    rules: Rule | Sequence[Rule] | None = None,
     measure: bool = True,
     upgrade: bool = True,
     dry_run: bool = False,
@@ -121,10 +123,11 @@ def apply(
         regularizer: a name, `"package.module:function"`, or an object; None is `"so"`.
         factor: λ; None takes the regularizer's default, 1e-3 for `"so"`.
         factor_for: `(pattern, factor)` pairs or a mapping; the first match overrides `factor`.
-        scale: `"unit"` drives singular values to 1, `"preserve"` to the kernel's own RMS.
-        on: `"kernel"` or `"activity"`.
+        scale: `"unit"` (default) drives singular values to 1, `"preserve"` to the kernel's own
+            RMS.
+        on: `"kernel"` (default) or `"activity"`.
         options: of the regularizer, such as `{"estimate": "sketch"}`.
-        existing: keep, combine with or replace a foreign regularizer that is there.
+        existing: keep, combine with (default) or replace a foreign regularizer that is there.
         rules: several `Rule`s instead; the first that matches wins.
         measure: False skips the figures.
         upgrade: False leaves a file of an older Keras in its own words.
@@ -143,26 +146,28 @@ def apply(
     Raises:
         OrthwrapError: with one line that says what was expected, found, and to do.
     """
-    given = target is not None or bool(_many(exclude)) or regularizer is not None
-    if rules is not None and given:
-        raise UsageError("rules come instead of target, exclude and regularizer: give one of them")
+    words = {
+        "target": target,
+        "exclude": _many(exclude) or None,
+        "regularizer": regularizer,
+        "factor": factor,
+        "factor_for": factor_for or None,
+        "scale": scale,
+        "on": on,
+        "existing": existing,
+        "options": options or None,
+    }
+    given = {name: value for name, value in words.items() if value is not None}
     if rules is None:
-        pairs = factor_for.items() if isinstance(factor_for, Mapping) else factor_for
-        rules = [
-            Rule(
-                target=DEFAULT_TARGET if target is None else _many(target),
-                exclude=_many(exclude),
-                regularizer=Rule.regularizer if regularizer is None else regularizer,
-                factor=factor,
-                factor_for=tuple(pairs),
-                scale=scale,
-                on=on,
-                existing=existing,
-                options=dict(options or {}),
-            )
-        ]
+        rules = [Rule(**given)]
+    else:
+        if given:
+            raise UsageError(f"rules come instead of {next(iter(given))}: put it into the rules")
+        rules = [rules] if isinstance(rules, Rule) else list(rules)
+        if not rules or not all(isinstance(rule, Rule) for rule in rules):
+            raise ValueFault("rules must be one orthwrap.Rule or several")
     settings = _settings(data, epochs, batch_size, learning_rate, seed)
-    job = _Apply(tuple(rules), measure, settings, data, dict(custom_objects or {}), progress)
+    job = _Apply(tuple(rules), measure, settings, data, custom_objects or {}, progress)
     if not isinstance(model, (str, os.PathLike)):
         return job.on_model(model, output, force=force, in_place=in_place, dry_run=dry_run)
     _refuse_in_place(in_place)
@@ -175,7 +180,7 @@ class _Apply:
     measure: bool
     settings: Settings | None
     data: Any
-    custom_objects: dict[str, Any]
+    custom_objects: Mapping[str, Any]
     progress: Progress | None
 
     def on_file(
@@ -187,12 +192,7 @@ class _Apply:
             if not dry_run:
                 check_output(target, path, force)
             templates, functions = templates_of(self.rules)
-            for reference in functions:
-                if "<" in reference:
-                    raise ValueFault(
-                        "a file can refer to a function only as package.module:function; got "
-                        f"{reference!r}: give it a name in a module"
-                    )
+            check_references(functions)
             surveyed = survey(store)
             planned = plan(surveyed, self.rules, templates)
             check_foreign(planned)
@@ -204,7 +204,7 @@ class _Apply:
                 write_copy(store, root, target, path)
                 return Result(None, target, replace(report, output=str(target)))
             with temporary_copy(store, root) as copy:
-                live, notes = load_compiled(copy, self.custom_objects)
+                live, notes = load_compiled(copy, self.custom_objects, shown=path)
         return self._finish(live, noted(report, notes), target)
 
     def on_model(
@@ -212,10 +212,14 @@ class _Apply:
     ) -> Result:
         target = _target_for_model(output, force or dry_run)
         with opened(model) as source:
+            if self.settings is not None:
+                _read_data(model, self.data)  # what does not fit is found before anything is done
             templates, functions = templates_of(self.rules)
             surveyed = survey(source.store)
             planned = plan(surveyed, self.rules, templates)
             check_foreign(planned, functions)
+            if target is not None:
+                check_references(functions)
             report = make_report("apply", source, surveyed, planned, with_figures=self.measure)
             if dry_run:
                 return Result(None, None, report)
@@ -268,7 +272,7 @@ def finetune(
         report = make_report("finetune", source, surveyed, planned, with_figures=measure)
         if is_file:
             with temporary_copy(source.store, source.store.root) as copy:
-                live, notes = load_compiled(copy, custom_objects)
+                live, notes = load_compiled(copy, custom_objects, shown=Path(model))
         else:
             from orthwrap.stores.live import rebuild
 
@@ -326,7 +330,7 @@ def strip(
             write_copy(store, root, target, Path(model))
             return Result(None, target, replace(report, output=str(target)))
         with temporary_copy(store, root) as copy:
-            live, notes = load_compiled(copy)
+            live, notes = load_compiled(copy, shown=Path(model))
     return _saved(live, noted(report, notes), target)
 
 
@@ -369,7 +373,7 @@ def upgrade(
                     shutil.copyfile(store.path, sibling)
             return Result(None, target, replace(report, output=str(target)))
         with temporary_copy(store, store.root) as copy:
-            live, notes = load_compiled(copy, custom_objects)
+            live, notes = load_compiled(copy, custom_objects, shown=Path(model))
     return _saved(live, noted(report, notes), target)
 
 
@@ -410,7 +414,9 @@ def _many(value: Any) -> tuple[Any, ...]:
     """One pattern or several, as several."""
     if value is None:
         return ()
-    return (value,) if isinstance(value, str) or callable(value) else tuple(value)
+    if isinstance(value, str) or callable(value):
+        return (value,)
+    return tuple(value) if isinstance(value, Iterable) else (value,)
 
 
 def _refuse_in_place(in_place: bool) -> None:
@@ -422,7 +428,7 @@ def _target_for_model(output: PathLike | None, force: bool) -> Path | None:
     """The file a live model is to be saved as, checked before anything is done."""
     if output is None:
         return None
-    target = Path(output)
+    target = as_path(output)
     format_of(target)
     check_output(target, None, force)
     return target
@@ -453,9 +459,15 @@ def _settings(
         if given:
             raise UsageError(f"{next(iter(given))} is about training, which needs data")
         return None
-    from orthwrap.finetune import Settings
+    from orthwrap.training import Settings
 
     return Settings(**given)  # type: ignore[arg-type]  # each value has its own field's type
+
+
+def _read_data(model: Any, source: Any) -> Data:
+    from orthwrap.training import read_data
+
+    return read_data(model, source)
 
 
 def _train(
@@ -466,11 +478,10 @@ def _train(
     progress: Progress | None,
     with_figures: bool,
 ) -> Report:
-    from orthwrap.finetune import finetune as train
-    from orthwrap.finetune import read_data
     from orthwrap.stores.live import LiveStore
+    from orthwrap.training import finetune as train
 
-    data = read_data(model, source)
+    data = _read_data(model, source)
     factors = {
         r.path if r.slot == "kernel" else f"{r.path}@{r.slot}": r.regularizer.factor
         for r in report.layers

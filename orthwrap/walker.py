@@ -18,7 +18,11 @@ from orthwrap.layouts import KERNELS, OLD_NAMES
 Node = dict[str, Any]
 Pointer = tuple[str | int, ...]
 
-MAX_DEPTH = 100  # deeper nesting than any real model's; a guard against hostile files
+# Guards against hostile files: more than any real model has.
+MAX_DEPTH = 100
+MAX_LAYERS = 10_000  # a layer counts once for each place it is used in
+MAX_PATH = 2000  # characters
+MAX_PARTS = 200  # of a path, between slashes
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,9 @@ def walk(root: Node) -> tuple[Layer, ...]:
         return ()
     found: dict[str, Layer] = {}
     shared: dict[Any, str] = {}
-    for layer, shared_id in _descend(root, (), (), "", True, 0):
+    copies: dict[str, int] = {}
+    for count, (layer, shared_id) in enumerate(_descend(root, (), (), "", True, 0)):
+        _check_size(layer.path, count)
         first = shared.get(shared_id) if shared_id is not None else None
         if first is not None:
             old = found[first]
@@ -100,11 +106,22 @@ def walk(root: Node) -> tuple[Layer, ...]:
             continue
         path = layer.path
         while path in found:  # two members of one name: custom layers may have them
-            path += "'"
+            number = copies[layer.path] = copies.get(layer.path, 0) + 1
+            path = f"{layer.path}'{number if number > 1 else ''}"
         found[path] = replace(layer, path=path, paths=(path,))
         if shared_id is not None:
             shared[shared_id] = path
     return tuple(found.values())
+
+
+def _check_size(path: str, count: int) -> None:
+    if count >= MAX_LAYERS:
+        raise FileFault(f"the config has more than {MAX_LAYERS} layers; this is no real model")
+    if len(path) > MAX_PATH or path.count("/") > MAX_PARTS:
+        raise FileFault(
+            f"the config has a layer whose path is {len(path)} characters long: {path[:60]}…; "
+            "this is no real model"
+        )
 
 
 def _descend(
@@ -138,7 +155,8 @@ def _descend(
             is_container=members is not None,
             is_operation=_is_operation(child.node),
         )
-        yield layer, child.node.get("shared_object_id")
+        shared_id = child.node.get("shared_object_id")
+        yield layer, shared_id if isinstance(shared_id, (int, str)) else None
         if members:
             yield from _descend(
                 child.node,

@@ -25,11 +25,6 @@ def _clean_session() -> None:
     keras.utils.clear_session(free_memory=False)
 
 
-live_only = pytest.mark.xfail(
-    raises=IndexError, reason="plan.survey asks layers for a place in the config that they lack"
-)
-
-
 # Oracles
 
 
@@ -120,10 +115,11 @@ def assert_faithful(original: Any, weights: list[tuple[str, Array]], result: Any
 
     acting = [r for r in report.layers if r.carries and r.trainable]
     assert len(copy.losses) == len(acting)
-    factors = [r.regularizer.factor * r.before.penalty for r in acting]
-    losses = losses_of(copy)
-    assert sum(losses) == pytest.approx(sum(factors), rel=2e-5, abs=1e-9)
-    return sum(losses)
+    total = sum(losses_of(copy))
+    if all(r.before is not None for r in acting):
+        terms = [r.regularizer.factor * r.before.penalty for r in acting]
+        assert total == pytest.approx(sum(terms), rel=2e-5, abs=1e-9)
+    return total
 
 
 # The copy
@@ -152,7 +148,8 @@ def test_copy_of_an_application_is_the_original_with_losses(name: str) -> None:
     )
     weights = weights_of(original)
     chosen = default_kernels(original)
-    result = orthwrap.apply(original)
+    # The figures of a large model take NumPy longer than all else; the oracle below is enough.
+    result = orthwrap.apply(original, measure=original.count_params() < 8_000_000)
     total = assert_faithful(original, weights, result)
     assert result.report.summary["regularized"] == len(chosen)
     expected = 1e-3 * sum(so(kernel, groups) for kernel, groups in chosen)
@@ -345,7 +342,6 @@ def test_layer_of_an_unknown_class_goes_by_rank() -> None:
     )
 
 
-@live_only
 def test_layers_within_a_layer_that_are_not_in_the_config_act_with_a_warning() -> None:
     inputs = layers.Input((4,))
     original = keras.Model(inputs, Block(name="block")(inputs))
@@ -725,7 +721,6 @@ def built(model: Any) -> Any:
     return model
 
 
-@live_only
 def test_subclassed_model_without_layers_in_its_config_is_changed_on_the_copy() -> None:
     original = built(Rebuilds(5, name="sub"))
     result = orthwrap.apply(original)
@@ -748,7 +743,6 @@ def test_subclassed_model_with_layers_in_its_config_is_edited() -> None:
     assert not any("not in the model's config" in w for w in result.report.warnings)
 
 
-@live_only
 def test_model_that_cannot_be_rebuilt_is_refused_with_a_way_out() -> None:
     for model in (built(Cannot(object())), built(Lies(4))):
         with pytest.raises(orthwrap.RebuildError, match="in_place=True") as caught:
@@ -757,7 +751,6 @@ def test_model_that_cannot_be_rebuilt_is_refused_with_a_way_out() -> None:
         assert model.losses == []
 
 
-@live_only
 def test_in_place_works_where_no_copy_can_be_made() -> None:
     model = built(Cannot(object()))
     result = orthwrap.apply(model, in_place=True)

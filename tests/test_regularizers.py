@@ -197,7 +197,6 @@ def test_preserve_is_the_penalty_of_the_scaled_kernel() -> None:
             assert float(scaled(w)) == pytest.approx(float(plain(w / 2.5)), rel=1e-5)
 
 
-@pytest.mark.xfail(reason="the plan measures α for a rule's scale, not for an object's")
 def test_preserve_of_an_object_measures_the_kernels_scale() -> None:
     by_word = orthwrap.apply(models.dense(), scale="preserve", factor=0.5)
     by_object = orthwrap.apply(models.dense(), regularizer=orthwrap.SO(0.5, scale="preserve"))

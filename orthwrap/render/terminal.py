@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.padding import Padding
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from orthwrap.catalog import PENALTIES
+from orthwrap.errors import printable
 from orthwrap.records import (
     ALREADY,
     EXCLUDED,
@@ -423,4 +425,18 @@ def _compare_cells(row: Comparison, wide: bool) -> list[RenderableType]:
 
 def console(file: Any = None) -> Console:
     """A console whose colours follow the terminal and NO_COLOR; pipes get plain text."""
-    return Console(file=file, highlight=False, soft_wrap=False)
+    return _SafeConsole(file=file, highlight=False, soft_wrap=False, markup=False)
+
+
+class _SafeConsole(Console):
+    """A console that shows control characters in a stranger's names instead of obeying them."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable() or segment.text == "\n":
+                yield segment
+            else:
+                lines = segment.text.split("\n")
+                yield Segment("\n".join(printable(line) for line in lines), segment.style)

@@ -10,7 +10,7 @@ from orthwrap.errors import FileFault
 from orthwrap.walker import Node
 
 MAX_NESTING = 200
-MAX_NODES = 100_000  # layers, initializers, policies: everything that has a class
+MAX_NODES = 60_000  # layers, initializers, policies: everything that has a class
 MAX_VALUES = 1_000_000  # lists and objects; the smallest takes 60 bytes of memory
 _FLOOR = 16 << 20  # bytes that any config may have
 _SHARE = 2  # how many times the file's size a longer one may have

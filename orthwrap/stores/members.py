@@ -13,6 +13,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -104,11 +105,17 @@ class Archive:
                 if info.filename in changed:
                     out.writestr(entry, changed[info.filename])
                     continue
-                with (
-                    self._zip.open(info) as source,
-                    out.open(entry, "w", force_zip64=info.file_size > 1 << 30) as sink,
-                ):
-                    shutil.copyfileobj(source, sink, _BLOCK)
+                try:
+                    with (
+                        self._zip.open(info) as source,
+                        out.open(entry, "w", force_zip64=info.file_size > 1 << 30) as sink,
+                    ):
+                        shutil.copyfileobj(source, sink, _BLOCK)
+                except (zipfile.BadZipFile, zlib.error, EOFError) as e:
+                    raise FileFault(
+                        f"{self.path}: member {info.filename!r:.80} is damaged ({e}): copy the "
+                        "file again from where it came"
+                    ) from e
 
     def is_copy(self, copy: zipfile.ZipFile, changed: dict[str, str]) -> bool:
         def sums(archive: zipfile.ZipFile) -> dict[str, int]:
