@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +50,7 @@ def check_references(functions: Mapping[str, Any]) -> None:
     """ValueFault where a file could not refer to a function, before anything is done."""
     for reference in functions:
         if "<" in reference:
-            name = reference.partition(" at 0x")[0]
+            name = re.sub(" at 0x[0-9a-f]+", "", reference)
             raise ValueFault(
                 "a file can refer to a function only as package.module:function; got "
                 f"{name!r}: give it a name in a module"
