@@ -1,0 +1,197 @@
+"""A run that is killed, at whatever moment, costs nothing: neither the input nor an old output.
+
+`ORTHWRAP_KILLS=200` tries that many moments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+import orthwrap
+
+KILLS = int(os.environ.get("ORTHWRAP_KILLS", "18"))
+_SIDE = 1536
+_LAYERS = 5  # of 9 MB each
+
+
+def config(old: bool) -> dict[str, Any]:
+    """A Sequential of Dense layers, written by an old Keras or a new one."""
+    first = {"batch_input_shape" if old else "batch_shape": [None, _SIDE]}
+    layers: list[dict[str, Any]] = [] if old else [{"class_name": "InputLayer", "config": first}]
+    for i in range(_LAYERS):
+        layer = {"name": f"d{i}", "trainable": True, "dtype": "float32", "units": _SIDE}
+        layer |= {"activation": "relu", "use_bias": False, "kernel_regularizer": None}
+        layers.append({"class_name": "Dense", "config": layer})
+    if old:
+        layers[0]["config"] |= first
+    return {"class_name": "Sequential", "config": {"name": "large", "layers": layers}}
+
+
+def write_h5(path: Path, old: bool) -> None:
+    kernel = np.random.default_rng(0).normal(size=(_SIDE, _SIDE)).astype("float32")
+    with h5py.File(path, "w") as f:
+        f.attrs["model_config"] = json.dumps(config(old))
+        f.attrs["keras_version"] = "2.4.0" if old else "3.9.0"
+        f.attrs["backend"] = "tensorflow"
+        weights = f.create_group("model_weights")
+        weights.attrs["layer_names"] = [f"d{i}".encode() for i in range(_LAYERS)]
+        for i in range(_LAYERS):
+            group = weights.create_group(f"d{i}")
+            group.attrs["weight_names"] = [b"kernel:0"]
+            group["kernel:0"] = kernel
+
+
+def write_keras(path: Path) -> None:
+    kernel = np.random.default_rng(0).normal(size=(_SIDE, _SIDE)).astype("float32")
+    weights = path.with_name("weights.h5")
+    with h5py.File(weights, "w") as f:
+        for i in range(_LAYERS):
+            f[f"layers/dense{f'_{i}' if i else ''}/vars/0"] = kernel
+    with zipfile.ZipFile(path, "w") as z:
+        z.writestr("config.json", json.dumps(config(False)))
+        z.writestr("metadata.json", '{"keras_version": "3.9.0"}')
+        z.write(weights, "model.weights.h5")
+    weights.unlink()
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("large")
+    files = {name: folder / name for name in ("new.h5", "old.h5", "new.keras")}
+    write_h5(files["new.h5"], old=False)
+    write_h5(files["old.h5"], old=True)
+    write_keras(files["new.keras"])
+    return files
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def start(source: Path, out: Path, scratch: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "orthwrap", "apply", source, "-o", out, "--force", "--quiet"],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(scratch)},
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["new.h5", "new.keras", "old.h5"])
+def test_killed_at_random_moments(large: dict[str, Path], tmp_path: Path, name: str) -> None:
+    source, seed = large[name], 0
+    out = tmp_path / "out" / name
+    scratch = tmp_path / "scratch"
+    out.parent.mkdir()
+    scratch.mkdir()
+    before = digest(source)
+    began = time.monotonic()
+    assert start(source, out, scratch).communicate()[1] == b""
+    seconds = time.monotonic() - began
+    whole = digest(out)
+    out.unlink()
+    random_moments = random.Random(seed)
+    finished = killed = leftovers = 0
+    for _ in range(-(-KILLS // 3)):
+        moment = random_moments.uniform(0, 1.1 * seconds)
+        run = start(source, out, scratch)
+        try:
+            run.communicate(timeout=moment)
+        except subprocess.TimeoutExpired:
+            run.kill()
+            run.communicate()
+            killed += 1
+        else:
+            finished += 1
+        assert digest(source) == before
+        left = sorted(p.name for p in (*out.parent.iterdir(), *scratch.iterdir()))
+        if out.exists():
+            assert digest(out) == whole
+            out.unlink()
+            left.remove(out.name)
+        leftovers += bool(left)
+        assert len(left) <= 2, left  # each run clears away what the one before it left
+    assert killed
+    print(f"{name}: {killed} killed, {finished} finished first, {leftovers} left something")
+    assert start(source, out, scratch).communicate()[1] == b""
+    assert digest(out) == whole
+    assert [p.name for p in out.parent.iterdir()] == [name]
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
+)
+def test_interrupted_and_terminated(
+    large: dict[str, Path], tmp_path: Path, number: int, code: int
+) -> None:
+    out = tmp_path / "out.h5"
+    out.write_bytes(b"old")
+    run = start(large["new.h5"], out, tmp_path)
+    while not any(p.name.endswith(".tmp") for p in tmp_path.iterdir()):
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.0005)
+    run.send_signal(number)
+    _, said = run.communicate()
+    if run.returncode == 0:
+        pytest.skip("it was done before the signal came")
+    assert run.returncode == code
+    assert b"Traceback" not in said
+    assert out.read_bytes() == b"old"
+    if number == signal.SIGINT:
+        assert list(tmp_path.iterdir()) == [out]
+
+
+# A crash inside the HDF5 library ends the process where it stands.
+
+CRASH = """
+import os, sys
+from orthwrap.stores import hdf5
+real, moment = hdf5.open_hdf5, sys.argv[1]
+def crashing(source, mode="r"):
+    file = real(source, mode)
+    if mode == "r+":
+        if moment == "writing":
+            os.abort()
+        if moment == "half-written":
+            file.attrs["model_config"] = "half"
+            file.flush()
+            os.abort()
+    elif moment == "reading":
+        os.abort()
+    return file
+hdf5.open_hdf5 = crashing
+import orthwrap
+orthwrap.apply(sys.argv[2], sys.argv[3], force=True, measure=False)
+"""
+
+
+@pytest.mark.parametrize("moment", ["reading", "writing", "half-written"])
+def test_a_crash_within_hdf5(large: dict[str, Path], tmp_path: Path, moment: str) -> None:
+    source, out = large["new.h5"], tmp_path / "out.h5"
+    out.write_bytes(b"old")
+    before = digest(source)
+    run = subprocess.run(
+        [sys.executable, "-c", CRASH, moment, source, out], capture_output=True, check=False
+    )
+    assert run.returncode == -signal.SIGABRT
+    assert digest(source) == before
+    assert out.read_bytes() == b"old"
+    orthwrap.apply(source, out, force=True, measure=False)
+    assert list(tmp_path.iterdir()) == [out]
+    assert len(orthwrap.inspect(out, measure=False).layers) == _LAYERS
