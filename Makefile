@@ -4,12 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test lint types unit bench clean
+.PHONY: demo test lint types unit test-backends bench fuzz clean
 
 # The environment is made anew when its ingredients change.
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,demo,legacy]'
+	touch $@
+
+$(VENV)/backends: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[backends]'
 	touch $@
 
 demo: $(VENV)/ready
@@ -26,6 +30,14 @@ types: $(VENV)/ready
 
 unit: $(VENV)/ready
 	$(BIN)/pytest -n 2 --dist worksteal
+
+# The penalties and their regularizers on Keras's other backends. JAX compiles anew for each shape,
+# so there the gradients are tested on the penalties alone.
+test-backends: $(VENV)/backends
+	KERAS_BACKEND=torch $(BIN)/pytest -n 2 --dist worksteal $(BACKEND_TESTS)
+	KERAS_BACKEND=jax $(BIN)/pytest -n 2 --dist worksteal $(BACKEND_TESTS) -k "not test_gradient_agrees"
+
+BACKEND_TESTS := tests/test_penalties.py tests/test_lorth.py tests/test_regularizers.py
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/bench_penalties.py

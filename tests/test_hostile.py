@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orthwrap.stores import open_file
+from tests.conftest import REPOSITORY
 from tests.hostile import (
     KERNELS,
     check,
@@ -174,3 +177,58 @@ def test_odd_configs(folder: Path, what: str, suffix: str, version: str) -> None
         write_keras(path, small_file(".keras"), config_json=config, metadata_json=metadata)
     for message in check(path):
         assert word is None or word in message
+
+
+# Memory: of a process of its own, which does nothing else.
+
+MEMORY = """
+import sys
+from pathlib import Path
+from tests.hostile import KERNELS, check, crafted_kernel, cyclic, forged_text_length
+from tests.hostile import write_h5, write_keras
+from tests.test_hostile import odd_configs
+h5, keras, folder = map(Path, sys.argv[1:])
+path = folder / "m.h5"
+for what in KERNELS:
+    crafted_kernel(what, path, h5)
+    check(path)
+for make in (forged_text_length, cyclic):
+    make(path, h5)
+    check(path)
+for config, _ in odd_configs().values():
+    write_h5(path, h5, config, "3.9.0")
+    check(path)
+    write_keras(folder / "m.keras", keras, config_json=config)
+    check(folder / "m.keras")
+status = Path("/proc/self/status").read_text()
+print(int(status.split("VmHWM:")[1].split()[0]) // 1024)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell")
+def test_memory_stays_below_a_gigabyte(tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    run = subprocess.run(
+        [sys.executable, "-c", MEMORY, small_file(".h5"), small_file(".keras"), folder],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout.splitlines()[-1]) < 1024
+
+
+@pytest.mark.parametrize("what", ["external link", "deflate bomb", "absurd shape", "1e200"])
+def test_the_command_line_says_one_line(tmp_path: Path, run: Any, what: str) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    word = crafted_kernel(what, folder / "m.h5", small_file(".h5"))
+    done = run("inspect", folder / "m.h5")
+    assert done.returncode == (0 if word is None else 1)
+    if word is not None:
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+        assert word in done.stderr
+    assert [p.name for p in folder.iterdir()] == ["m.h5"]

@@ -173,7 +173,7 @@ class _Index:
         self._by_tail: dict[tuple[tuple[str, ...], str | None], list[str]] = {}
         for name in names:
             parts = _parts(name)
-            for length in (1, 2):
+            for length in range(1, min(len(parts), 2) + 1):
                 tail = tuple(parts[-length:])
                 for owner in {None, *parts[:-length]}:
                     self._by_tail.setdefault((tail, owner), []).append(name)
