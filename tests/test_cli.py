@@ -134,6 +134,21 @@ def test_rules_from_a_file(folder: Path) -> None:
     assert found["classes"]["factor"] == 0.5
 
 
+def test_a_function_of_ones_own_is_found_in_the_current_folder(folder: Path, run) -> None:
+    (folder / "mine.py").write_text(
+        "import keras\n\ndef squares(w):\n    return keras.ops.sum(w * w)\n"
+    )
+    done = run("apply", "model.h5", "-r", "mine:squares", "--json", "-", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    names = {x["regularizer"]["name"] for x in json.loads(done.stdout)["layers"]}
+    assert names == {"mine:squares"}
+    code = "import orthwrap; orthwrap.load_model('model-orth.h5')"
+    lost = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert "import mine first" in lost.stderr
+    found = subprocess.run([sys.executable, "-c", f"import mine; {code}"], cwd=folder)
+    assert found.returncode == 0
+
+
 def test_factor_for_splits_at_the_last_equals_sign(folder: Path) -> None:
     out, _ = call(
         "apply", "model.h5", "--factor-for", "re:(?=conv1).*=0.5", "--json", "-", "--quiet"

@@ -91,6 +91,10 @@ def apply(
         from orthwrap.rules import read_rules
 
         given = {"rules": read_rules(rules)}
+    used = [rule.regularizer for rule in given.get("rules", ())] or [regularizer or ""]
+    if any(":" in name for name in used):
+        # The user's own module is looked for where they stand, after everything installed.
+        sys.path.append(str(Path.cwd()))
     screen = console(sys.stderr if json == "-" else sys.stdout)
     result = verbs.apply(
         model,
