@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from common import bind, machine, parser, verdict, write
 
 CLONE = """
 import sys, warnings
@@ -299,25 +300,6 @@ def memory(bench: Bench) -> None:
 # --- the whole ------------------------------------------------------------------------------
 
 
-def machine() -> dict[str, Any]:
-    from importlib.metadata import version
-
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = models[0].partition(":")[2].strip() if models else cpu
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "cpu": cpu,
-        "cores": cores,
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("tensorflow", "keras", "numpy", "h5py")},
-        "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-    }
-
-
 def show(rows: Sequence[Row], host: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -333,29 +315,20 @@ def show(rows: Sequence[Row], host: dict[str, Any]) -> None:
             f"{row.value:.3g} {row.unit}",
             "" if row.ratio is None else f"{row.ratio:.3f}",
             row.target,
-            {None: "", True: "[green]met[/]", False: "[red]missed[/]"}[row.met],
+            verdict(row.met),
         )
         section = row.section
     Console(width=None if os.isatty(1) else 130).print(table)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, no 1 GB files")
-    parser.add_argument("--cores", type=int, default=2, help="bind to so many (default 2)")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path(__file__).parent / "results" / "files.json",
-        help="where the JSON goes",
-    )
-    parser.add_argument("--make", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    arguments = parser(__doc__, "fewer rounds, no 1 GB files", "files.json")
+    arguments.add_argument("--make", nargs=2, help=argparse.SUPPRESS)
+    options = arguments.parse_args()
     if options.make:
         make_dense_file(Path(options.make[0]), json.loads(options.make[1]))
         return
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
+    bind(options.cores)
     host = machine()
     with tempfile.TemporaryDirectory(prefix="orthwrap-bench-") as folder:
         bench = Bench(2 if options.quick else 5, Path(folder))
@@ -364,14 +337,7 @@ def main() -> None:
         resnet(bench)
         size(bench, (4, 12) if options.quick else (4, 12, 41))
     show(bench.rows, host)
-    result = {
-        "schema": "orthwrap.bench/1",
-        "machine": host,
-        "rows": [asdict(row) for row in bench.rows],
-    }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    print(options.output)
+    write(options.output, host, rows=[asdict(row) for row in bench.rows])
 
 
 if __name__ == "__main__":

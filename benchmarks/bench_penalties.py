@@ -13,15 +13,13 @@ that what else the machine does touches both alike. The yardsticks:
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
+
+from common import bind, machine, parser, verdict, write
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -373,27 +371,6 @@ def accuracy(bench: Bench, kernels: list[Any], draws: int) -> dict[str, Any]:
 # --- the report -----------------------------------------------------------------------------
 
 
-def machine() -> dict[str, Any]:
-    import keras
-    import tensorflow as tf
-
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = models[0].partition(":")[2].strip() if models else cpu
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "cpu": cpu,
-        "cores": cores,
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-    }
-
-
 def quiet_tensorflow() -> None:
     """It warns that functions are traced in a loop, which is the point here."""
     import tensorflow as tf
@@ -423,26 +400,16 @@ def show(rows: list[Row], host: dict[str, Any]) -> None:
             f"{row.ratio:.3f}" if row.ratio < 10 else f"{row.ratio:.0f}",
             row.against,
             row.target,
-            {None: "", True: "[green]met[/]", False: "[red]missed[/]"}[row.met],
+            verdict(row.met),
         )
         section = row.section
     Console(width=None if os.isatty(1) else 140).print(table)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, no training steps")
-    parser.add_argument("--cores", type=int, default=2, help="bind to so many (default 2)")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path(__file__).parent / "results" / "penalties.json",
-        help="where the JSON goes",
-    )
-    options = parser.parse_args()
+    options = parser(__doc__, "fewer rounds, no training steps", "penalties.json").parse_args()
     # Before TensorFlow starts its threads.
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
+    bind(options.cores)
 
     host = machine()
     quiet_tensorflow()
@@ -463,16 +430,7 @@ def main() -> None:
         {key: None if value != value else value for key, value in asdict(row).items()}
         for row in bench.rows
     ]
-    result = {
-        "schema": "orthwrap.bench/1",
-        "machine": host,
-        "rows": rows,
-        "growth": curves,
-        "sketch": sketches,
-    }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    print(options.output)
+    write(options.output, host, rows=rows, growth=curves, sketch=sketches)
 
 
 if __name__ == "__main__":
