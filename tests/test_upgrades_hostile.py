@@ -27,6 +27,7 @@ from orthwrap.upgrades import (
     upgrade_saved_model,
 )
 from orthwrap.upgrades.saved_model import read_config
+from tests.hostile import places
 
 SEEDS: list[tuple[Any, str]] = [
     (sequential(layer("Dense", units=2, activation="hard_sigmoid")), "2.3.1"),
@@ -117,24 +118,12 @@ JUNK = st.recursive(
 )
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    found = [path]
-    items: Any = ()
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list):
-        items = enumerate(value)
-    for key, item in items:
-        found += places(item, (*path, key))
-    return found
-
-
 @st.composite
 def mutated(draw: st.DrawFn, seed: Any) -> Any:
     """A config with up to three values replaced, removed or swapped."""
     config = copy.deepcopy(seed)
     for _ in range(draw(st.integers(1, 3))):
-        path = draw(st.sampled_from(places(config)))
+        path = draw(st.sampled_from([(), *places(config)]))
         if not path:
             continue
         holder = config
@@ -144,7 +133,7 @@ def mutated(draw: st.DrawFn, seed: Any) -> Any:
         if action == "remove":
             del holder[path[-1]]
         elif action == "swap":
-            other = draw(st.sampled_from(places(config)))
+            other = draw(st.sampled_from([(), *places(config)]))
             value = config
             for key in other:
                 value = value[key]

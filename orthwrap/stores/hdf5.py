@@ -264,8 +264,8 @@ def check_dataset(found: Any) -> None:
     chunk = math.prod(found.chunks or (1,)) * found.dtype.itemsize
     if max(bytes_of(found), chunk) > limit:
         raise FileFault(
-            f"weight {name!r:.80} declares the shape {found.shape}, far more than the file holds: "
-            "it is broken or made to exhaust memory"
+            f"weight {name!r:.80} declares the shape {found.shape}, which does not fit: far more "
+            "than the file holds; it is broken or made to exhaust memory"
         )
     _check_filters(found, chunk)
 

@@ -83,13 +83,6 @@ def map_refs(value: Any, change: Callable[[Ref], Any], names: set[str], depth: i
     return value
 
 
-def refs_in(value: Any, names: set[str]) -> list[Ref]:
-    """All tensors in a structure."""
-    found: list[Ref] = []
-    map_refs(value, found.append, names)
-    return found
-
-
 def parse_call(data: Any, names: set[str], keep_structure: bool, path: str) -> Call:
     """An old call. Operations keep a list of one tensor apart from a tensor."""
     arguments: dict[str, Any] = {}

@@ -61,55 +61,41 @@ class H5Weights:
         return [Weight(name, values(group, name)) for name in read_names(group, "weight_names")]
 
 
+# HDF5 is read by the stores' rules, which h5py comes with: imported where a file is read.
+
+
 def read_names(group: h5py.Group, attribute: str) -> list[str]:
     """A list of names, in one attribute or in numbered ones."""
-    found: list[Any] = []
-    if attribute in group.attrs:
-        found = _listed(group.attrs[attribute])
-    else:
-        number = 0
-        while f"{attribute}{number}" in group.attrs:
-            found += _listed(group.attrs[f"{attribute}{number}"])
-            number += 1
-    return [text_of(name, attribute) for name in found]
+    from orthwrap.stores import hdf5
+
+    return hdf5.names(group, attribute)
 
 
-def _listed(value: Any) -> list[Any]:
-    return list(value) if hasattr(value, "__len__") and not isinstance(value, (str, bytes)) else []
+def _text(holder: h5py.Group, attribute: str) -> str:
+    """An attribute that is there and should be text."""
+    from orthwrap.stores import hdf5
 
-
-def text_of(value: Any, what: str) -> str:
-    """An attribute that should be text."""
-    if isinstance(value, bytes):
-        try:
-            return value.decode("utf-8")
-        except UnicodeDecodeError as err:
-            raise FileFault(f"{what}: expected text, found other bytes") from err
-    if isinstance(value, str):
-        return value
-    raise FileFault(f"{what}: expected text, found {type(value).__name__}")
+    return hdf5.as_text(hdf5.attribute(holder, attribute), attribute)
 
 
 def child_group(group: h5py.Group, name: str) -> h5py.Group:
-    """A group inside this file: links that lead elsewhere are not followed."""
-    import h5py
+    """A group inside this file, which must be there."""
+    from orthwrap.stores import hdf5
 
-    found = _inside(group, name)
-    if not isinstance(found, h5py.Group):
+    found = hdf5.child_group(group, name)
+    if found is None:
         raise FileFault(f"expected a group {name!r} of weights in the file, found none")
     return found
 
 
 def dataset(group: h5py.Group, name: str) -> h5py.Dataset:
-    """A dataset inside this file, with its data in this file."""
-    import h5py
+    """A dataset of numbers inside this file, which must be there."""
+    from orthwrap.stores import hdf5
 
-    found = _inside(group, name)
-    if not isinstance(found, h5py.Dataset):
+    found = hdf5.dataset(group, name)
+    if found is None:
         raise FileFault(f"expected a weight {name!r} in the file, found none")
-    if found.external or found.is_virtual:
-        raise FileFault(f"weight {name!r} keeps its data in another file, which is not opened")
-    if found.dtype.kind not in "fiub" or found.shape is None:
+    if hdf5.is_bfloat16(found):
         raise FileFault(f"weight {name!r}: expected numbers, found type {found.dtype}")
     return found
 
@@ -123,25 +109,11 @@ def values(group: h5py.Group, name: str) -> Any:
     return found[()]
 
 
-def _inside(group: h5py.Group, name: str) -> Any:
-    import h5py
-
-    here = group
-    for part in name.split("/"):
-        if not part or not isinstance(here, h5py.Group):
-            return None
-        link = here.get(part, getlink=True, default=None)
-        if not isinstance(link, h5py.HardLink):
-            return None
-        here = here[part]
-    return here
-
-
 def read_json(file: h5py.File, attribute: str) -> Config | None:
     """A config attribute, None where the file has none."""
     if attribute not in file.attrs:
         return None
-    text = text_of(file.attrs[attribute], attribute)
+    text = _text(file, attribute)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as err:
@@ -164,7 +136,7 @@ def _version(file: h5py.File, group: h5py.Group | None, model: Config) -> str:
     """Keras 1.0 put its version only into the config, some files only beside the weights."""
     for holder in (file, group):
         if holder is not None and "keras_version" in holder.attrs:
-            return text_of(holder.attrs["keras_version"], "keras_version")
+            return _text(holder, "keras_version")
     inside = model.get("keras_version")
     return inside if isinstance(inside, str) else ""
 
@@ -172,7 +144,7 @@ def _version(file: h5py.File, group: h5py.Group | None, model: Config) -> str:
 def _backend(file: h5py.File, group: h5py.Group | None) -> str:
     for holder in (file, group):
         if holder is not None and "backend" in holder.attrs:
-            return text_of(holder.attrs["backend"], "backend")
+            return _text(holder, "backend")
     return ""
 
 
