@@ -15,6 +15,11 @@ def printable(text: str) -> str:
     )
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or what kind of error it is."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class OrthwrapError(Exception):
     """Base of every error orthwrap raises on purpose.
 

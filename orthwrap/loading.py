@@ -6,7 +6,6 @@ Keras is imported when a function is called, not before.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,15 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from orthwrap import nodes
 from orthwrap.errors import FileFault, OrthwrapError, ValueFault
 from orthwrap.opening import opened
-from orthwrap.outputs import as_path
+from orthwrap.outputs import PathLike, as_path
 from orthwrap.stores import hdf5
-from orthwrap.stores.files import is_hdf5, open_file
+from orthwrap.stores.files import is_hdf5
 from orthwrap.stores.replacing import replacing
 from orthwrap.upgrades.h5_file import STATE_ASIDE
-
-PathLike = str | os.PathLike[str]
 
 
 def load_model(
@@ -79,7 +77,6 @@ def _load(
 
     if custom_objects is not None and not isinstance(custom_objects, Mapping):
         raise ValueFault(f"custom_objects must map names to classes; got {custom_objects!r}")
-    open_file(path).close()
     try:
         with _quiet_keras():
             model = keras.models.load_model(
@@ -100,11 +97,12 @@ def _load(
 
 def _restore_optimizer(model: Any, path: Path) -> tuple[str, ...]:
     """An optimizer for the model's own variables, in the state the file has."""
+    from orthwrap.stores.live import set_optimizer
+
     old = model.optimizer
     optimizer = type(old).from_config(old.get_config())
     optimizer.build(model.trainable_variables)
-    model.optimizer = optimizer
-    model._compile_config.config["optimizer"] = optimizer  # what a file keeps
+    set_optimizer(model, optimizer)
     with hdf5.open_hdf5(path) as f:
         group = hdf5.child_group(f, "optimizer_weights") or hdf5.child_group(f, STATE_ASIDE)
         if group is None:
@@ -155,13 +153,12 @@ def save_model(model: Any, target: Path) -> None:
         ValueFault: a kernel carries a function that a file cannot refer to.
         FileFault: Keras cannot save it.
     """
-    for where, regularizer in _held(model):
-        foreign = getattr(getattr(regularizer, "attachment", None), "foreign", None)
-        if isinstance(foreign, str) and "<" in foreign:
-            raise ValueFault(
-                f"a file can refer to a function only as package.module:function; {where} has "
-                f"{regularizer.attachment.name!r}: give it a name in a module"
-            )
+    from orthwrap.stores.live import regularizers_of
+
+    for where, regularizer in regularizers_of(model):
+        attachment = getattr(regularizer, "attachment", None)
+        if attachment is not None:
+            nodes.check_reference(attachment.foreign, f"{where} has {attachment.name!r}")
     with replacing(target) as sibling, _quiet_keras():
         try:
             model.save(sibling)
@@ -171,14 +168,6 @@ def save_model(model: Any, target: Path) -> None:
             raise FileFault(
                 f"Keras cannot save the model as {target.name}: {_first_line(e)}"
             ) from e
-
-
-def _held(model: Any) -> Iterator[tuple[str, Any]]:
-    """(place, regularizer) of every variable and of every layer's outputs."""
-    for variable in model.weights:
-        yield variable.path, variable.regularizer
-    for layer in model._flatten_layers():
-        yield layer.name, layer.activity_regularizer
 
 
 def _ours_within(error: BaseException) -> OrthwrapError | None:

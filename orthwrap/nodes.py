@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -181,6 +182,25 @@ def is_ours(node: Any) -> bool:
     return any(n.startswith(f"{PACKAGE}>") for n in names) or (
         str(node.get("module") or "").partition(".")[0] == PACKAGE
     )
+
+
+def check_reference(foreign: Any, found: str) -> None:
+    """ValueFault where a foreign regularizer is a function that a file cannot refer to.
+
+    Args:
+        foreign: its node or reference; one with `<…>` holds in this process alone.
+        found: what and where it is, for the message.
+    """
+    if isinstance(foreign, str) and "<" in foreign:
+        raise ValueFault(
+            f"a file can refer to a function only as package.module:function; {found}: "
+            "give it a name in a module"
+        )
+
+
+def without_address(reference: str) -> str:
+    """A reference to a function without a name, as a person would write it."""
+    return re.sub(" at 0x[0-9a-f]+>", ">", reference)
 
 
 def ours_within(tree: Any) -> set[str]:

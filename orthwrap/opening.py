@@ -31,12 +31,10 @@ class Opened:
     Attributes:
         store: reads it. For an older file, a modernised copy, under the file's own name.
         upgrades: what modernising did; () where there was nothing to do.
-        needs_orthwrap: what in the result only orthwrap can load, besides its regularizers.
     """
 
     store: Any
     upgrades: tuple[Upgrade, ...] = ()
-    needs_orthwrap: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager
@@ -123,7 +121,7 @@ def _open(path: Path, new_folder: Callable[[], Path], upgrade: bool) -> Opened:
     store.close()
     modern = _renamed(open_file(copy), path, store.format, store.record.keras_version)
     modern.old_names = dict(plan.renamed)
-    return Opened(modern, plan.upgrades, plan.needs_orthwrap)
+    return Opened(modern, plan.upgrades)
 
 
 def _renamed(store: FileStore, path: Path, format: str, version: str | None) -> FileStore:

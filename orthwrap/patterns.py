@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -116,11 +116,6 @@ def _glob(path: str, pattern: str) -> bool:
     """The glob on the path, or on a tail of it that begins after a `/`."""
     parts = path.split("/")
     return any(fnmatch.fnmatchcase("/".join(parts[start:]), pattern) for start in range(len(parts)))
-
-
-def first_match(patterns: Iterable[Pattern], candidate: Candidate) -> Pattern | None:
-    """The first of the patterns that matches, or None."""
-    return next((p for p in patterns if p.matches(candidate)), None)
 
 
 def nearest(

@@ -13,14 +13,11 @@ from typing import Any
 from orthwrap import nodes
 from orthwrap.catalog import PENALTIES, lorth_exists
 from orthwrap.errors import NoMatchError, UsageError, ValueFault
-from orthwrap.layouts import (
-    across_channels,
-)
+from orthwrap.layouts import across_channels
 from orthwrap.nodes import Attachment
-from orthwrap.patterns import Candidate, Pattern, first_match, nearest, parse
+from orthwrap.patterns import Candidate, Pattern, nearest, parse
 from orthwrap.records import (
     ALREADY,
-    DEFAULT_FACTOR,
     EXCLUDED,
     KEPT,
     NOT_SELECTED,
@@ -256,9 +253,7 @@ def _decide(slot: Slot, parsed: Sequence[_ParsedRule]) -> Decision | None:
         )
         if target is None:
             continue
-        out = next(
-            (x for c in slot.candidates() if (x := first_match(p.exclude, c)) is not None), None
-        )
+        out = next((x for x in p.exclude if _matching(x, slot)), None)
         if out is not None:
             p.used.add(out.text)
             excluded = (target.text, out.text)
@@ -397,11 +392,6 @@ def _warnings(surveyed: Survey, parsed: Sequence[_ParsedRule]) -> tuple[str, ...
             if pattern.text not in p.used
         ]
     return tuple(dict.fromkeys(found))
-
-
-def default_factor(name: str) -> float:
-    """The factor a regularizer has where none is given."""
-    return PENALTIES[name].default_factor if name in PENALTIES else DEFAULT_FACTOR
 
 
 # The other verbs

@@ -15,7 +15,6 @@ COMPARE_SCHEMA = "orthwrap.compare/1"
 
 DEFAULT_TARGET = ("all-conv", "all-dense")
 DEFAULT_REGULARIZER = "so"
-DEFAULT_FACTOR = 1e-3
 
 SCALES = ("unit", "preserve")
 PLACES = ("kernel", "activity")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import random
-import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -23,7 +22,7 @@ from orthwrap.clock import Clock, TickSeed
 from orthwrap.errors import UsageError, ValueFault
 from orthwrap.layouts import Layout, by_config
 from orthwrap.nodes import Attachment
-from orthwrap.plan import default_factor, template
+from orthwrap.plan import template
 from orthwrap.records import SCALES, Rule, check_factor
 
 Tensor = Any
@@ -103,10 +102,12 @@ class OrthogonalityRegularizer(_Regularizer):
         if not alpha > 0:
             raise ValueFault(f"alpha={alpha!r} must be above 0")
         checked = nodes.check_options(self.penalty, options)
+        if factor is None:
+            factor = PENALTIES[self.penalty].default_factor
         self._adopt(
             Attachment(
                 name=self.penalty,
-                factor=default_factor(self.penalty) if factor is None else check_factor(factor),
+                factor=check_factor(factor),
                 scale=scale,
                 alpha=float(alpha),
                 options=checked,
@@ -161,7 +162,7 @@ class OrthogonalityRegularizer(_Regularizer):
         if self.penalty == "srip":
             start = self._signs(penalties.probe_shape(w.shape, 1), count, w.dtype)
             return penalties.srip(w, start, self.attachment.option("steps"))
-        function = getattr(penalties, self.penalty)
+        function = penalties.FUNCTIONS[self.penalty]
         if not self._sketch:
             return function(w)
         shape = penalties.probe_shape(w.shape, self.attachment.option("probes"))
@@ -418,7 +419,7 @@ def _attribute(module: str, name: str) -> Any:
 
 def _shown(node: Any) -> str:
     """What a foreign regularizer is called: its reference without an address."""
-    return re.sub(" at 0x[0-9a-f]+>", ">", node) if isinstance(node, str) else nodes.describe(node)
+    return nodes.without_address(node) if isinstance(node, str) else nodes.describe(node)
 
 
 def _node_of(value: Any) -> Any:

@@ -32,17 +32,14 @@ def make_report(
         with_figures: False leaves every `before` null.
     """
     records: list[LayerRecord] = []
-    estimated = []
     for decision in planned.decisions:
         for kernel in decision.slot.kernels or (None,):
             record = _record(decision, kernel)
             if with_figures and kernel is not None and decision.measured:
                 record = replace(record, before=figures(kernel, decision.attachment))
-                if record.before is not None and record.before.sigma_min is None:
-                    estimated.append(record.path)
             records.append(record)
     warnings = planned.warnings
-    large = [p for p in estimated if _is_large(records, p)]
+    large = [r.path for r in records if _was_estimated(r)]
     if large:
         warnings = (
             *warnings,
@@ -65,11 +62,10 @@ def noted(report: Report, notes: Sequence[str]) -> Report:
     return replace(report, warnings=(*report.warnings, *notes))
 
 
-def _is_large(records: Sequence[LayerRecord], path: str) -> bool:
-    return any(
-        r.path == path and r.matrices is not None and min(r.matrices[1:]) > EXACT_LIMIT
-        for r in records
-    )
+def _was_estimated(record: LayerRecord) -> bool:
+    if record.before is None or record.matrices is None:
+        return False
+    return record.before.sigma_min is None and min(record.matrices[1:]) > EXACT_LIMIT
 
 
 def _record(decision: Decision, kernel: Kernel | None) -> LayerRecord:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from orthwrap import nodes
 from orthwrap.errors import RebuildError, ValueFault
 from orthwrap.nodes import Attachment
 from orthwrap.outputs import DEFAULT_SUFFIX
@@ -49,12 +49,7 @@ def templates_of(rules: Sequence[Rule]) -> tuple[list[Attachment], dict[str, Any
 def check_references(functions: Mapping[str, Any]) -> None:
     """ValueFault where a file could not refer to a function, before anything is done."""
     for reference in functions:
-        if "<" in reference:
-            name = re.sub(" at 0x[0-9a-f]+", "", reference)
-            raise ValueFault(
-                "a file can refer to a function only as package.module:function; got "
-                f"{name!r}: give it a name in a module"
-            )
+        nodes.check_reference(reference, f"got {nodes.without_address(reference)!r}")
 
 
 def check_foreign(planned: Plan, functions: Mapping[str, Any] | None = None) -> None:
@@ -79,14 +74,22 @@ def changed_model(
     store: Any, planned: Plan, functions: Mapping[str, Any], *, in_place: bool
 ) -> tuple[Any, tuple[str, ...]]:
     """The model with the plan done: a checked copy, or the live one itself."""
-    from orthwrap.stores.live import LiveStore, output_difference, rebuild
+    import keras
+
+    from orthwrap.stores.live import (
+        LiveStore,
+        forget_compiled_steps,
+        output_difference,
+        rebuild,
+    )
 
     if in_place:
         for decision in planned.changes:
             _set_live(store, decision, functions)
-        _forget_compiled(store.model)
+        forget_compiled_steps(store.model)
         return store.model, ()
-    with _known(functions):
+    # Functions that have no importable name are found by their reference.
+    with keras.saving.custom_object_scope(dict(functions)):
         model, notes = rebuild(store, planned.edits)
     live_only = [d for d in planned.changes if not d.slot.layer.pointers]
     if live_only:
@@ -111,21 +114,6 @@ def changed_model(
     return model, notes
 
 
-class _known:
-    """Functions that have no importable name are found by their reference while this is active."""
-
-    def __init__(self, functions: Mapping[str, Any]) -> None:
-        import keras
-
-        self._scope = keras.saving.custom_object_scope(dict(functions))
-
-    def __enter__(self) -> None:
-        self._scope.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        self._scope.__exit__(*error)
-
-
 def _set_live(store: Any, decision: Decision, functions: Mapping[str, Any]) -> None:
     import keras
 
@@ -141,13 +129,6 @@ def _set_live(store: Any, decision: Decision, functions: Mapping[str, Any]) -> N
         made = keras.regularizers.get(dict(value) if isinstance(value, Mapping) else value)
     variables = [variable_of(live, k.spec) for k in decision.slot.kernels]
     set_regularizer(live, decision.slot.key, [v for v in variables if v is not None], made)
-
-
-def _forget_compiled(model: Any) -> None:
-    """Steps that Keras compiled before know nothing of the new regularizers."""
-    for name in ("train_function", "test_function"):
-        if getattr(model, name, None) is not None:
-            setattr(model, name, None)
 
 
 def write_copy(store: FileStore, root: Any, target: Path, like: Path) -> None:

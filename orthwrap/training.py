@@ -17,6 +17,7 @@ from orthwrap.data import Data, Port, load
 from orthwrap.errors import OrthwrapError, ValueFault
 from orthwrap.records import Training
 from orthwrap.regularizers import OrthogonalityRegularizer
+from orthwrap.stores.live import forget_compiled_steps, regularizers_of, set_optimizer
 
 DEFAULT_EPOCHS = 5
 DEFAULT_BATCH_SIZE = 32
@@ -174,8 +175,7 @@ def _reseed(model: Any, seed: int) -> None:
     states = (v for v in model.non_trainable_variables if v.name == "seed_generator_state")
     for i, state in enumerate(states):
         state.assign(np.asarray([(seed + i) % 2**31, 0], state.dtype))
-    held = [v.regularizer for v in model.weights]
-    held += [layer.activity_regularizer for layer in model._flatten_layers()]
+    held = (regularizer for _, regularizer in regularizers_of(model))
     drawing = (r for r in held if isinstance(r, OrthogonalityRegularizer))
     for i, regularizer in enumerate(drawing):
         regularizer.reseed(seed + i)
@@ -301,8 +301,7 @@ def _set_learning_rate(model: Any, rate: float) -> None:
         state = [v for v in new.variables if v is not constant]
         for old, fresh in zip(optimizer.variables, state, strict=True):
             fresh.assign(old)
-    model.optimizer = new
-    model._compile_config.config["optimizer"] = new  # what a file keeps
+    set_optimizer(model, new)
 
 
 def _check_labels(data: Data, outputs: list[Port], model: Any) -> None:
@@ -387,20 +386,14 @@ class split_losses:
         model._aggregate_additional_loss = collecting
         model.compute_loss = compute_loss
         model._metrics.extend(self._means)
-        self._forget_compiled()
+        forget_compiled_steps(model)
 
     def __exit__(self, *error: object) -> None:
         model = self._model
         del model.compute_loss, model._aggregate_additional_loss
         for mean in self._means:
             model._metrics[:] = [m for m in model._metrics if m is not mean]
-        self._forget_compiled()
-
-    def _forget_compiled(self) -> None:
-        """Compiled steps keep the losses they were traced with."""
-        for name in ("train_function", "test_function"):
-            if hasattr(self._model, name):
-                setattr(self._model, name, None)
+        forget_compiled_steps(model)
 
 
 class _Watcher(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from orthwrap._version import __version__
 from orthwrap.comparing import compare_kernel, kernels_of
@@ -15,7 +15,7 @@ from orthwrap.errors import UsageError, ValueFault
 from orthwrap.loading import load_compiled, save_model
 from orthwrap.nodes import ours_within
 from orthwrap.opening import opened
-from orthwrap.outputs import PathLike, as_path, check_output, format_of, output_for
+from orthwrap.outputs import PathLike, check_output, format_of, output_for
 from orthwrap.plan import plan, plan_inspect, plan_strip
 from orthwrap.records import CompareReport, Report, Rule
 from orthwrap.reports import make_report, noted, with_after
@@ -188,9 +188,7 @@ class _Apply:
     ) -> Result:
         with opened(path, upgrade=upgrade) as source:
             store = source.store
-            target = output_for(path, output, "apply", store.format)
-            if not dry_run:
-                check_output(target, path, force)
+            target = _target(path, output, "apply", store, force, dry_run)
             templates, functions = templates_of(self.rules)
             check_references(functions)
             surveyed = survey(store)
@@ -205,15 +203,16 @@ class _Apply:
                 return Result(None, target, replace(report, output=str(target)))
             with temporary_copy(store, root) as copy:
                 live, notes = load_compiled(copy, self.custom_objects, shown=path)
-        return self._finish(live, noted(report, notes), target)
+        data = None if self.settings is None else _read_data(live, self.data)
+        return self._finish(live, data, noted(report, notes), target)
 
     def on_model(
         self, model: Any, output: PathLike | None, *, force: bool, in_place: bool, dry_run: bool
     ) -> Result:
-        target = _target_for_model(output, force or dry_run)
         with opened(model) as source:
-            if self.settings is not None:
-                _read_data(model, self.data)  # what does not fit is found before anything is done
+            target = _target(model, output, "apply", source.store, force, dry_run)
+            # Data that does not fit is found before anything is done.
+            data = None if self.settings is None else _read_data(model, self.data)
             templates, functions = templates_of(self.rules)
             surveyed = survey(source.store)
             planned = plan(surveyed, self.rules, templates)
@@ -224,11 +223,11 @@ class _Apply:
             if dry_run:
                 return Result(None, None, report)
             changed, notes = changed_model(source.store, planned, functions, in_place=in_place)
-        return self._finish(changed, noted(report, notes), target)
+        return self._finish(changed, data, noted(report, notes), target)
 
-    def _finish(self, model: Any, report: Report, target: Path | None) -> Result:
-        if self.settings is not None:
-            report = _train(model, report, self.data, self.settings, self.progress, self.measure)
+    def _finish(self, model: Any, data: Data | None, report: Report, target: Path | None) -> Result:
+        if self.settings is not None and data is not None:
+            report = _train(model, report, data, self.settings, self.progress, self.measure)
         return _saved(model, report, target)
 
 
@@ -261,12 +260,7 @@ def finetune(
         raise UsageError("finetune needs data")
     is_file = isinstance(model, (str, os.PathLike))
     with opened(model) as source:
-        if is_file:
-            target: Path | None = output_for(Path(model), output, "finetune", source.store.format)
-            assert target is not None  # a path always has an output beside it
-            check_output(target, Path(model), force)
-        else:
-            target = _target_for_model(output, force)
+        target = _target(model, output, "finetune", source.store, force)
         surveyed = survey(source.store)
         planned = plan_inspect(surveyed)
         report = make_report("finetune", source, surveyed, planned, with_figures=measure)
@@ -279,7 +273,8 @@ def finetune(
             live, notes = rebuild(source.store, ())
     if not any(r.carries for r in report.layers):
         notes = (*notes, "no kernel carries an orthwrap regularizer: use apply to attach one")
-    report = _train(live, noted(report, notes), data, settings, progress, measure)
+    read = _read_data(live, data)
+    report = _train(live, noted(report, notes), read, settings, progress, measure)
     return _saved(live, report, target)
 
 
@@ -308,13 +303,7 @@ def strip(
         _refuse_in_place(in_place)
     with opened(model, upgrade=False) as source:
         store = source.store
-        if is_file:
-            target: Path | None = output_for(Path(model), output, "strip", store.format)
-            assert target is not None  # a path always has an output beside it
-            if not dry_run:
-                check_output(target, Path(model), force)
-        else:
-            target = _target_for_model(output, force or dry_run)
+        target = _target(model, output, "strip", store, force, dry_run)
         surveyed = survey(store)
         planned = plan_strip(surveyed)
         report = make_report("strip", source, surveyed, planned, with_figures=False)
@@ -323,7 +312,7 @@ def strip(
         if not is_file:
             changed, notes = changed_model(store, planned, {}, in_place=in_place)
             return _saved(changed, noted(report, notes), target)
-        assert target is not None
+        assert target is not None  # a path always has an output beside it
         root = edit(store.root, planned.edits)
         report = noted(report, _still_needs(root))
         if format_of(target) == store.format:
@@ -358,8 +347,7 @@ def upgrade(
     path = Path(model)
     with opened(path) as source:
         store = source.store
-        target = output_for(path, output, "upgrade", store.format)
-        check_output(target, path, force)
+        target = _target(path, output, "upgrade", store, force)
         surveyed = survey(store)
         report = make_report(
             "upgrade", source, surveyed, plan_inspect(surveyed), with_figures=False
@@ -424,13 +412,43 @@ def _refuse_in_place(in_place: bool) -> None:
         raise UsageError("in_place changes a live model; a file is never changed: leave it out")
 
 
-def _target_for_model(output: PathLike | None, force: bool) -> Path | None:
-    """The file a live model is to be saved as, checked before anything is done."""
-    if output is None:
+@overload
+def _target(
+    model: PathLike,
+    output: PathLike | None,
+    command: str,
+    store: Any,
+    force: bool,
+    dry_run: bool = False,
+) -> Path: ...
+
+
+@overload
+def _target(
+    model: Any,
+    output: PathLike | None,
+    command: str,
+    store: Any,
+    force: bool,
+    dry_run: bool = False,
+) -> Path | None: ...
+
+
+def _target(
+    model: Any,
+    output: PathLike | None,
+    command: str,
+    store: Any,
+    force: bool,
+    dry_run: bool = False,
+) -> Path | None:
+    """Where a verb writes, checked before anything is done; None for a model without an output."""
+    source = Path(model) if isinstance(model, (str, os.PathLike)) else None
+    if source is None and output is None:
         return None
-    target = as_path(output)
-    format_of(target)
-    check_output(target, None, force)
+    target = output_for(source or Path(), output, command, store.format)
+    if source is None or not dry_run:
+        check_output(target, source, force or dry_run)
     return target
 
 
@@ -473,7 +491,7 @@ def _read_data(model: Any, source: Any) -> Data:
 def _train(
     model: Any,
     report: Report,
-    source: Any,
+    data: Data,
     settings: Settings,
     progress: Progress | None,
     with_figures: bool,
@@ -481,7 +499,6 @@ def _train(
     from orthwrap.stores.live import LiveStore
     from orthwrap.training import finetune as train
 
-    data = _read_data(model, source)
     factors = {
         r.path if r.slot == "kernel" else f"{r.path}@{r.slot}": r.regularizer.factor
         for r in report.layers

@@ -10,7 +10,7 @@ import typer
 
 from orthwrap.errors import UsageError
 from orthwrap_cli import options as o
-from orthwrap_cli.run import check_json, command, show
+from orthwrap_cli.run import check_json, command, progress, show_report
 
 
 @command
@@ -68,8 +68,6 @@ def apply(
     differs from MODEL in the chosen regularizers alone.
     """
     from orthwrap import verbs
-    from orthwrap.render.progress import TrainingProgress
-    from orthwrap.render.terminal import console, render
 
     check_json(json)
     words: dict[str, Any] = {
@@ -95,7 +93,6 @@ def apply(
     if any(":" in name for name in used):
         # The user's own module is looked for where they stand, after everything installed.
         sys.path.append(str(Path.cwd()))
-    screen = console(sys.stderr if json == "-" else sys.stdout)
     result = verbs.apply(
         model,
         output,
@@ -109,7 +106,6 @@ def apply(
         force=force,
         measure=not no_measure,
         upgrade=not no_upgrade,
-        progress=None if quiet else TrainingProgress(screen),
+        progress=None if data is None else progress(json, quiet),
     )
-    report = result.report
-    show(report.to_json(), lambda width: render(report, width), json, quiet)
+    show_report(result.report, json, quiet)

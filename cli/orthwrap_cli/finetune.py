@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 from orthwrap.errors import UsageError
 from orthwrap_cli import options as o
-from orthwrap_cli.run import check_json, command, show
+from orthwrap_cli.run import check_json, command, progress, show_report
 
 
 @command
@@ -26,13 +24,10 @@ def finetune(
 ) -> None:
     """Go on training a model that already carries regularizers."""
     from orthwrap import verbs
-    from orthwrap.render.progress import TrainingProgress
-    from orthwrap.render.terminal import console, render
 
     if data is None:
         raise UsageError("finetune needs --data FILE.npz")
     check_json(json)
-    screen = console(sys.stderr if json == "-" else sys.stdout)
     report = verbs.finetune(
         model,
         data,
@@ -43,6 +38,6 @@ def finetune(
         seed=seed,
         force=force,
         measure=not no_measure,
-        progress=None if quiet else TrainingProgress(screen),
+        progress=progress(json, quiet),
     ).report
-    show(report.to_json(), lambda width: render(report, width), json, quiet)
+    show_report(report, json, quiet)

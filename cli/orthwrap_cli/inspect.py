@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orthwrap_cli import options as o
-from orthwrap_cli.run import check_json, command, show
+from orthwrap_cli.run import check_json, command, show_report
 
 
 @command
@@ -19,7 +19,6 @@ def inspect(
 ) -> None:
     """How orthogonal is each layer, and what it carries; changes nothing."""
     from orthwrap import verbs
-    from orthwrap.render.terminal import render
 
     check_json(json)
     report = verbs.inspect(
@@ -29,4 +28,4 @@ def inspect(
         measure=not no_measure,
         upgrade=not no_upgrade,
     )
-    show(report.to_json(), lambda width: render(report, width), json, quiet)
+    show_report(report, json, quiet)

@@ -80,3 +80,24 @@ def show(data: Any, renderable: Callable[[int], Any], json_target: str | None, q
     if not quiet:
         screen = console(sys.stderr if json_target == "-" else sys.stdout)
         screen.print(renderable(screen.width))
+
+
+def show_report(report: Any, json_target: str | None, quiet: bool) -> None:
+    """A verb's report, as `show` shows things."""
+
+    def rendered(width: int) -> Any:
+        from orthwrap.render.terminal import render
+
+        return render(report, width)
+
+    show(report.to_json(), rendered, json_target, quiet)
+
+
+def progress(json_target: str | None, quiet: bool) -> Any:
+    """Who shows how training goes; on standard error where `--json -` has standard output."""
+    if quiet:
+        return None
+    from orthwrap.render.progress import TrainingProgress
+    from orthwrap.render.terminal import console
+
+    return TrainingProgress(console(sys.stderr if json_target == "-" else sys.stdout))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orthwrap_cli import options as o
-from orthwrap_cli.run import check_json, command, show
+from orthwrap_cli.run import check_json, command, show_report
 
 
 @command
@@ -18,8 +18,7 @@ def strip(
 ) -> None:
     """Remove orthwrap's regularizers: a plain Keras file again."""
     from orthwrap import verbs
-    from orthwrap.render.terminal import render
 
     check_json(json)
     report = verbs.strip(model, output, force=force, dry_run=dry_run).report
-    show(report.to_json(), lambda width: render(report, width), json, quiet)
+    show_report(report, json, quiet)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orthwrap_cli import options as o
-from orthwrap_cli.run import check_json, command, show
+from orthwrap_cli.run import check_json, command, show_report
 
 
 @command
@@ -17,8 +17,7 @@ def upgrade(
 ) -> None:
     """Bring an old file to Keras 3, nothing else."""
     from orthwrap import verbs
-    from orthwrap.render.terminal import render
 
     check_json(json)
     report = verbs.upgrade(model, output, force=force).report
-    show(report.to_json(), lambda width: render(report, width), json, quiet)
+    show_report(report, json, quiet)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from orthwrap.errors import FileFault
+from orthwrap.errors import FileFault, first_line
 from orthwrap.walker import Node
 
 MAX_NESTING = 200
@@ -30,8 +30,9 @@ def parse_config(text: str | bytes, path: Path, size: int) -> Node:
     try:
         root = json.loads(text)
     except (ValueError, TypeError, RecursionError) as e:
-        why = (str(e).splitlines() or [type(e).__name__])[0]
-        raise FileFault(f"{path} holds a config that is not JSON ({why}): copy it again") from e
+        raise FileFault(
+            f"{path} holds a config that is not JSON ({first_line(e)}): copy it again"
+        ) from e
     if not isinstance(root, dict) or "class_name" not in root or "config" not in root:
         raise FileFault(f"{path} holds a config without class_name and config: no Keras model")
     _check_size(root, path)

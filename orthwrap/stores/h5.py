@@ -11,7 +11,7 @@ from typing import Any
 
 import h5py
 
-from orthwrap.errors import FileFault
+from orthwrap.errors import FileFault, first_line
 from orthwrap.layouts import KernelSpec
 from orthwrap.records import ModelRecord
 from orthwrap.stores import hdf5
@@ -35,7 +35,7 @@ class H5Store:
             self._file = hdf5.open_hdf5(path)
         except OSError as e:
             raise FileFault(
-                f"{path} is a broken HDF5 file ({_plain(e)}): copy or save it again"
+                f"{path} is a broken HDF5 file ({first_line(e)}): copy or save it again"
             ) from e
         self._allowance = hdf5.Allowance(path.stat().st_size)
         try:
@@ -48,15 +48,10 @@ class H5Store:
             )
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as e:
             self.close()
-            raise FileFault(f"{path} is a broken HDF5 file ({_plain(e)}): copy it again") from e
+            raise FileFault(f"{path} is a broken HDF5 file ({first_line(e)}): copy it again") from e
         except BaseException:
             self.close()
             raise
-
-    @property
-    def attributes(self) -> dict[str, str | None]:
-        """The attributes that say where the file comes from."""
-        return {name: self._text(name) for name in ("keras_version", "backend")}
 
     def layers(self) -> tuple[Layer, ...]:
         return with_old_names(walk(self.root), self.old_names)
@@ -216,8 +211,3 @@ def _parts(weight_name: str) -> list[str]:
     return (
         weight_name.rpartition(":")[0].split("/") if ":" in weight_name else weight_name.split("/")
     )
-
-
-def _plain(error: BaseException) -> str:
-    """The first line of an error's text."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -482,6 +482,27 @@ def set_regularizer(live: Any, key: str, variables: Sequence[Any], regularizer: 
         variable.regularizer = regularizer
 
 
+def regularizers_of(model: Any) -> Iterator[tuple[str, Any]]:
+    """(place, regularizer or None) of every variable and of every layer's outputs."""
+    for variable in model.weights:
+        yield variable.path, variable.regularizer
+    for layer in model._flatten_layers():
+        yield layer.name, layer.activity_regularizer
+
+
+def set_optimizer(model: Any, optimizer: Any) -> None:
+    """Another optimizer for a compiled model, in the model and in what a file keeps of it."""
+    model.optimizer = optimizer
+    model._compile_config.config["optimizer"] = optimizer
+
+
+def forget_compiled_steps(model: Any) -> None:
+    """Steps that Keras compiled keep the losses and regularizers they were traced with."""
+    for name in ("train_function", "test_function"):
+        if getattr(model, name, None) is not None:
+            setattr(model, name, None)
+
+
 # Checking
 
 

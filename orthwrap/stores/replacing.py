@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from orthwrap.errors import FileFault
+from orthwrap.errors import FileFault, first_line
 
 try:
     import fcntl
@@ -73,7 +73,7 @@ def scratch_folder() -> Iterator[Path]:
 
 def reason(error: OSError) -> str:
     """The system's words for it, without the path."""
-    return error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
+    return error.strerror or first_line(error)
 
 
 @contextlib.contextmanager
