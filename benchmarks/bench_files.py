@@ -103,6 +103,7 @@ class Bench:
     def run(self, *words: object) -> Run:
         """A Python process, which must succeed."""
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "OPENBLAS_NUM_THREADS": "1"}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled once, as what is installed is
         with tempfile.TemporaryFile() as said:
             start = time.perf_counter()
             process = subprocess.Popen(
@@ -262,17 +263,17 @@ def size(bench: Bench, counts: Sequence[int]) -> None:
             for n, path in files.items()
         }
         runs = bench.in_turn(commands)
-        idle = statistics.median(
-            r.seconds for r in bench.in_turn({"v": ("-m", "orthwrap", "--version")})["v"]
-        )
         first: Run | None = None
+        last: tuple[float, float] | None = None
         for n, path in files.items():
             done = runs[str(n)]
             now = Run(*(statistics.median(v) for v in zip(*map(tuple_of, done), strict=True)))
             megabytes = path.stat().st_size / 2**20
-            rate = 1000 * max(now.seconds - idle, 1e-3) / megabytes
             bench.add(section, f"{megabytes:.0f} MB", now.seconds, "s", None)
-            bench.add(section, f"{megabytes:.0f} MB: per MB, over start", rate, "ms", None)
+            if last is not None:
+                rate = 1000 * (now.seconds - last[0]) / (megabytes - last[1])
+                bench.add(section, "each MB more", rate, "ms", None)
+            last = now.seconds, megabytes
             first = first or now
             ratio = now.megabytes / first.megabytes
             bench.add(section, f"{megabytes:.0f} MB: peak", now.megabytes, "MB", ratio, 1.2)

@@ -10,10 +10,12 @@ the symmetric matrix is enough; no copy of it is made but the one that the eigen
 
 from __future__ import annotations
 
+import concurrent.futures
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,11 @@ _PROBES = 32
 _PASSES = 6  # over an estimated kernel, after the first
 _BLOCK = 1 << 19  # numbers that are read at once
 _PANEL = 256  # columns of a Gram matrix that are computed at once
+_THREADS = 2
+_LARGE = 1024  # rows of a Gram matrix; larger ones are in memory alone
+_UNDEFINED = Deviation(math.nan, math.nan, math.nan, None, None, None, None, None)
+
+T = TypeVar("T")
 
 
 def scale_of(kernel: Any, layout: Layout) -> float:
@@ -64,16 +71,59 @@ def measure(kernel: Any, layout: Layout, regularizer: Mapping[str, Any] | None =
     estimated by random probes with a fixed seed, and the other extremes are null.
     """
     layout = layout.for_shape(kernel.shape)
-    with np.errstate(all="ignore"):  # NaN and infinity are told apart below
+    with np.errstate(all="ignore"):
+        if not is_estimated(kernel.shape, layout):
+            return _exact(kernel, layout, regularizer)
         alpha = scale_of(kernel, layout)
         if not math.isfinite(alpha):
-            return Deviation(math.nan, math.nan, math.nan, None, None, None, None, None)
-        if is_estimated(kernel.shape, layout):
-            return _estimated(kernel, layout, alpha, regularizer)
-        sums = _Sums(alpha, max(layout.matrices(kernel.shape)[1:]), regularizer)
-        for batch in _batches(kernel, layout):
-            sums.add(batch)
-        return sums.deviation(kernel, layout)
+            return _UNDEFINED
+        return _estimated(kernel, layout, alpha, regularizer)
+
+
+def together(jobs: Sequence[Callable[[], T]], sizes: Sequence[int]) -> list[T]:
+    """The results of several jobs, on threads of our own where BLAS has one only.
+
+    Where BLAS has several, they would wait for one another.
+
+    Args:
+        jobs: each measures a kernel.
+        sizes: rows of their Gram matrices. Large ones run alone, for the sake of memory; of the
+            others, those that take longest begin first.
+    """
+    threads = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        threads = len(os.sched_getaffinity(0))
+    if min(threads, len(jobs)) < 2 or os.environ.get("OPENBLAS_NUM_THREADS") != "1":
+        return [job() for job in jobs]
+    order = sorted(range(len(jobs)), key=lambda i: -sizes[i])
+    results: dict[int, T] = {i: jobs[i]() for i in order if sizes[i] > _LARGE}
+    rest = [i for i in order if sizes[i] <= _LARGE]
+    pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
+    try:
+        results |= zip(rest, pool.map(lambda i: jobs[i](), rest), strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [results[i] for i in range(len(jobs))]
+
+
+def _exact(kernel: Any, layout: Layout, regularizer: Mapping[str, Any] | None) -> Deviation:
+    count, m, n = layout.matrices(kernel.shape)
+    batches = list(_batches(kernel, layout))
+    gram: Array | None = None
+    if len(batches) == 1:  # its trace is ‖K‖², so that one reading is enough
+        gram = _gram(batches[0])
+        alpha = math.sqrt(float(np.einsum("bii->", gram)) / (count * min(m, n))) or 1.0
+    else:
+        alpha = scale_of(kernel, layout)
+    if not math.isfinite(alpha):
+        return _UNDEFINED
+    sums = _Sums(alpha, max(m, n), regularizer)
+    for batch in batches:
+        if gram is None:
+            gram = _gram(batch)
+        sums.add(batch, gram)
+        gram = None
+    return sums.deviation(kernel, layout)
 
 
 def relative_change(before: Any, after: Any) -> tuple[bool, float]:
@@ -334,8 +384,7 @@ class _Sums:
     sigma_max: float = 0.0
     condition: float | None = 1.0
 
-    def add(self, batch: _Batch) -> None:
-        gram = _gram(batch)
+    def add(self, batch: _Batch, gram: Array) -> None:
         self.square += float(_square_deviation(gram, 1.0).sum())
         self.scaled_square += float(_square_deviation(gram, self.alpha).sum())
         coherence = _coherence(gram)

@@ -9,19 +9,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orthwrap.errors import FileFault, OrthwrapError
 from orthwrap.stores.files import FileStore, is_keras_folder, open_file
 from orthwrap.stores.replacing import reason, scratch_folder
-from orthwrap.upgrades import (
-    Upgrade,
-    apply_h5,
-    plan_h5,
-    plan_keras_zip,
-    upgrade_keras_zip,
-    upgrade_saved_model,
-)
+
+if TYPE_CHECKING:
+    from orthwrap.upgrades import Upgrade
 
 
 @dataclass(frozen=True)
@@ -95,6 +90,8 @@ def _open(path: Path, new_folder: Callable[[], Path], upgrade: bool) -> Opened:
                 f"{path} is a SavedModel folder, which only modernising can read: "
                 "leave --no-upgrade out"
             )
+        from orthwrap.upgrades import upgrade_saved_model
+
         copy = new_folder() / "model.keras"
         upgrades = upgrade_saved_model(path, copy)
         return Opened(_renamed(open_file(copy), path, "saved_model", None), upgrades)
@@ -103,6 +100,8 @@ def _open(path: Path, new_folder: Callable[[], Path], upgrade: bool) -> Opened:
     version = store.record.keras_version or ""
     if not upgrade or version.startswith("3."):
         return Opened(store)
+    from orthwrap.upgrades import apply_h5, plan_h5, plan_keras_zip, upgrade_keras_zip
+
     try:
         if is_keras_folder(path):
             source = new_folder() / "packed.keras"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
 from orthwrap._version import __version__
 from orthwrap.layouts import Layout
-from orthwrap.measure import EXACT_LIMIT, measure
+from orthwrap.measure import EXACT_LIMIT, measure, together
 from orthwrap.nodes import Attachment
 from orthwrap.opening import Opened
 from orthwrap.plan import Decision, Plan
@@ -31,13 +32,17 @@ def make_report(
         source: the model, and what was done to read it.
         with_figures: False leaves every `before` null.
     """
-    records: list[LayerRecord] = []
-    for decision in planned.decisions:
-        for kernel in decision.slot.kernels or (None,):
-            record = _record(decision, kernel)
-            if with_figures and kernel is not None and decision.measured:
-                record = replace(record, before=figures(kernel, decision.attachment))
-            records.append(record)
+    pairs = [(d, kernel) for d in planned.decisions for kernel in d.slot.kernels or (None,)]
+    records = [_record(d, kernel) for d, kernel in pairs]
+    if with_figures:
+        jobs = {
+            i: functools.partial(figures, kernel, d.attachment)
+            for i, (d, kernel) in enumerate(pairs)
+            if kernel is not None and d.measured
+        }
+        found = together(list(jobs.values()), [_rows(records[i]) for i in jobs])
+        for i, deviation in zip(jobs, found, strict=True):
+            records[i] = replace(records[i], before=deviation)
     warnings = planned.warnings
     large = [r.path for r in records if _was_estimated(r)]
     if large:
@@ -66,6 +71,10 @@ def _was_estimated(record: LayerRecord) -> bool:
     if record.before is None or record.matrices is None:
         return False
     return record.before.sigma_min is None and min(record.matrices[1:]) > EXACT_LIMIT
+
+
+def _rows(record: LayerRecord) -> int:
+    return 0 if record.matrices is None else min(record.matrices[1:])
 
 
 def _record(decision: Decision, kernel: Kernel | None) -> LayerRecord:

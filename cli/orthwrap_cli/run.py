@@ -64,8 +64,6 @@ def show(data: Any, renderable: Callable[[int], Any], json_target: str | None, q
 
     With `--json -`, standard output carries JSON alone and the table goes to standard error.
     """
-    from orthwrap.render.terminal import console
-
     if json_target is not None:
         text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         # Half a character, as a broken name may have, is written as JSON escapes it.
@@ -78,6 +76,8 @@ def show(data: Any, renderable: Callable[[int], Any], json_target: str | None, q
             with replacing(Path(json_target)) as sibling:
                 sibling.write_text(text, encoding="utf-8")
     if not quiet:
+        from orthwrap.render.terminal import console
+
         screen = console(sys.stderr if json_target == "-" else sys.stdout)
         screen.print(renderable(screen.width))
 

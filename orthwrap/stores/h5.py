@@ -40,11 +40,13 @@ class H5Store:
         self._allowance = hdf5.Allowance(path.stat().st_size)
         try:
             self.root = self._read_config()
+            with hdf5.limited_memory():
+                parameters = self._count_parameters()
             self.record = ModelRecord(
                 path=str(path),
                 format=self.format,
                 keras_version=self._text("keras_version"),
-                parameters=self._count_parameters(),
+                parameters=parameters,
             )
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as e:
             self.close()
@@ -60,8 +62,9 @@ class H5Store:
         top = self._group_of(layer)
         if top is None:
             return [None] * len(specs)
-        index = self._index_of(top)
-        return [self._find(top, index, layer, spec) for spec in specs]
+        with hdf5.limited_memory():
+            index = self._index_of(top)
+            return [self._find(top, index, layer, spec) for spec in specs]
 
     def close(self) -> None:
         self._file.close()

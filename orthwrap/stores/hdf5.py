@@ -38,30 +38,36 @@ _DEFLATE, _SHUFFLE, _FLETCHER = 1, 2, 3  # the filters that HDF5 itself always h
 # What the HDF5 library may allocate while it reads structures. A forged length makes it clear
 # gigabytes before it finds that the text is not there.
 _STRUCTURES = 512 << 20
-_limited = threading.Lock()
+_limited = threading.RLock()
+_depth = 0
 
 
 @contextlib.contextmanager
 def limited_memory(extra: int = _STRUCTURES) -> Iterator[None]:
     """While it lasts, the process may grow by `extra` bytes; where the system can say so.
 
-    The limit is the whole process's, so it is set for the shortest time only: one call of HDF5.
+    The limit is the whole process's, so it is set for a short time only: some calls of HDF5.
+    Within another one, it changes nothing.
     """
-    used = _address_space()
-    if resource is None or used is None:
-        yield
-        return
+    global _depth
     with _limited:
-        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-        limit = used + extra
-        if soft != resource.RLIM_INFINITY and soft <= limit:
-            yield
-            return
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+        used = _address_space() if _depth == 0 else None
+        _depth += 1
         try:
-            yield
+            if resource is None or used is None:
+                yield
+                return
+            soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+            if soft != resource.RLIM_INFINITY and soft <= used + extra:
+                yield
+                return
+            resource.setrlimit(resource.RLIMIT_AS, (used + extra, hard))
+            try:
+                yield
+            finally:
+                resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         finally:
-            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+            _depth -= 1
 
 
 def _address_space() -> int | None:
@@ -108,21 +114,27 @@ def child(group: Any, name: str) -> Any:
     Raises:
         FileFault: the name leads to another place or another file.
     """
-    here = group
-    for part in name.split("/"):
-        if not part or part == "." or not isinstance(here, h5py.Group):
-            return None
-        link = here.get(part, getlink=True, default=None)
-        if link is None:
-            return None
-        if not isinstance(link, h5py.HardLink):
-            raise FileFault(
-                f"{part!r:.80} in the file is a link to another place, which is not followed: "
-                "copy the model with its weights inside"
-            )
-        with limited_memory():
-            here = here[part]
-    return here
+    here = group.id
+    with limited_memory():
+        for part in name.split("/"):
+            encoded = part.encode("utf-8", "surrogateescape")
+            if not part or part == "." or not isinstance(here, h5py.h5g.GroupID):
+                return None
+            if not here.links.exists(encoded):
+                return None
+            if here.links.get_info(encoded).type != h5py.h5l.TYPE_HARD:
+                raise FileFault(
+                    f"{part!r:.80} in the file is a link to another place, which is not followed: "
+                    "copy the model with its weights inside"
+                )
+            here = h5py.h5o.open(here, encoded)
+    return _wrapped(here)
+
+
+def _wrapped(identifier: Any) -> Any:
+    if isinstance(identifier, h5py.h5g.GroupID):
+        return h5py.Group(identifier)
+    return h5py.Dataset(identifier) if isinstance(identifier, h5py.h5d.DatasetID) else None
 
 
 def child_group(group: Any, name: str) -> Any:
@@ -133,12 +145,12 @@ def child_group(group: Any, name: str) -> Any:
 
 def members(group: Any) -> Iterator[tuple[str, Any]]:
     """(name, group or dataset) of a group's own members; links elsewhere are passed over."""
-    for name in group:
-        if isinstance(group.get(name, getlink=True, default=None), h5py.HardLink):
+    for encoded in list(group.id):
+        if group.id.links.get_info(encoded).type == h5py.h5l.TYPE_HARD:
             with limited_memory():
-                item = group[name]
-            if isinstance(item, (h5py.Group, h5py.Dataset)):
-                yield name, item
+                item = _wrapped(h5py.h5o.open(group.id, encoded))
+            if item is not None:
+                yield encoded.decode("utf-8", "surrogateescape"), item
 
 
 def datasets(root: Any, *, skip: str = "") -> Iterator[tuple[str, Any]]:

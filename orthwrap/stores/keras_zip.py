@@ -49,11 +49,13 @@ class KerasStore:
             self.metadata = self._read_metadata()
             self._open_weights()
             version = self.metadata.get("keras_version")
+            with hdf5.limited_memory():
+                parameters = self._count_parameters()
             self.record = ModelRecord(
                 path=str(path),
                 format=self.format,
                 keras_version=version if isinstance(version, str) else None,
-                parameters=self._count_parameters(),
+                parameters=parameters,
             )
         except (
             *(zipfile.BadZipFile, zlib.error, NotImplementedError),
@@ -69,8 +71,10 @@ class KerasStore:
         return with_old_names(walk(self.root), self.old_names)
 
     def weights(self, layer: Layer, specs: Sequence[KernelSpec]) -> list[WeightRef | None]:
-        owners = [o for o in (self._owner(file, layer) for file in self._weights) if o is not None]
-        return [self._first(owners, spec) for spec in specs]
+        with hdf5.limited_memory():
+            found = (self._owner(file, layer) for file in self._weights)
+            owners = [owner for owner in found if owner is not None]
+            return [self._first(owners, spec) for spec in specs]
 
     def close(self) -> None:
         for file in self._weights:
