@@ -33,7 +33,8 @@ from orthwrap.walker import edit
 
 if TYPE_CHECKING:
     from orthwrap.data import Data
-    from orthwrap.training import Progress, Settings
+    from orthwrap.training.fit import Progress
+    from orthwrap.training.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -477,13 +478,13 @@ def _settings(
         if given:
             raise UsageError(f"{next(iter(given))} is about training, which needs data")
         return None
-    from orthwrap.training import Settings
+    from orthwrap.training.settings import Settings
 
     return Settings(**given)  # type: ignore[arg-type]  # each value has its own field's type
 
 
 def _read_data(model: Any, source: Any) -> Data:
-    from orthwrap.training import read_data
+    from orthwrap.training.ports import read_data
 
     return read_data(model, source)
 
@@ -497,7 +498,7 @@ def _train(
     with_figures: bool,
 ) -> Report:
     from orthwrap.stores.live import LiveStore
-    from orthwrap.training import finetune as train
+    from orthwrap.training.fit import finetune as train
 
     factors = {
         r.path if r.slot == "kernel" else f"{r.path}@{r.slot}": r.regularizer.factor

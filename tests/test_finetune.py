@@ -18,8 +18,8 @@ import pytest
 from keras import layers, ops
 
 import orthwrap
-from orthwrap import objectives
 from orthwrap.data import Port, load
+from orthwrap.training import objectives
 from orthwrap.verbs import finetune
 
 Array = np.ndarray[Any, np.dtype[Any]]
