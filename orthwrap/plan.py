@@ -18,6 +18,7 @@ from orthwrap.nodes import Attachment
 from orthwrap.patterns import Candidate, Pattern, nearest, parse
 from orthwrap.records import (
     ALREADY,
+    AUTO,
     EXCLUDED,
     KEPT,
     NOT_SELECTED,
@@ -41,6 +42,7 @@ class Decision:
         previous: what our regularizer replaces, in words.
         measured: its kernels' figures belong into the report.
         value: the node to write; meaningful where `decision` is regularized or removed.
+        auto: training finds its factor; until then it is the rule's or the regularizer's own.
     """
 
     slot: Slot
@@ -51,6 +53,7 @@ class Decision:
     previous: str | None = None
     measured: bool = False
     value: Any = None
+    auto: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class _ParsedRule:
     rule: Rule
     target: tuple[Pattern, ...]
     exclude: tuple[Pattern, ...]
-    factor_for: tuple[tuple[Pattern, float], ...]
+    factor_for: tuple[tuple[Pattern, float | str], ...]
     template: Attachment
     used: set[str] = field(default_factory=set)
 
@@ -130,12 +133,11 @@ def template(rule: Rule) -> Attachment:
     name = rule.regularizer
     if isinstance(name, str) and name in PENALTIES:
         options = nodes.check_options(name, rule.options)
-        factor = PENALTIES[name].default_factor if rule.factor is None else rule.factor
+        factor = _factor_of(rule, PENALTIES[name].default_factor)
         return Attachment(name, factor, rule.scale, options=options)
     if isinstance(name, str) and name in nodes.KERAS_NAMES:
         _check_plain(rule, name)
-        factor = 1e-2 if rule.factor is None else rule.factor
-        return Attachment(name, factor, foreign=nodes.keras_node(name))
+        return Attachment(name, _factor_of(rule, 1e-2), foreign=nodes.keras_node(name))
     if isinstance(name, str) and ":" not in name:
         known = [*PENALTIES, *nodes.KERAS_NAMES]
         close = difflib.get_close_matches(name.lower(), known, 1, 0.0)
@@ -145,13 +147,19 @@ def template(rule: Rule) -> Attachment:
         )
     if isinstance(name, str):
         _check_plain(rule, name)
-        return Attachment(name, _factor_of(rule), foreign=name)
+        # One brought along has its own coefficient: it is taken as it is.
+        return Attachment(name, _factor_of(rule, 1.0), foreign=name)
     raise ValueFault(f"regularizer {name!r} is neither a name nor a reference")
 
 
-def _factor_of(rule: Rule) -> float:
-    """A regularizer brought along has its own coefficient: it is taken as it is."""
-    return 1.0 if rule.factor is None else rule.factor
+def _factor_of(rule: Rule, default: float) -> float:
+    number = numeric_factor(rule)
+    return default if number is None else number
+
+
+def numeric_factor(rule: Rule) -> float | None:
+    """The rule's factor; None where it takes the default, for good or until training."""
+    return rule.factor if isinstance(rule.factor, float) else None
 
 
 def _check_plain(rule: Rule, name: str) -> None:
@@ -179,6 +187,8 @@ def _parse(rule: Rule, attachment: Attachment) -> _ParsedRule:
             raise UsageError("estimate sketch works on kernels: leave it out with on activity")
         if attachment.scale != "unit":
             raise UsageError("scale preserve works on kernels: leave it out with on activity")
+        if rule.is_auto:
+            raise UsageError("factor auto works on kernels: give a number with on activity")
     return parsed
 
 
@@ -281,10 +291,13 @@ def _untouched(slot: Slot, decision: str, reason: str, rule: str | None) -> Deci
 def _attach(slot: Slot, p: _ParsedRule, target: Pattern) -> Decision:
     rule, attachment = p.rule, p.template
     matched = f"matches {target.text}"
+    auto = rule.factor == AUTO
     for pattern, factor in p.factor_for:
         if _matching(pattern, slot):
             p.used.add(pattern.text)
-            attachment = replace(attachment, factor=factor)
+            auto = factor == AUTO
+            if isinstance(factor, float):
+                attachment = replace(attachment, factor=factor)
             break
     if slot.name == "activity":
         attachment = replace(attachment, on="activity")
@@ -322,6 +335,8 @@ def _attach(slot: Slot, p: _ParsedRule, target: Pattern) -> Decision:
     attachment = replace(attachment, combined_with=active, replaced=set_aside)
     if not slot.layer.trainable:
         reasons.append("frozen: Keras applies no penalty while it is")
+    if auto:
+        reasons.append(f"factor auto: {attachment.factor:g} until training finds it")
     absent = slot.key not in slot.layer.config if current is None else current.absent
     attachment = replace(attachment, absent=absent)
     node = attachment.to_node()
@@ -333,6 +348,7 @@ def _attach(slot: Slot, p: _ParsedRule, target: Pattern) -> Decision:
             target.text,
             current,
             measured=True,
+            auto=auto,
         )
     if current is not None:
         reasons.append(f"{current} → {attachment}")
@@ -345,6 +361,7 @@ def _attach(slot: Slot, p: _ParsedRule, target: Pattern) -> Decision:
         None if current is None else f"{current.name} {current.factor:g}",
         measured=True,
         value=node,
+        auto=auto,
     )
 
 

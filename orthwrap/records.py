@@ -20,6 +20,9 @@ SCALES = ("unit", "preserve")
 PLACES = ("kernel", "activity")
 EXISTING = ("keep", "combine", "replace")
 
+# The factor that training finds out from the gradients of task and penalty.
+AUTO = "auto"
+
 # Decisions. A kernel has exactly one of them.
 REGULARIZED = "regularized"
 ALREADY = "already"
@@ -42,7 +45,8 @@ class Rule:
         exclude: patterns that take a kernel out again.
         regularizer: a name (`"so"`, `"l2"`), a reference (`"package.module:function"`), or an
             object that obeys the Keras regularizer contract.
-        factor: the coefficient λ; None takes the regularizer's default.
+        factor: the coefficient λ; None takes the regularizer's default, and `"auto"` sets it from
+            the gradients of task and penalty when training begins.
         factor_for: `(pattern, factor)` pairs; the first that matches overrides `factor`.
         scale: `"unit"` (the penalty of W) or `"preserve"` (the penalty of W/α).
         on: `"kernel"` or `"activity"`.
@@ -53,8 +57,8 @@ class Rule:
     target: tuple[str | Callable[[Any], bool], ...] = DEFAULT_TARGET
     exclude: tuple[str | Callable[[Any], bool], ...] = ()
     regularizer: Any = DEFAULT_REGULARIZER
-    factor: float | None = None
-    factor_for: tuple[tuple[str, float], ...] = ()
+    factor: float | str | None = None
+    factor_for: tuple[tuple[str, float | str], ...] = ()
     scale: str = "unit"
     on: str = "kernel"
     existing: str = "combine"
@@ -75,13 +79,18 @@ class Rule:
                     f"{name}={value!r} is not known; choose one of: {', '.join(allowed)}"
                 )
         if self.factor is not None:
-            object.__setattr__(self, "factor", check_factor(self.factor))
+            object.__setattr__(self, "factor", _factor_or_auto(self.factor))
         if not isinstance(self.options, Mapping):
             raise ValueFault(f"options must be a mapping, as {{'steps': 5}}; got {self.options!r}")
         object.__setattr__(self, "factor_for", _pairs(self.factor_for))
 
+    @property
+    def is_auto(self) -> bool:
+        """Whether a factor is to be found in training."""
+        return AUTO in (self.factor, *(factor for _, factor in self.factor_for))
 
-def _pairs(value: Any) -> tuple[tuple[str, float], ...]:
+
+def _pairs(value: Any) -> tuple[tuple[str, float | str], ...]:
     """`factor_for` from a mapping or from pairs."""
     pairs = value.items() if isinstance(value, Mapping) else value
     try:
@@ -92,7 +101,11 @@ def _pairs(value: Any) -> tuple[tuple[str, float], ...]:
         raise ValueFault(
             f"factor_for must be a mapping or pairs of pattern and factor; got {value!r}"
         ) from None
-    return tuple((pattern, check_factor(factor)) for pattern, factor in split)
+    return tuple((pattern, _factor_or_auto(factor)) for pattern, factor in split)
+
+
+def _factor_or_auto(value: Any) -> float | str:
+    return AUTO if isinstance(value, str) and value == AUTO else check_factor(value)
 
 
 def check_factor(value: Any) -> float:

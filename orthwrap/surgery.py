@@ -13,7 +13,7 @@ from orthwrap import nodes
 from orthwrap.errors import RebuildError, ValueFault
 from orthwrap.nodes import Attachment
 from orthwrap.outputs import DEFAULT_SUFFIX
-from orthwrap.plan import Decision, Plan, template
+from orthwrap.plan import Decision, Plan, numeric_factor, template
 from orthwrap.records import Rule
 from orthwrap.stores.files import FileStore
 from orthwrap.stores.replacing import replacing, scratch_folder
@@ -37,7 +37,7 @@ def templates_of(rules: Sequence[Rule]) -> tuple[list[Attachment], dict[str, Any
 
             if rule.options:
                 raise ValueFault("options go with a regularizer's name; set them on the object")
-            made = attachment_of(value, rule.factor)
+            made = attachment_of(value, numeric_factor(rule))
             if made.is_penalty and rule.scale != "unit":
                 made = replace(made, scale=rule.scale)
             if isinstance(made.foreign, str):

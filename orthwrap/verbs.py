@@ -93,7 +93,7 @@ def apply(
     target: Any = None,
     exclude: Any = (),
     regularizer: Any = None,
-    factor: float | None = None,
+    factor: float | str | None = None,
     factor_for: Any = (),
     scale: str | None = None,
     on: str | None = None,
@@ -122,7 +122,8 @@ def apply(
         target, exclude: one pattern or several (see `orthwrap.patterns`); a callable of the layer's
             record is one too. None targets `all-conv` and `all-dense`.
         regularizer: a name, `"package.module:function"`, or an object; None is `"so"`.
-        factor: λ; None takes the regularizer's default, 1e-3 for `"so"`.
+        factor: λ; None takes the regularizer's default, 1e-3 for `"so"`. `"auto"` takes, with
+            `data`, the one at which the penalty's gradient is as large as the task's.
         factor_for: `(pattern, factor)` pairs or a mapping; the first match overrides `factor`.
         scale: `"unit"` (default) drives singular values to 1, `"preserve"` to the kernel's own
             RMS.
@@ -168,6 +169,8 @@ def apply(
         if not rules or not all(isinstance(rule, Rule) for rule in rules):
             raise ValueFault("rules must be one orthwrap.Rule or several")
     settings = _settings(data, epochs, batch_size, learning_rate, seed)
+    if data is None and any(rule.is_auto for rule in rules):
+        raise UsageError("factor auto needs data: give data, or a number like 1e-3")
     job = _Apply(tuple(rules), measure, settings, data, custom_objects or {}, progress)
     if not isinstance(model, (str, os.PathLike)):
         return job.on_model(model, output, force=force, in_place=in_place, dry_run=dry_run)

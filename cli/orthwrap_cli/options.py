@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from orthwrap.errors import UsageError
+from orthwrap.records import AUTO
 
 _REPORT = "Report"
 _TRAIN = "Training"
@@ -75,8 +76,8 @@ Factor = Annotated[
     str | None,
     typer.Option(
         "--factor",
-        metavar="F",
-        help="The coefficient. Default: the regularizer's.",
+        metavar="F|auto",
+        help="The coefficient; auto sets it from gradients on --data. Default: the regularizer's.",
         rich_help_panel=_ATTACH,
     ),
 ]
@@ -126,27 +127,31 @@ Seed = Annotated[
 ]
 
 
-def parse_factor(text: str | None) -> float | None:
-    """`--factor`; UsageError where it is no number."""
+def parse_factor(text: str | None) -> float | str | None:
+    """`--factor`; UsageError where it is no number and not auto."""
     if text is None:
         return None
-    if text == "auto":
-        raise UsageError("--factor auto is not there yet: give a number like 1e-3")
     try:
-        return float(text)
+        return _number_or_auto(text)
     except ValueError:
-        raise UsageError(f"--factor {text!r} is not a number: give one like 1e-3") from None
+        raise UsageError(
+            f"--factor {text!r} is not a number: give one like 1e-3, or auto"
+        ) from None
 
 
-def parse_factor_for(items: list[str] | None) -> tuple[tuple[str, float], ...]:
-    """`PATTERN=F`, split at the last `=`."""
+def _number_or_auto(text: str) -> float | str:
+    return text if text == AUTO else float(text)
+
+
+def parse_factor_for(items: list[str] | None) -> tuple[tuple[str, float | str], ...]:
+    """`PATTERN=F`, split at the last `=`; F may be auto."""
     pairs = []
     for item in items or ():
         pattern, equals, text = item.rpartition("=")
         try:
             if not equals or not pattern:
                 raise ValueError
-            pairs.append((pattern, float(text)))
+            pairs.append((pattern, _number_or_auto(text)))
         except ValueError:
             raise UsageError(
                 f"--factor-for {item!r} is not PATTERN=F: write it like 'conv1*=1e-4'"
