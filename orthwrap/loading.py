@@ -6,7 +6,6 @@ Keras is imported when a function is called, not before.
 from __future__ import annotations
 
 import contextlib
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,18 +13,24 @@ from typing import Any
 
 import numpy as np
 
-from orthwrap import nodes
-from orthwrap.errors import FileFault, OrthwrapError, ValueFault
+from orthwrap import needs, nodes
+from orthwrap.custom_objects import CustomObjects, custom_objects_of
+from orthwrap.errors import FileFault, OrthwrapError
 from orthwrap.opening import opened
 from orthwrap.outputs import PathLike, as_path
 from orthwrap.stores import hdf5
-from orthwrap.stores.files import is_hdf5
+from orthwrap.stores.files import is_hdf5, open_file
 from orthwrap.stores.replacing import replacing
 from orthwrap.upgrades.h5_file import STATE_ASIDE
+from orthwrap.walker import Node
 
 
 def load_model(
-    path: PathLike, custom_objects: Mapping[str, Any] | None = None, **kwargs: Any
+    path: PathLike,
+    custom_objects: CustomObjects | None = None,
+    *,
+    unsafe_lambda: bool = False,
+    **kwargs: Any,
 ) -> Any:
     """`keras.models.load_model`, for files of older Keras too, and with their compiled state.
 
@@ -34,32 +39,41 @@ def load_model(
 
     Args:
         path: a `.keras`, `.h5` or `.hdf5` file, or a SavedModel folder.
-        custom_objects: the file's own classes and functions, by name.
+        custom_objects: the file's own classes and functions: a mapping by name, or references
+            `package.module:Name` (`package.module`: all that it defines), which are imported.
+        unsafe_lambda: runs the code of Lambda layers that the file keeps; `safe_mode=False` too.
         **kwargs: passed on to Keras (`compile`, `safe_mode`).
 
     Raises:
-        FileFault: Keras cannot load it; the message names what it lacks.
+        FileFault: Keras cannot load it; the message names what it lacks, and which layers use it.
+        ValueFault: a reference in `custom_objects` leads nowhere.
     """
     path = as_path(path)
+    unsafe = unsafe_lambda or kwargs.get("safe_mode") is False
     with opened(path) as source:
         # A file of an older Keras is loaded as its modernised copy.
         read = source.store.path if source.upgrades else path
-        model, _ = _load(read, custom_objects, kwargs, path)
+        model, _ = _load(read, path, custom_objects, unsafe, kwargs)
     return model
 
 
 def load_compiled(
-    path: Path, custom_objects: Mapping[str, Any] | None = None, shown: Path | None = None
+    path: Path,
+    custom_objects: CustomObjects | None = None,
+    *,
+    unsafe_lambda: bool = False,
+    shown: Path | None = None,
 ) -> tuple[Any, tuple[str, ...]]:
     """The model, compiled as the file says where that can be done; and notes where it cannot.
 
     `shown` is the file that errors name, where `path` is a copy of it.
     """
+    shown = shown or path
     try:
-        return _load(path, custom_objects, {}, shown)
+        return _load(path, shown, custom_objects, unsafe_lambda, {})
     except OrthwrapError as e:
         try:
-            model, _ = _load(path, custom_objects, {"compile": False}, shown)
+            model, _ = _load(path, shown, custom_objects, unsafe_lambda, {"compile": False})
         except OrthwrapError:
             raise e from None
         return model, (f"the file's training configuration could not be used ({e})",)
@@ -67,20 +81,24 @@ def load_compiled(
 
 def _load(
     path: Path,
-    custom_objects: Mapping[str, Any] | None,
+    shown: Path,
+    custom_objects: CustomObjects | None,
+    unsafe_lambda: bool,
     kwargs: Mapping[str, Any],
-    shown: Path | None = None,
 ) -> tuple[Any, tuple[str, ...]]:
+    given = custom_objects_of(custom_objects)
+    root = _config_of(path, compiled=kwargs.get("compile", True))
+    if not unsafe_lambda:
+        _refuse_code(root, shown)
     import keras
 
     import orthwrap.regularizers  # noqa: F401  # registers the classes
 
-    if custom_objects is not None and not isinstance(custom_objects, Mapping):
-        raise ValueFault(f"custom_objects must map names to classes; got {custom_objects!r}")
+    given = _known_objects(root, given, shown)
     try:
         with _quiet_keras():
             model = keras.models.load_model(
-                path, custom_objects=dict(custom_objects or {}), **kwargs
+                path, custom_objects=given, **{**kwargs, "safe_mode": not unsafe_lambda}
             )
     except OrthwrapError:
         raise
@@ -88,11 +106,104 @@ def _load(
         ours = _ours_within(e)
         if ours is not None:
             raise type(ours)(str(ours)) from e
-        raise FileFault(f"Keras cannot load {shown or path}: {_why(e)}") from e
+        raise FileFault(f"Keras cannot load {shown}: {_first_line(e)}") from e
     notes: tuple[str, ...] = ()
     if is_hdf5(path) and getattr(model, "compiled", False) and model.optimizer is not None:
         notes = _restore_optimizer(model, path)
     return model, notes
+
+
+# What the file needs, found from its config before Keras is asked
+
+
+def _config_of(path: Path, compiled: bool) -> Node:
+    """The config that Keras will read, that of training with it only where Keras reads it too."""
+    store = open_file(path)
+    try:
+        root = dict(store.root)
+        if not compiled:
+            root.pop(needs.COMPILED, None)
+        return root
+    finally:
+        store.close()
+
+
+def _refuse_code(root: Node, shown: Path) -> None:
+    places = needs.code_in(root)
+    if places:
+        one = len(places) == 1
+        raise FileFault(
+            f"{shown} keeps code of its own ({'a lambda' if one else 'lambdas'}) in "
+            f"{_listed(places, _MOST_PLACES)}, which is not run by default: if you trust whoever "
+            "made the file, give --unsafe-lambda (unsafe_lambda=True in Python)"
+        )
+
+
+def _known_objects(root: Node, given: dict[str, Any], shown: Path) -> dict[str, Any]:
+    """What was given, also under the names with a package that this file has for it.
+
+    Raises:
+        FileFault: the config names what neither Keras nor the user knows.
+    """
+    import keras
+
+    spaces = [getattr(keras, name) for name in _NAMESPACES]
+    builtin = {name.lower() for space in spaces for name in dir(space)} | _MODELS
+    getters = {
+        "activation": keras.activations.get,
+        "initializer": keras.initializers.get,
+        "regularizer": keras.regularizers.get,
+        "constraint": keras.constraints.get,
+    }
+    found = dict(given)
+
+    def lookup(need: needs.Need) -> str | None:
+        names = (need.name, *need.others)
+        if any(keras.saving.get_registered_object(n, found) is not None for n in names):
+            return "given"
+        bare = need.name.rpartition(">")[2]
+        if need.name != bare and bare in given:
+            found[need.name] = given[bare]
+            return "given"
+        if need.kind in getters:
+            with contextlib.suppress(Exception):  # each raises its own for an unknown name
+                return "keras" if getters[need.kind](need.name) is not None else None
+            return None
+        package, _, inner = (need.module or "keras").partition(".")
+        if package in ("keras_hub", "keras_cv", "keras_nlp") or inner.startswith("src."):
+            return "keras"  # Keras looks these up by module
+        known = package in ("keras", "builtins") and need.name.lower() in builtin
+        return "keras" if known else None
+
+    users: dict[str, dict[str, None]] = {}
+    for need in needs.unknown(root, lookup):
+        users.setdefault(need.name, {})[need.where] = None
+    if users:
+        listed = "; ".join(
+            f"{name!r} (in {_listed(tuple(places), _MOST_PLACES)})"
+            for name, places in users.items()
+        )
+        verb = "is" if len(users) == 1 else "are"
+        raise FileFault(
+            f"Keras cannot load {shown}: it needs {listed}, which {verb} not known here: give "
+            "--custom-objects package.module:Name (custom_objects= in Python)"
+        )
+    return found
+
+
+# Where Keras keeps what a config may name.
+_NAMESPACES = (
+    *("layers", "models", "initializers", "regularizers", "constraints", "activations"),
+    *("optimizers", "losses", "metrics", "dtype_policies", "quantizers", "random"),
+)
+_MODELS = frozenset(("functional", "model", "sequential"))
+_MOST_PLACES = 10
+
+
+def _listed(names: Sequence[str], most: int) -> str:
+    """`a, b and 3 more`."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def _restore_optimizer(model: Any, path: Path) -> tuple[str, ...]:
@@ -176,15 +287,6 @@ def _ours_within(error: BaseException) -> OrthwrapError | None:
     while cause is not None and not isinstance(cause, OrthwrapError):
         cause = cause.__cause__ or cause.__context__
     return cause
-
-
-def _why(error: BaseException) -> str:
-    text = _first_line(error)
-    missing = re.match(r"(?:Could not locate (?:class|function)|Unknown \w+:) '([^']+)'", text)
-    if missing is None:
-        return text
-    name = missing[1]
-    return f"it needs {name!r}, which is not known here: give custom_objects={{{name!r}: …}}"
 
 
 def _first_line(error: BaseException) -> str:

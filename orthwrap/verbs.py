@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from orthwrap._version import __version__
 from orthwrap.comparing import compare_kernel, kernels_of
+from orthwrap.custom_objects import CustomObjects, custom_objects_of
 from orthwrap.errors import UsageError, ValueFault
 from orthwrap.loading import load_compiled, save_model
 from orthwrap.nodes import ours_within
@@ -110,7 +111,8 @@ def apply(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     seed: int | None = None,
-    custom_objects: Mapping[str, Any] | None = None,
+    custom_objects: CustomObjects | None = None,
+    unsafe_lambda: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Attaches a regularizer to every kernel that matches; with `data`, fine-tunes as well.
@@ -139,7 +141,9 @@ def apply(
         data: `.npz` path, mapping or `(x, y)`; then the result is trained.
         epochs, batch_size, learning_rate, seed: of the training; 5, 32, the model's own or 1e-4,
             and none.
-        custom_objects: the file's own classes, for training and conversion.
+        custom_objects: the file's own classes, for training and conversion: a mapping by name,
+            or references `package.module:Name` (`package.module`: all that it defines).
+        unsafe_lambda: for training and conversion, run the code that the file keeps.
         progress: shows the training.
 
     Returns:
@@ -171,7 +175,8 @@ def apply(
     settings = _settings(data, epochs, batch_size, learning_rate, seed)
     if data is None and any(rule.is_auto for rule in rules):
         raise UsageError("factor auto needs data: give data, or a number like 1e-3")
-    job = _Apply(tuple(rules), measure, settings, data, custom_objects or {}, progress)
+    known = custom_objects_of(custom_objects)
+    job = _Apply(tuple(rules), measure, settings, data, known, unsafe_lambda, progress)
     if not isinstance(model, (str, os.PathLike)):
         return job.on_model(model, output, force=force, in_place=in_place, dry_run=dry_run)
     _refuse_in_place(in_place)
@@ -185,6 +190,7 @@ class _Apply:
     settings: Settings | None
     data: Any
     custom_objects: Mapping[str, Any]
+    unsafe_lambda: bool
     progress: Progress | None
 
     def on_file(
@@ -206,7 +212,9 @@ class _Apply:
                 write_copy(store, root, target, path)
                 return Result(None, target, replace(report, output=str(target)))
             with temporary_copy(store, root) as copy:
-                live, notes = load_compiled(copy, self.custom_objects, shown=path)
+                live, notes = load_compiled(
+                    copy, self.custom_objects, unsafe_lambda=self.unsafe_lambda, shown=path
+                )
         data = None if self.settings is None else _read_data(live, self.data)
         return self._finish(live, data, noted(report, notes), target)
 
@@ -249,19 +257,22 @@ def finetune(
     seed: int | None = None,
     measure: bool = True,
     force: bool = False,
-    custom_objects: Mapping[str, Any] | None = None,
+    custom_objects: CustomObjects | None = None,
+    unsafe_lambda: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Goes on training a model that already carries regularizers.
 
     Args:
         model: a path, or a `keras.Model`, of which a copy is trained.
-        data, epochs, batch_size, learning_rate, seed, custom_objects, progress: as in `apply`.
+        data, epochs, batch_size, learning_rate, seed, progress: as in `apply`.
+        custom_objects, unsafe_lambda: as in `apply`.
         output: from a path, None writes `name-tuned` beside the input.
     """
     settings = _settings(data, epochs, batch_size, learning_rate, seed)
     if settings is None:
         raise UsageError("finetune needs data")
+    known = custom_objects_of(custom_objects)
     is_file = isinstance(model, (str, os.PathLike))
     with opened(model) as source:
         target = _target(model, output, "finetune", source.store, force)
@@ -270,7 +281,9 @@ def finetune(
         report = make_report("finetune", source, surveyed, planned, with_figures=measure)
         if is_file:
             with temporary_copy(source.store, source.store.root) as copy:
-                live, notes = load_compiled(copy, custom_objects, shown=Path(model))
+                live, notes = load_compiled(
+                    copy, known, unsafe_lambda=unsafe_lambda, shown=Path(model)
+                )
         else:
             from orthwrap.stores.live import rebuild
 
@@ -292,6 +305,8 @@ def strip(
     force: bool = False,
     in_place: bool = False,
     dry_run: bool = False,
+    custom_objects: CustomObjects | None = None,
+    unsafe_lambda: bool = False,
 ) -> Result:
     """Takes out orthwrap's regularizers and gives back what was there before them.
 
@@ -301,7 +316,9 @@ def strip(
         force: an existing output may be replaced (never the input).
         in_place: change the live model itself.
         dry_run: report, write nothing.
+        custom_objects, unsafe_lambda: as in `apply`, where the format is converted too.
     """
+    known = custom_objects_of(custom_objects)
     is_file = isinstance(model, (str, os.PathLike))
     if is_file:
         _refuse_in_place(in_place)
@@ -323,7 +340,7 @@ def strip(
             write_copy(store, root, target, Path(model))
             return Result(None, target, replace(report, output=str(target)))
         with temporary_copy(store, root) as copy:
-            live, notes = load_compiled(copy, shown=Path(model))
+            live, notes = load_compiled(copy, known, unsafe_lambda=unsafe_lambda, shown=Path(model))
     return _saved(live, noted(report, notes), target)
 
 
@@ -335,7 +352,8 @@ def upgrade(
     output: PathLike | None = None,
     *,
     force: bool = False,
-    custom_objects: Mapping[str, Any] | None = None,
+    custom_objects: CustomObjects | None = None,
+    unsafe_lambda: bool = False,
 ) -> Result:
     """Brings an old file to Keras 3, and does nothing else.
 
@@ -344,10 +362,11 @@ def upgrade(
         output: None writes `name-keras3` beside the input, a `.keras` for a SavedModel. Where
             there is nothing to do, the output is a copy.
         force: an existing output may be replaced (never the input).
-        custom_objects: the file's own classes, where the format is converted too.
+        custom_objects, unsafe_lambda: as in `apply`, where the format is converted too.
     """
     if not isinstance(model, (str, os.PathLike)):
         raise ValueFault("upgrade takes the path of a file: a live model is of Keras 3 already")
+    known = custom_objects_of(custom_objects)
     path = Path(model)
     with opened(path) as source:
         store = source.store
@@ -365,7 +384,7 @@ def upgrade(
                     shutil.copyfile(store.path, sibling)
             return Result(None, target, replace(report, output=str(target)))
         with temporary_copy(store, store.root) as copy:
-            live, notes = load_compiled(copy, custom_objects, shown=Path(model))
+            live, notes = load_compiled(copy, known, unsafe_lambda=unsafe_lambda, shown=Path(model))
     return _saved(live, noted(report, notes), target)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -56,6 +55,8 @@ def apply(
     seed: o.Seed = None,
     no_upgrade: o.NoUpgrade = False,
     dry_run: o.DryRun = False,
+    custom_objects: o.CustomObjects = None,
+    unsafe_lambda: o.UnsafeLambda = False,
     force: o.Force = False,
     no_measure: o.NoMeasure = False,
     json: o.Json = None,
@@ -91,8 +92,7 @@ def apply(
         given = {"rules": read_rules(rules)}
     used = [rule.regularizer for rule in given.get("rules", ())] or [regularizer or ""]
     if any(":" in name for name in used):
-        # The user's own module is looked for where they stand, after everything installed.
-        sys.path.append(str(Path.cwd()))
+        o.look_here()
     result = verbs.apply(
         model,
         output,
@@ -104,6 +104,8 @@ def apply(
         seed=seed,
         dry_run=dry_run,
         force=force,
+        custom_objects=o.custom_objects(custom_objects),
+        unsafe_lambda=unsafe_lambda,
         measure=not no_measure,
         upgrade=not no_upgrade,
         progress=None if data is None else progress(json, quiet),

@@ -16,6 +16,8 @@ def finetune(
     batch_size: o.BatchSize = None,
     learning_rate: o.LearningRate = None,
     seed: o.Seed = None,
+    custom_objects: o.CustomObjects = None,
+    unsafe_lambda: o.UnsafeLambda = False,
     force: o.Force = False,
     no_measure: o.NoMeasure = False,
     json: o.Json = None,
@@ -37,6 +39,8 @@ def finetune(
         learning_rate=learning_rate,
         seed=seed,
         force=force,
+        custom_objects=o.custom_objects(custom_objects),
+        unsafe_lambda=unsafe_lambda,
         measure=not no_measure,
         progress=progress(json, quiet),
     ).report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from orthwrap.records import AUTO
 _REPORT = "Report"
 _TRAIN = "Training"
 _ATTACH = "What to attach"
+_LOAD = "Loading with Keras, for training and converting"
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A .h5, .hdf5 or .keras model file.")]
 Output = Annotated[
@@ -45,6 +47,24 @@ NoUpgrade = Annotated[
     typer.Option("--no-upgrade", help="Leave a file of an older Keras in its own words."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Decide and report; write nothing.")]
+CustomObjects = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--custom-objects",
+        metavar="MODULE[:NAME]",
+        help="Where the file's own classes are: package.module:Name, or package.module for all. "
+        "Repeatable.",
+        rich_help_panel=_LOAD,
+    ),
+]
+UnsafeLambda = Annotated[
+    bool,
+    typer.Option(
+        "--unsafe-lambda",
+        help="Run the code of Lambda layers that the file keeps: only if you trust its maker.",
+        rich_help_panel=_LOAD,
+    ),
+]
 Target = Annotated[
     list[str] | None,
     typer.Option(
@@ -125,6 +145,18 @@ LearningRate = Annotated[
 Seed = Annotated[
     int | None, typer.Option("--seed", help="Makes training repeatable.", rich_help_panel=_TRAIN)
 ]
+
+
+def custom_objects(given: list[str] | None) -> list[str] | None:
+    """`--custom-objects`, whose modules are looked for in the current folder too."""
+    if given:
+        look_here()
+    return given or None
+
+
+def look_here() -> None:
+    """The user's own modules are found where they stand, after everything installed."""
+    sys.path.append(str(Path.cwd()))
 
 
 def parse_factor(text: str | None) -> float | str | None:

@@ -11,6 +11,8 @@ def strip(
     model: o.Model,
     output: o.Output = None,
     dry_run: o.DryRun = False,
+    custom_objects: o.CustomObjects = None,
+    unsafe_lambda: o.UnsafeLambda = False,
     force: o.Force = False,
     json: o.Json = None,
     quiet: o.Quiet = False,
@@ -20,5 +22,12 @@ def strip(
     from orthwrap import verbs
 
     check_json(json)
-    report = verbs.strip(model, output, force=force, dry_run=dry_run).report
+    report = verbs.strip(
+        model,
+        output,
+        force=force,
+        dry_run=dry_run,
+        custom_objects=o.custom_objects(custom_objects),
+        unsafe_lambda=unsafe_lambda,
+    ).report
     show_report(report, json, quiet)

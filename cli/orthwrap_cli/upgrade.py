@@ -10,6 +10,8 @@ from orthwrap_cli.run import check_json, command, show_report
 def upgrade(
     model: o.Model,
     output: o.Output = None,
+    custom_objects: o.CustomObjects = None,
+    unsafe_lambda: o.UnsafeLambda = False,
     force: o.Force = False,
     json: o.Json = None,
     quiet: o.Quiet = False,
@@ -19,5 +21,11 @@ def upgrade(
     from orthwrap import verbs
 
     check_json(json)
-    report = verbs.upgrade(model, output, force=force).report
+    report = verbs.upgrade(
+        model,
+        output,
+        force=force,
+        custom_objects=o.custom_objects(custom_objects),
+        unsafe_lambda=unsafe_lambda,
+    ).report
     show_report(report, json, quiet)

@@ -1,0 +1,138 @@
+"""What a config asks of whoever loads it: classes and functions of others, and code it keeps.
+
+Pure functions over the config tree: nothing is imported or decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orthwrap.walker import Node, Pointer, class_of, walk
+
+# What only a compiled model has; all else makes the model itself.
+COMPILED = "compile_config"
+TRAINING = "(the training configuration)"
+MODEL = "(the model)"
+
+# Keys whose string is a function's or a class's name.
+_NAMED = ("activation", "initializer", "regularizer", "constraint")
+# What has a class_name but is no object to look up; a policy's name says what it is.
+_VALUES = ("TensorShape", "TypeSpec", "Policy")
+
+
+@dataclass(frozen=True)
+class Need:
+    """A class or function that a config names.
+
+    Attributes:
+        name: as the file has it, with its package if it has one: `my_package>Own`.
+        others: further names that Keras would take it by.
+        module: where it was defined, if the file says so.
+        kind: `class`, `function`; or `activation`, `initializer`, … where a string of that key
+            names it.
+        where: the path of the layer that uses it; outside the layers, a word in brackets.
+    """
+
+    name: str
+    others: tuple[str, ...]
+    module: str | None
+    kind: str
+    where: str
+
+
+# "keras", "given" for what the caller brought along, None for what nobody knows.
+Lookup = Callable[[Need], str | None]
+
+
+def unknown(root: Node, lookup: Lookup) -> tuple[Need, ...]:
+    """The classes and functions that nobody knows, in the config's order.
+
+    What stands in the config of a class that is not Keras's may mean anything: there, only what is
+    written as Keras writes its objects counts.
+    """
+    return tuple(_unknown(root, lookup))
+
+
+def code_in(root: Node) -> tuple[str, ...]:
+    """Where the config keeps code: paths of Lambda layers and of what else holds a lambda.
+
+    A Lambda layer that names a function keeps no code.
+    """
+    found = (where for node, where, _ in _objects(root) if _keeps_code(node))
+    return tuple(dict.fromkeys(found))
+
+
+def _unknown(root: Node, lookup: Lookup) -> Iterator[Need]:
+    foreign: set[int] = set()  # nodes that a class of others reads
+    for node, where, holder in _objects(root):
+        if holder in foreign:
+            foreign.add(id(node))
+            if "module" not in node and "registered_name" not in node:
+                continue
+        need = _own_need(node, where)
+        source = None if need is None else lookup(need)
+        if need is not None and source is None:
+            yield need
+        if need is not None and source != "keras":
+            foreign.add(id(node))
+            continue
+        foreign.discard(id(node))
+        for need in _needs_by_name(node, where):
+            if lookup(need) is None:
+                yield need
+
+
+def _objects(root: Node) -> Iterator[tuple[Node, str, int]]:
+    """Every node that has a class, the path of its layer, and the id of the node that holds it."""
+    paths = {pointer: layer.path for layer in walk(root) for pointer in layer.pointers}
+    stack: list[tuple[Any, Pointer, str, int]] = [(root, (), MODEL, 0)]
+    while stack:
+        value, pointer, where, holder = stack.pop()
+        where = TRAINING if pointer[-1:] == (COMPILED,) else paths.get(pointer, where)
+        if isinstance(value, dict):
+            if isinstance(value.get("class_name"), str):
+                yield value, where, holder
+                holder = id(value)
+            inner = [(v, (*pointer, k), where, holder) for k, v in value.items()]
+        else:
+            inner = [(v, (*pointer, i), where, holder) for i, v in enumerate(value)]
+        stack.extend(item for item in reversed(inner) if isinstance(item[0], (dict, list)))
+
+
+def _keeps_code(node: Node) -> bool:
+    if class_of(node) == "__lambda__":
+        return True
+    config = node.get("config")
+    if class_of(node) != "Lambda" or not isinstance(config, Mapping):
+        return False
+    # Keras 2 kept code as [code, defaults, closure].
+    return any(
+        isinstance(value, list) and any(isinstance(part, str) for part in value)
+        for value in (config.get(key) for key in ("function", "output_shape", "mask"))
+    )
+
+
+def _own_need(node: Node, where: str) -> Need | None:
+    name, config, module = node["class_name"], node.get("config"), node.get("module")
+    if name.startswith("__") or class_of(node) in _VALUES:
+        return None
+    module = module if isinstance(module, str) else None
+    registered = node.get("registered_name")
+    others = (registered,) if isinstance(registered, str) else ()
+    if name == "function":
+        return Need(config, others, module, "function", where) if isinstance(config, str) else None
+    if others and ">" in others[0]:
+        return Need(others[0], (name,), module, "class", where)
+    return Need(name, others, module, "class", where)
+
+
+def _needs_by_name(node: Node, where: str) -> Iterator[Need]:
+    config = node.get("config")
+    for key, value in config.items() if isinstance(config, Mapping) else ():
+        kind = str(key).rpartition("_")[2]
+        if isinstance(value, str) and kind in _NAMED:
+            yield Need(value, (), None, kind, where)
+        elif class_of(node) == "Lambda" and key == "function" and isinstance(value, str):
+            yield Need(value, (), None, "function", where)
