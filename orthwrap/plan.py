@@ -335,8 +335,7 @@ def _attach(slot: Slot, p: _ParsedRule, target: Pattern) -> Decision:
     attachment = replace(attachment, combined_with=active, replaced=set_aside)
     if not slot.layer.trainable:
         reasons.append("frozen: Keras applies no penalty while it is")
-    if auto:
-        reasons.append(f"factor auto: {attachment.factor:g} until training finds it")
+    until = [f"factor auto: {attachment.factor:g} until training finds it"] if auto else []
     absent = slot.key not in slot.layer.config if current is None else current.absent
     attachment = replace(attachment, absent=absent)
     node = attachment.to_node()
@@ -344,18 +343,18 @@ def _attach(slot: Slot, p: _ParsedRule, target: Pattern) -> Decision:
         return Decision(
             slot,
             ALREADY,
-            "; ".join((f"already has {current}", *reasons[1:])),
+            "; ".join((f"already has {current}", *reasons[1:], *until)),
             target.text,
             current,
             measured=True,
             auto=auto,
         )
     if current is not None:
-        reasons.append(f"{current} → {attachment}")
+        reasons.append(f"was {current}" if auto else f"{current} → {attachment}")
     return Decision(
         slot,
         REGULARIZED,
-        "; ".join(reasons),
+        "; ".join((*reasons, *until)),
         target.text,
         attachment,
         None if current is None else f"{current.name} {current.factor:g}",
