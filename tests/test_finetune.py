@@ -78,17 +78,20 @@ def test_arrays_are_found_by_x_and_y_by_name_and_by_number(ports: Any, given: An
     inputs, outputs = ports
     data = load(given, inputs, outputs)
     assert data.samples == 6
-    assert len(data.x) == len(inputs)
-    assert len(data.y) == len(outputs)
-    assert data.x_val is None
+    (batch,) = data.inputs(6)
+    assert len(batch) == 1
+    assert len(batch[0] if len(inputs) > 1 else batch) == len(inputs)
+    assert len(data.labels) == len(outputs)
+    assert data.held_out is None
 
 
 def test_order_is_the_models_and_not_the_mappings() -> None:
     inputs, outputs = TWO
     given = {"right": zeros(6, 9, 2), "left": zeros(6, 4), "size": zeros(6, 1), "kind": zeros(6)}
     data = load(given, inputs, outputs)
-    assert [a.shape for a in data.x] == [(6, 4), (6, 9, 2)]
-    assert [a.shape for a in data.y] == [(6,), (6, 1)]
+    ((x, y),) = data.evaluation(6)
+    assert [tuple(a.shape) for a in x] == [(6, 4), (6, 9, 2)]
+    assert [tuple(a.shape) for a in y] == [(6,), (6, 1)]
 
 
 def test_validation_arrays_end_in_val() -> None:

@@ -30,9 +30,9 @@ def compile_model(model: Any, data: Data, settings: Settings) -> tuple[str, ...]
         return tuple(chosen)
     picked = [
         objectives.choose(labels, port.shape, activation, port.name)
-        for labels, port, activation in zip(data.y, outputs, activations, strict=True)
+        for labels, port, activation in zip(data.labels, outputs, activations, strict=True)
     ]
-    for labels, port, objective in zip(data.y_val or (), outputs, picked, strict=False):
+    for labels, port, objective in zip(data.validation_labels, outputs, picked, strict=False):
         if objective.classes is not None:
             objectives.check_classes(labels, objective.classes, port.name)
     rate = settings.learning_rate or DEFAULT_LEARNING_RATE
@@ -122,7 +122,7 @@ def _set_learning_rate(model: Any, rate: float) -> None:
 def _check_labels(data: Data, outputs: list[Port], model: Any) -> None:
     """Class numbers against the classes, where the model's own loss is about class numbers."""
     losses = _loss_of_each(model.loss, outputs)
-    for arrays in (data.y, data.y_val or ()):
+    for arrays in (data.labels, data.validation_labels):
         for labels, port, loss in zip(arrays, outputs, losses, strict=False):
             classes = port.shape[-1] if port.shape else None
             if classes is None or "sparse_categorical" not in loss_names(loss).replace(" ", "_"):

@@ -49,33 +49,30 @@ def finetune(
         keras.utils.set_random_seed(settings.seed)
         _reseed(model, settings.seed)
     choices = compile_model(model, data, settings)
-    x, y = _as_model_takes(data.x), _as_model_takes(data.y)
-    validation = None
-    if data.x_val is not None and data.y_val is not None:
-        validation = (_as_model_takes(data.x_val), _as_model_takes(data.y_val))
-    steps = -(-data.samples // settings.batch_size)
+    seed = settings.seed
+    if seed is None:
+        seed = int(np.random.default_rng().integers(2**32))
+    size = settings.batch_size
+    steps = data.steps(size)
     if progress is not None:
-        progress.start(choices, settings.epochs, steps)
+        progress.start(choices, settings.epochs, steps or 0)
     watcher = _Watcher(progress)
     try:
         with split_losses(model), warnings.catch_warnings():
             # Keras warns of sizes and the like on paths the user did not choose.
             warnings.simplefilter("ignore")
-            held_out = validation or (x, y)
 
             def evaluate() -> dict[str, float]:
-                logs = model.evaluate(
-                    *held_out, batch_size=settings.batch_size, verbose=0, return_dict=True
-                )
+                logs = model.evaluate(data.evaluation(size), verbose=0, return_dict=True)
                 return _floats(logs)
 
             before = evaluate()
             history = model.fit(
-                x,
-                y,
-                validation_data=validation,
+                data.training(size, seed, epochs=settings.epochs),
+                validation_data=data.validation(size),
                 epochs=settings.epochs,
-                batch_size=settings.batch_size,
+                steps_per_epoch=steps,
+                shuffle=False,
                 callbacks=[watcher],
                 verbose=0,
             )
@@ -85,6 +82,9 @@ def finetune(
     except OrthwrapError:
         raise
     except Exception as e:  # the model's own loss or metric may be anyone's
+        fault = data.explain(e)
+        if fault is not None:
+            raise fault from e
         raise OrthwrapError(
             f"training failed ({_gist(e)}): check that y is what the model's loss "
             f"({loss_names(model.loss)}) takes"
@@ -111,10 +111,6 @@ def _reseed(model: Any, seed: int) -> None:
     drawing = (r for r in held if isinstance(r, OrthogonalityRegularizer))
     for i, regularizer in enumerate(drawing):
         regularizer.reseed(seed + i)
-
-
-def _as_model_takes(arrays: tuple[Any, ...]) -> Any:
-    return arrays[0] if len(arrays) == 1 else list(arrays)
 
 
 def _gist(error: BaseException) -> str:

@@ -1,0 +1,188 @@
+"""Arrays, from a `.npz` or from memory, by the names of a model's inputs and outputs."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from orthwrap.data.ports import (
+    Array,
+    Port,
+    as_model_takes,
+    check_input,
+    check_numbers,
+    shapes,
+    trained_dtype,
+)
+from orthwrap.errors import FileFault, OrthwrapError, ValueFault
+
+KINDS = "the path of a .npz, a mapping or (x, y)"
+
+
+class Found(NamedTuple):
+    """Arrays in the order of the model's inputs and outputs; y is () without labels."""
+
+    x: tuple[Array, ...]
+    y: tuple[Array, ...]
+    x_val: tuple[Array, ...] | None
+    y_val: tuple[Array, ...] | None
+
+
+@dataclass(frozen=True)
+class ArrayRows:
+    """Arrays that are taken row by row, never copied whole."""
+
+    arrays: tuple[Array, ...]
+
+    def __len__(self) -> int:
+        return len(self.arrays[0])
+
+    def describe(self, samples: int) -> str:
+        return shapes("x", self.arrays, samples)
+
+    def batches(self, rows: Any, batch_size: int) -> Any:
+        import tensorflow as tf
+
+        numbers = tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
+        return numbers.map(gatherer(self.arrays))
+
+    def explain(self, error: BaseException) -> OrthwrapError | None:
+        return None
+
+
+def gatherer(arrays: Sequence[Array]) -> Callable[[Any], Any]:
+    """A tf.data function from row numbers to those rows of each array.
+
+    NumPy takes the rows: TensorFlow would first make a tensor of the whole array, on the GPU if
+    there is one.
+    """
+    import tensorflow as tf
+
+    dtypes = [trained_dtype(a.dtype) for a in arrays]
+
+    def rows_of(numbers: Array) -> list[Array]:
+        taken = zip(arrays, dtypes, strict=True)
+        return [a[numbers].astype(dtype, copy=False) for a, dtype in taken]
+
+    def gather(numbers: Any) -> Any:
+        found = tf.numpy_function(rows_of, [numbers], dtypes, stateful=False)
+        for part, array in zip(found, arrays, strict=True):
+            part.set_shape((numbers.shape[0], *array.shape[1:]))
+        return as_model_takes(found)
+
+    return tf.autograph.experimental.do_not_convert(gather)  # type: ignore[no-any-return]
+
+
+def find_arrays(
+    source: Any, inputs: Sequence[Port], outputs: Sequence[Port], labelled: bool
+) -> Found:
+    """The arrays of a source, checked against the model.
+
+    Args:
+        source: the path of a `.npz`, a mapping from key to array, `(x, y)` or
+            `(x, y, x_val, y_val)`. Keys: `x`, `y`, optionally `x_val`, `y_val`. A model of several
+            inputs has one key per input name, or `x0, x1, …`; outputs likewise with `y0, y1, …`;
+            validation keys end in `_val`. Only the members that are needed are read.
+        inputs, outputs: of the model.
+        labelled: whether y is needed; else it is left alone.
+
+    Raises:
+        FileFault: the file is missing or no `.npz`.
+        ValueFault: a key is missing, or a shape does not fit; both shapes are named.
+    """
+    with _opened(source) as (keys, read, where):
+
+        def collect(letter: str, suffix: str) -> tuple[Array, ...]:
+            ports = inputs if letter == "x" else outputs
+            return _collect(keys, read, letter, ports, suffix, where)
+
+        x = collect("x", "")
+        y = collect("y", "") if labelled else ()
+        x_val = y_val = None
+        if any(key.endswith("_val") for key in keys):
+            x_val = collect("x", "_val")
+            y_val = collect("y", "_val") if labelled else ()
+    for arrays_of_part in ((*x, *y), (*(x_val or ()), *(y_val or ()))):
+        lengths = {len(a) for a in arrays_of_part}
+        if len(lengths) > 1:
+            raise ValueFault(
+                f"{where} has arrays of {' and '.join(map(str, sorted(lengths)))} samples: "
+                "x and y must have as many"
+            )
+    for key, samples in (("x", x), ("x_val", x_val)):
+        if samples is not None and not len(samples[0]):
+            raise ValueFault(f"{where} has no samples: {key} is empty")
+    return Found(x, y, x_val, y_val)
+
+
+@contextmanager
+def _opened(source: Any) -> Iterator[tuple[list[str], Callable[[str], Array], str]]:
+    """The keys of a source, what reads one, and what to call the source."""
+    if isinstance(source, (tuple, list)) and len(source) in (2, 4):
+        source = dict(zip(("x", "y", "x_val", "y_val"), source, strict=False))
+    if isinstance(source, Mapping):
+        given = {str(key): value for key, value in source.items()}
+        yield list(given), lambda key: _array(key, given[key]), "data"
+        return
+    if not isinstance(source, (str, os.PathLike)):
+        raise ValueFault(f"data must be {KINDS}; got {type(source).__name__}")
+    path = Path(source)
+    if path.is_dir():
+        raise FileFault(f"{path} is a folder: data must be a .npz file with x and y")
+    if not path.exists():
+        raise FileFault(f"data file {path} does not exist: give a .npz with x and y")
+    try:
+        with path.open("rb") as f:  # NumPy does not close a file that it cannot read
+            file = np.load(f, allow_pickle=False)
+            if isinstance(file, np.ndarray):
+                raise FileFault(f"{path} holds a single array: save x and y with np.savez")
+            yield list(file.files), file.__getitem__, str(path)
+    except ValueFault:
+        raise
+    except (ValueError, OSError, zipfile.BadZipFile, zlib.error, EOFError) as e:
+        first = (str(e).splitlines() or [""])[0]
+        raise FileFault(
+            f"{path} is not a .npz of plain arrays ({first}): save x and y with np.savez"
+        ) from e
+
+
+def _array(key: str, value: Any) -> Array:
+    try:
+        return np.asarray(value)
+    except ValueError as e:
+        raise ValueFault(f"data: {key} is no array ({e}): give samples of one shape") from e
+
+
+def _collect(
+    keys: Sequence[str],
+    read: Callable[[str], Array],
+    letter: str,
+    ports: Sequence[Port],
+    suffix: str,
+    where: str,
+) -> tuple[Array, ...]:
+    choices = [
+        [p.name + suffix for p in ports],
+        [f"{letter}{i}{suffix}" for i in range(len(ports))],
+    ]
+    if len(ports) == 1:
+        choices.insert(0, [letter + suffix])
+    chosen = next((c for c in choices if all(k in keys for k in c)), None)
+    if chosen is None:
+        wanted = " or ".join(", ".join(c) for c in choices)
+        raise ValueFault(f"{where} has the keys {', '.join(keys) or '(none)'}; expected {wanted}")
+    found = tuple(read(k) for k in chosen)
+    if letter == "x":
+        for key, array, port in zip(chosen, found, ports, strict=True):
+            check_input(key, array, port, where)
+    for key, array in zip(chosen, found, strict=True):
+        check_numbers(key, array, where)
+    return found

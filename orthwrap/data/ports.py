@@ -1,0 +1,70 @@
+"""What a model takes and gives, as data is checked against it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orthwrap.errors import ValueFault
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output of a model: its name, and its shape without the batch."""
+
+    name: str
+    shape: tuple[int | None, ...]
+
+
+def check_input(key: str, array: Array, port: Port, where: str) -> None:
+    """The samples of an array against the input that they go to.
+
+    Raises:
+        ValueFault: they do not fit; both shapes are named.
+    """
+    got = array.shape[1:]
+    fits = len(got) == len(port.shape) and all(
+        want in (None, have) for want, have in zip(port.shape, got, strict=True)
+    )
+    if not fits:
+        raise ValueFault(
+            f"{where}: {key} has samples of shape {times(got) or '()'}; "
+            f"input {port.name!r} of the model takes {times(port.shape) or '()'}"
+        )
+
+
+def check_numbers(key: str, array: Array, where: str) -> None:
+    """Raises ValueFault for text, objects, complex numbers and scalars."""
+    if array.ndim == 0 or array.dtype.kind not in "biuf":
+        raise ValueFault(
+            f"{where}: {key} is a {array.dtype} array of shape {array.shape}; "
+            "expected numbers with the samples along the first axis"
+        )
+
+
+def times(shape: Sequence[int | None]) -> str:
+    """A shape as `3×?`."""
+    return "×".join("?" if d is None else str(d) for d in shape)
+
+
+def shapes(part: str, arrays: Sequence[Array], samples: int) -> str:
+    """So many samples of arrays as `x 6×4 float32, x 6×9 uint8`."""
+    return ", ".join(f"{part} {times((samples, *a.shape[1:]))} {a.dtype}" for a in arrays)
+
+
+def as_model_takes(parts: Sequence[Any]) -> Any:
+    """One tensor alone, several as a tuple: tf.data would stack a list."""
+    return parts[0] if len(parts) == 1 else tuple(parts)
+
+
+def trained_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype in which Keras gets an array: floats in its own, others as they are."""
+    import keras
+
+    return np.dtype(keras.config.floatx()) if dtype.kind == "f" else dtype

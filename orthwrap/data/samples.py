@@ -1,0 +1,129 @@
+"""A set of samples that any order can be taken from: rows of x, and labels beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from orthwrap.data.arrays import gatherer
+from orthwrap.data.order import order
+from orthwrap.data.ports import Array, shapes
+from orthwrap.errors import OrthwrapError, ValueFault
+
+
+class Rows(Protocol):
+    """x, by row number."""
+
+    def __len__(self) -> int: ...
+
+    def describe(self, samples: int) -> str:
+        """In a few words, where `samples` of the rows are used."""
+        ...
+
+    def batches(self, rows: Any, batch_size: int) -> Any:
+        """A `tf.data.Dataset` of x in batches, the rows as given by an int64 tensor."""
+        ...
+
+    def explain(self, error: BaseException) -> OrthwrapError | None:
+        """What of these rows led to an error of TensorFlow, if it was they."""
+        ...
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples by number.
+
+    Attributes:
+        x: where the inputs come from.
+        y: one array per output; () without labels.
+        x_at, y_at: which row of x and of y each sample is; None: the first is the first.
+        class_names: what the labels' numbers stand for, where a folder says so.
+    """
+
+    x: Rows
+    y: tuple[Array, ...]
+    x_at: Array | None = None
+    y_at: Array | None = None
+    class_names: tuple[str, ...] = ()
+
+    repeatable = True
+
+    @property
+    def count(self) -> int:
+        return len(self.x) if self.x_at is None else len(self.x_at)
+
+    @property
+    def labels(self) -> tuple[Array, ...]:
+        return self.y if self.y_at is None else tuple(a[self.y_at] for a in self.y)
+
+    def describe(self) -> str:
+        parts = [self.x.describe(self.count)]
+        if self.y and not self.class_names:
+            parts.append(shapes("y", self.y, self.count))
+        return ", ".join(parts)
+
+    def steps(self, batch_size: int) -> int:
+        return -(-self.count // batch_size)
+
+    def training(
+        self, batch_size: int, seed: int, start_epoch: int, start_step: int, epochs: int
+    ) -> Any:
+        import tensorflow as tf
+
+        count = self.count
+
+        def rows_of(epoch: Any) -> tuple[Array, Array]:
+            skipped = start_step * batch_size if epoch == start_epoch else 0
+            return self._rows(order(count, seed, int(epoch))[skipped:])
+
+        def one_epoch(epoch: Any) -> Any:
+            x_rows, y_rows = tf.numpy_function(
+                rows_of, [epoch], [tf.int64, tf.int64], stateful=False
+            )
+            for rows in (x_rows, y_rows):
+                rows.set_shape((None,))
+            return self._batches(x_rows, y_rows, batch_size)
+
+        numbers = tf.data.Dataset.range(start_epoch, epochs)
+        return numbers.flat_map(tf.autograph.experimental.do_not_convert(one_epoch)).prefetch(2)
+
+    def ordered(self, batch_size: int) -> Any:
+        numbers = np.arange(self.count)
+        return self._batches(*self._rows(numbers), batch_size).prefetch(2)
+
+    def inputs(self, batch_size: int) -> Any:
+        return replace(self, y=()).ordered(batch_size)
+
+    def with_targets(self, y: tuple[Array, ...]) -> Samples:
+        for array in y:
+            if len(array) != self.count:
+                raise ValueFault(f"{len(array)} targets for {self.count} samples")
+        return replace(self, y=y, y_at=None)
+
+    def relabelled(self, outputs_of: Callable[[Any], Any], batch_size: int) -> Samples:
+        collected: list[list[Array]] = []
+        for (x,) in self.inputs(batch_size).as_numpy_iterator():
+            found = outputs_of(x)
+            collected.append(list(found) if isinstance(found, (list, tuple)) else [found])
+        parts = zip(*collected, strict=True)
+        return self.with_targets(tuple(np.concatenate(part) for part in parts))
+
+    def explain(self, error: BaseException) -> OrthwrapError | None:
+        return self.x.explain(error)
+
+    def _rows(self, numbers: Array) -> tuple[Array, Array]:
+        x_rows = numbers if self.x_at is None else self.x_at[numbers]
+        y_rows = numbers if self.y_at is None else self.y_at[numbers]
+        return x_rows, y_rows
+
+    def _batches(self, x_rows: Any, y_rows: Any, batch_size: int) -> Any:
+        import tensorflow as tf
+
+        x = self.x.batches(x_rows, batch_size)
+        if not self.y:
+            return tf.data.Dataset.zip((x,))
+        numbers = tf.data.Dataset.from_tensor_slices(y_rows).batch(batch_size)
+        return tf.data.Dataset.zip((x, numbers.map(gatherer(self.y))))
