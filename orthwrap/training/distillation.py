@@ -1,0 +1,281 @@
+"""Distillation: the copy learns to give the original model's outputs; labels are not needed.
+
+The original is the teacher (Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural
+Network"). What its outputs are decides how the copy's are held against them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from orthwrap.errors import OrthwrapError
+from orthwrap.stores.live import forget_compiled_steps, set_optimizer
+from orthwrap.training.compiling import _activations, _loss_of_each
+from orthwrap.training.ports import ports
+from orthwrap.training.settings import DEFAULT_LEARNING_RATE, DEFAULT_TEMPERATURE
+
+Array = NDArray[Any]
+Tensor = Any
+
+# What an output is: probabilities of classes that exclude each other, their logits, independent
+# probabilities, their logits, or any other numbers.
+SOFTMAX, LOGITS, SIGMOID, SIGMOID_LOGITS, NUMBERS = KINDS = (
+    "softmax",
+    "logits",
+    "sigmoid",
+    "sigmoid logits",
+    "numbers",
+)
+
+# The probability that stands for 0, whose logarithm float32 has.
+_LEAST = 1e-30
+
+
+def kinds_of(model: Any) -> tuple[str, ...]:
+    """What each output is, from its activation and from what the model's own loss says of it."""
+    _, outputs = ports(model)
+    own = _loss_of_each(getattr(model, "loss", None), outputs)
+    return tuple(
+        _kind(activation, loss, port.shape)
+        for activation, loss, port in zip(
+            _activations(model, len(outputs)), own, outputs, strict=True
+        )
+    )
+
+
+def _kind(activation: str | None, loss: Any, shape: tuple[int | None, ...]) -> str:
+    if activation == "softmax" and shape and shape[-1] != 1:
+        return SOFTMAX
+    if activation == "sigmoid":
+        return SIGMOID
+    if getattr(loss, "from_logits", False):
+        return SIGMOID_LOGITS if isinstance(loss, _OF_BITS) else LOGITS
+    return NUMBERS
+
+
+_OF_BITS = (keras.losses.BinaryCrossentropy, keras.losses.BinaryFocalCrossentropy)
+
+
+# The losses
+
+
+class SoftTargets(keras.losses.Loss):  # type: ignore[misc]  # Keras is untyped
+    """T²·KL of two distributions over classes, both softened by the temperature T.
+
+    Without the entropy of the teacher, so that 0 says that both agree.
+
+    Args:
+        temperature: T, above 0; at 2 what the teacher holds possible counts more than at 1.
+        from_logits: the outputs are logits; else probabilities, of which 0 is taken as 1e-30.
+    """
+
+    def __init__(
+        self, temperature: float = DEFAULT_TEMPERATURE, from_logits: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(**{"name": "distillation", **kwargs})
+        self.temperature = temperature
+        self.from_logits = from_logits
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        teacher, student = (self._log_softened(y) for y in (y_true, y_pred))
+        divergence = ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
+        return self.temperature**2 * divergence
+
+    def _log_softened(self, outputs: Tensor) -> Tensor:
+        logits = outputs if self.from_logits else ops.log(ops.maximum(outputs, _LEAST))
+        return ops.log_softmax(logits / self.temperature, axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "temperature": self.temperature,
+            "from_logits": self.from_logits,
+        }
+
+
+class SoftBits(keras.losses.Loss):  # type: ignore[misc]  # Keras is untyped
+    """Binary cross-entropy with the teacher's probabilities, averaged over the last axis."""
+
+    def __init__(self, from_logits: bool = False, **kwargs: Any) -> None:
+        super().__init__(**{"name": "distillation", **kwargs})
+        self.from_logits = from_logits
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        teacher = ops.sigmoid(y_true) if self.from_logits else y_true
+        return ops.mean(
+            ops.binary_crossentropy(teacher, y_pred, from_logits=self.from_logits), axis=-1
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "from_logits": self.from_logits}
+
+
+def distillation_losses(
+    model: Any, temperature: float = DEFAULT_TEMPERATURE
+) -> tuple[list[Any], tuple[str, ...]]:
+    """A loss for each output, by what it is; and a line of each for the user.
+
+    softmax, or logits where the model's own loss says so: `SoftTargets`. sigmoid: `SoftBits`.
+    Anything else: the mean squared error.
+
+    Raises:
+        OrthwrapError: the model computes its loss in its own way.
+    """
+    cls = type(model)
+    if (
+        cls.compute_loss is not keras.Model.compute_loss
+        or cls.train_step is not keras.Model.train_step
+    ):
+        raise OrthwrapError(
+            f"model {model.name!r} ({cls.__name__}) computes its loss in its own way, which "
+            "distillation would replace: train it on labels"
+        )
+    _, outputs = ports(model)
+    kinds = kinds_of(model)
+    lines = [
+        f"{f'{port.name}: ' if len(kinds) > 1 else ''}distilled as {kind}: "
+        f"{_how(kind, temperature)}"
+        for port, kind in zip(outputs, kinds, strict=True)
+    ]
+    return [_loss(kind, temperature) for kind in kinds], tuple(lines)
+
+
+def _loss(kind: str, temperature: float) -> Any:
+    if kind in (SOFTMAX, LOGITS):
+        return SoftTargets(temperature, from_logits=kind == LOGITS)
+    if kind in (SIGMOID, SIGMOID_LOGITS):
+        return SoftBits(from_logits=kind == SIGMOID_LOGITS)
+    return keras.losses.MeanSquaredError(name="distillation")
+
+
+def _how(kind: str, temperature: float) -> str:
+    if kind in (SOFTMAX, LOGITS):
+        return f"KL divergence from the original's outputs at temperature {temperature:g}"
+    if kind in (SIGMOID, SIGMOID_LOGITS):
+        return "binary cross-entropy with the original's outputs"
+    return "mean squared error from the original's outputs"
+
+
+class imitating:
+    """While active, the model is compiled to imitate; afterwards it is as it was compiled before.
+
+    It is trained by its own optimizer, which goes on from the state it has; without one by Adam.
+    Of the training, the optimizer alone stays, and only where the model was compiled: a file
+    that is saved afterwards names none of the losses here.
+
+    Args:
+        losses: from `distillation_losses`.
+        optimizer: instead of the model's own.
+    """
+
+    _STATE = (
+        "optimizer",
+        "loss",
+        "compiled",
+        "steps_per_execution",
+        "stop_training",
+        "_compile_config",
+        "_compile_loss",
+        "_compile_metrics",
+        "_compiled_trainable_state",
+        "_jit_compile",
+        "_loss_tracker",
+        "_run_eagerly",
+    )
+
+    def __init__(self, model: Any, losses: Sequence[Any], optimizer: Any = None) -> None:
+        self._model = model
+        self._losses = list(losses)
+        self._optimizer = optimizer
+
+    def __enter__(self) -> None:
+        model = self._model
+        held = vars(model)
+        self._before = {name: held[name] for name in self._STATE if name in held}
+        own = getattr(model, "optimizer", None)
+        optimizer = self._optimizer or own or keras.optimizers.Adam(DEFAULT_LEARNING_RATE)
+        held["_compile_metrics"] = None  # compile leaves earlier ones where it is given none
+        keras.Model.compile(
+            model,
+            optimizer=optimizer,
+            loss=self._losses[0] if len(self._losses) == 1 else self._losses,
+            run_eagerly=model.run_eagerly,
+            jit_compile=model.jit_compile if model.compiled else "auto",
+            auto_scale_loss=optimizer is not own,  # its own is scaled already where it has to be
+        )
+
+    def __exit__(self, *error: object) -> None:
+        model = self._model
+        held = vars(model)
+        trained = model.optimizer
+        for name in self._STATE:
+            held.pop(name, None)
+        held.update(self._before)
+        if self._before.get("optimizer") is not None:
+            set_optimizer(model, trained)
+        forget_compiled_steps(model)
+
+
+# The teacher's outputs, and how near the copy's are
+
+
+def outputs_of(model: Any) -> Callable[[Any], tuple[Array, ...]]:
+    """What gives the model's outputs on one batch of inputs, in the order of its outputs."""
+
+    def call(x: Any) -> tuple[Array, ...]:
+        found = keras.tree.flatten(model.predict_on_batch(x))
+        # float16 is not fine enough for what is compared, and NumPy has no bfloat16.
+        return tuple(
+            np.asarray(a, np.float32) if a.dtype.itemsize < 4 else np.asarray(a) for a in found
+        )
+
+    return call
+
+
+def teacher_outputs(model: Any, batches: Iterable[Any]) -> tuple[Array, ...]:
+    """The model's outputs on batches of inputs, one array per output.
+
+    Args:
+        batches: of x, as the model takes it; each may be alone in a tuple.
+    """
+    call = outputs_of(model)
+    batchwise = [
+        call(batch[0] if isinstance(batch, tuple) and len(batch) == 1 else batch)
+        for batch in batches
+    ]
+    return tuple(np.concatenate(parts) for parts in zip(*batchwise, strict=True))
+
+
+def agreement(teacher: Sequence[Array], student: Sequence[Array], kinds: Sequence[str]) -> float:
+    """How far two models agree, from 0 to 1; the mean over the outputs.
+
+    softmax, logits: the share of samples (and places) of the same class. sigmoid: of numbers on
+    the same side of an even chance. Other outputs: 1 − ‖student − teacher‖ / ‖teacher‖, at least
+    0. What is not finite agrees with nothing.
+    """
+    shares = [
+        _agreement(np.asarray(t, np.float64), np.asarray(s, np.float64), kind)
+        for t, s, kind in zip(teacher, student, kinds, strict=True)
+    ]
+    return float(np.mean(shares))
+
+
+def _agreement(teacher: Array, student: Array, kind: str) -> float:
+    if kind in (SOFTMAX, LOGITS):
+        same = np.argmax(teacher, axis=-1) == np.argmax(student, axis=-1)
+        return float(np.mean(same & np.all(np.isfinite(student), axis=-1)))
+    if kind in (SIGMOID, SIGMOID_LOGITS):
+        even = 0.5 if kind == SIGMOID else 0.0
+        return float(np.mean(((teacher > even) == (student > even)) & np.isfinite(student)))
+    if not np.all(np.isfinite(student)):
+        return 0.0
+    distance, size = np.linalg.norm(student - teacher), np.linalg.norm(teacher)
+    if size == 0:
+        return float(distance == 0)
+    return max(0.0, 1.0 - float(distance / size))
