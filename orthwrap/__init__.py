@@ -28,6 +28,7 @@ from orthwrap.errors import (
 )
 
 if TYPE_CHECKING:
+    from orthwrap.callbacks import FactorSchedule
     from orthwrap.loading import load_model
     from orthwrap.records import Report, Rule
     from orthwrap.regularizers import (
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         OrthogonalityRegularizer,
         regularizer,
     )
+    from orthwrap.schedules import Schedule
     from orthwrap.verbs import Result, apply, compare, finetune, inspect, strip, upgrade
 
 _WHERE = {
@@ -57,6 +59,8 @@ _WHERE = {
         ("Result", "apply", "compare", "finetune", "inspect", "strip", "upgrade"),
         "orthwrap.verbs",
     ),
+    "FactorSchedule": "orthwrap.callbacks",
+    "Schedule": "orthwrap.schedules",
     "load_model": "orthwrap.loading",
 }
 
@@ -66,6 +70,7 @@ __all__ = [
     "SO",
     "SRIP",
     "Cosine",
+    "FactorSchedule",
     "FileFault",
     "Frobenius",
     "LOrth",
@@ -77,6 +82,7 @@ __all__ = [
     "Report",
     "Result",
     "Rule",
+    "Schedule",
     "UsageError",
     "ValueFault",
     "__version__",

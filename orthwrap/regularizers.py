@@ -21,6 +21,7 @@ from orthwrap.catalog import PENALTIES
 from orthwrap.clock import Clock, TickSeed
 from orthwrap.errors import UsageError, ValueFault
 from orthwrap.layouts import Layout, by_config
+from orthwrap.multiplier import Multiplier
 from orthwrap.nodes import Attachment
 from orthwrap.plan import template
 from orthwrap.records import SCALES, Rule, check_factor
@@ -32,22 +33,54 @@ class _Regularizer(keras.regularizers.Regularizer):  # type: ignore[misc]  # Ker
     """What ours have in common: a factor, and the foreign regularizer beside or under them."""
 
     _foreign: Callable[[Tensor], Tensor] | None
-    attachment: Attachment
+    _base: Attachment  # whose factor a compiled step holds as a constant
+    _multiplier: Multiplier | None = None  # which moves it, while a schedule runs
 
     def _adopt(self, attachment: Attachment) -> None:
-        self.attachment = attachment
+        self._base = attachment
         self._foreign = keras.regularizers.get(_plain(attachment.combined_with))
 
     @property
+    def attachment(self) -> Attachment:
+        """What a config keeps, with the factor of this moment."""
+        if self._multiplier is None:
+            return self._base
+        return replace(self._base, factor=self._base.factor * self._multiplier.value)
+
+    @attachment.setter
+    def attachment(self, attachment: Attachment) -> None:
+        self._base = attachment
+
+    @property
     def factor(self) -> float:
-        """The coefficient λ."""
+        """The coefficient λ; while a schedule runs, that of this moment."""
         return self.attachment.factor
+
+    @property
+    def multiplier(self) -> Multiplier | None:
+        """What multiplies the factor while a schedule runs, else None."""
+        return self._multiplier
+
+    def follow(self, multiplier: Multiplier, factor: float) -> None:
+        """The value is factor × multiplier × penalty from now on, also in compiled steps.
+
+        Steps that were compiled before are to be forgotten.
+        """
+        self._base = replace(self._base, factor=factor)
+        self._multiplier = multiplier
+
+    def settle(self) -> None:
+        """The factor of this moment becomes the regularizer's own, and moves no more."""
+        self._base, self._multiplier = self.attachment, None
 
     def __call__(self, x: Tensor) -> Tensor:
         value = self._value(x)
+        if self._multiplier is not None:
+            value = value * ops.cast(self._multiplier.state, value.dtype)
         return value if self._foreign is None else value + self._foreign(x)
 
     def _value(self, x: Tensor) -> Tensor:
+        """The regularizer's own part, with the factor and without its multiplier."""
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
@@ -131,17 +164,29 @@ class OrthogonalityRegularizer(_Regularizer):
         own = self.attachment.option("seed")
         self._seed = seed % 2**31 if own is None else own
 
+    @property
+    def state(self) -> dict[str, int]:
+        """What its random draws and `every` go on from: `seed` and the `count` of its calls."""
+        count = 0 if self._clock is None else self._clock.count
+        return {"seed": self._seed, "count": count}
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Goes on from a `state`; before training, as compiled steps hold the seed."""
+        self._seed = int(state["seed"])
+        if self._clock is not None:
+            self._clock.count = int(state["count"])
+
     def _value(self, x: Tensor) -> Tensor:
         x = ops.convert_to_tensor(x)
         if keras.backend.standardize_dtype(x.dtype) in ("float16", "bfloat16"):
             x = ops.cast(x, "float32")
         count = None if self._clock is None else self._clock.tick()
         if self._every == 1:
-            return self.factor * self._penalty_of(x, count)
+            return self._base.factor * self._penalty_of(x, count)
         # Paid for at one call in `every`, and so many times as strong there.
         return ops.cond(
             ops.equal(ops.convert_to_tensor(count) % self._every, 0),
-            lambda: self.factor * self._every * self._penalty_of(x, count),
+            lambda: self._base.factor * self._every * self._penalty_of(x, count),
             lambda: 0 * ops.reshape(x, (-1,))[0],  # a zero that still has a gradient
         )
 
@@ -300,8 +345,8 @@ class Attached(_Regularizer):
         self._function = regularizer if is_object else resolve(node)
 
     def _value(self, x: Tensor) -> Tensor:
-        value = self._function(x)
-        return value if self.factor == 1.0 else self.factor * value
+        value, factor = self._function(x), self._base.factor
+        return value if factor == 1.0 else factor * value
 
 
 def regularizer(name: Any, factor: float | None = None, **options: Any) -> _Regularizer:
