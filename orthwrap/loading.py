@@ -6,6 +6,7 @@ Keras is imported when a function is called, not before.
 from __future__ import annotations
 
 import contextlib
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -88,8 +89,7 @@ def _load(
 ) -> tuple[Any, tuple[str, ...]]:
     given = custom_objects_of(custom_objects)
     root = _config_of(path, compiled=kwargs.get("compile", True))
-    if not unsafe_lambda:
-        _refuse_code(root, shown)
+    _refuse_code(root, shown, unsafe_lambda)
     import keras
 
     import orthwrap.regularizers  # noqa: F401  # registers the classes
@@ -121,19 +121,28 @@ def _config_of(path: Path, compiled: bool) -> Node:
     store = open_file(path)
     try:
         root = dict(store.root)
-        if not compiled:
-            root.pop(needs.COMPILED, None)
-        return root
     finally:
         store.close()
+    if not compiled:
+        root.pop(needs.COMPILED, None)
+    elif store.format == "h5":
+        with hdf5.open_hdf5(path) as f, contextlib.suppress(ValueError):
+            training = json.loads(hdf5.text(f, "training_config") or "null")
+            root[needs.COMPILED] = training if isinstance(training, dict) else None
+    return root
 
 
-def _refuse_code(root: Node, shown: Path) -> None:
-    places = needs.code_in(root)
-    if places:
-        one = len(places) == 1
+def _refuse_code(root: Node, shown: Path, unsafe_lambda: bool) -> None:
+    lost = needs.lost_code_in(root)
+    if lost:
         raise FileFault(
-            f"{shown} keeps code of its own ({'a lambda' if one else 'lambdas'}) in "
+            f"{shown} keeps a lambda as activation of {_listed(lost, _MOST_PLACES)}, in a form "
+            "that Keras cannot load again: save the model with a named function instead"
+        )
+    places = () if unsafe_lambda else needs.code_in(root)
+    if places:
+        raise FileFault(
+            f"{shown} keeps code of its own ({'a lambda' if len(places) == 1 else 'lambdas'}) in "
             f"{_listed(places, _MOST_PLACES)}, which is not run by default: if you trust whoever "
             "made the file, give --unsafe-lambda (unsafe_lambda=True in Python)"
         )
@@ -148,12 +157,14 @@ def _known_objects(root: Node, given: dict[str, Any], shown: Path) -> dict[str, 
     import keras
 
     spaces = [getattr(keras, name) for name in _NAMESPACES]
+    spaces.append(keras.optimizers.schedules)
     builtin = {name.lower() for space in spaces for name in dir(space)} | _MODELS
     getters = {
         "activation": keras.activations.get,
         "initializer": keras.initializers.get,
         "regularizer": keras.regularizers.get,
         "constraint": keras.constraints.get,
+        "loss": keras.losses.get,
     }
     found = dict(given)
 
@@ -257,8 +268,10 @@ def _arrange(
     return arranged if fits else None
 
 
-def save_model(model: Any, target: Path) -> None:
+def save_model(model: Any, target: Path, like: Path | None = None) -> None:
     """Saves a live model, whole or not at all, in the format of the suffix.
+
+    `like` is the path whose suffix says the format, where the target's own does not.
 
     Raises:
         ValueFault: a kernel carries a function that a file cannot refer to.
@@ -271,8 +284,10 @@ def save_model(model: Any, target: Path) -> None:
         if attachment is not None:
             nodes.check_reference(attachment.foreign, f"{where} has {attachment.name!r}")
     with replacing(target) as sibling, _quiet_keras():
+        written = sibling if like is None else sibling.with_name(f"model{like.suffix}")
         try:
-            model.save(sibling)
+            model.save(written)
+            written.replace(sibling)
         except OSError:
             raise
         except Exception as e:  # a user's get_config may raise anything

@@ -64,6 +64,23 @@ def code_in(root: Node) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def lost_code_in(root: Node) -> tuple[str, ...]:
+    """Paths of layers whose activation is code in the form that Keras writes and cannot read."""
+    found = (where for node, where, _ in _objects(root) if _has_lost_code(node))
+    return tuple(dict.fromkeys(found))
+
+
+def _has_lost_code(node: Node) -> bool:
+    config = node.get("config")
+    return isinstance(config, Mapping) and any(
+        str(key).rpartition("_")[2] == "activation"
+        and isinstance(value, Mapping)
+        and "class_name" not in value
+        and isinstance(value.get("value"), list)
+        for key, value in config.items()
+    )
+
+
 def _unknown(root: Node, lookup: Lookup) -> Iterator[Need]:
     foreign: set[int] = set()  # nodes that a class of others reads
     for node, where, holder in _objects(root):
@@ -82,6 +99,20 @@ def _unknown(root: Node, lookup: Lookup) -> Iterator[Need]:
         for need in _needs_by_name(node, where):
             if lookup(need) is None:
                 yield need
+    # Metrics may be names that nobody knows until `fit`; a loss may not.
+    for name in _strings((root.get(COMPILED) or {}).get("loss")):
+        need = Need(name, (), None, "loss", TRAINING)
+        if lookup(need) is None:
+            yield need
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """The names in a loss, or in lists and mappings of them by output; nodes are no names."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list) or (isinstance(value, dict) and "class_name" not in value):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _strings(inner)
 
 
 def _objects(root: Node) -> Iterator[tuple[Node, str, int]]:
