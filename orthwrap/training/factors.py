@@ -4,6 +4,10 @@ What a weight moves by is its gradient, so the two are weighed against each othe
 by kernel: factor = ρ · ‖∇ task‖ / ‖∇ penalty‖. Norms are root mean squares, of the task over
 batches and of a randomly estimated penalty over its draws, which is the size that a single step
 sees.
+
+A copy that learns the original's outputs begins where these are its own, and the task's gradient
+is 0. There it is taken after each kernel has moved a little way down its penalty: as strongly as
+it is then pulled back.
 """
 
 from __future__ import annotations
@@ -13,7 +17,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from orthwrap.errors import OrthwrapError, first_line
 from orthwrap.records import LayerRecord, Report
@@ -25,6 +31,11 @@ from orthwrap.training.gradients import penalty_gradients, task_gradients
 # Where the penalty's gradient is a smaller share of the task's, the kernel is orthonormal already
 # and a factor would be a quotient of rounding errors.
 LEAST_SHARE = 1e-6
+
+# How far kernels are moved where the task's gradient would be 0.
+MOVED = 0.1
+
+Array = NDArray[np.float64]
 
 # What names a kernel's regularizer: the layer's path and the slot.
 Place = tuple[str, str]
@@ -188,6 +199,8 @@ def resolve(
     chosen: Sequence[Chosen],
     rho: float = 1.0,
     over: str = "kernel",
+    *,
+    moved: float = 0.0,
 ) -> tuple[Resolved, ...]:
     """The factor of each regularizer, from the gradients on a few batches. Changes nothing.
 
@@ -196,6 +209,8 @@ def resolve(
         batches: `(x, y)` or `(x, y, sample_weight)`, each as `fit` takes it; at least one.
         chosen: from `chosen_of`.
         rho, over: as in `factors_from`.
+        moved: where the task's gradient is taken: this share of each kernel's norm away, down its
+            penalty. `MOVED` for a model that is where its task's gradient is 0.
 
     Raises:
         OrthwrapError: the model's loss has no gradient on these batches.
@@ -203,38 +218,45 @@ def resolve(
     trainable = {id(v) for v in model.trainable_variables}
     free = [[v for v in c.variables if id(v) in trainable] for c in chosen]
     flat = [v for group in free for v in group]
+    drawn = [list(penalty_gradients(v.regularizer, v)) for v in flat]
+    penalties = {id(v): _mean_square(d) for v, d in zip(flat, drawn, strict=True)}
+    at = [_moved(v, d, moved) for v, d in zip(flat, drawn, strict=True)] if moved else None
+    tasks: dict[int, float] = {}
     try:
-        squares = np.asarray(
-            [[_square(g) for g in found] for found in task_gradients(model, batches, flat)]
-            if flat
-            else [[]]
-        )
+        if flat:
+            found = zip(*task_gradients(model, batches, flat, at), strict=True)
+            tasks = {id(v): _mean_square(g) for v, g in zip(flat, found, strict=True)}
     except Exception as e:  # the model's own loss may be anyone's
         raise OrthwrapError(
             f"factor auto: the gradient of the model's loss could not be taken "
             f"({type(e).__name__}: {first_line(e)}): give a number as factor"
         ) from e
-    task = dict(zip(map(id, flat), squares.mean(axis=0), strict=True))
-    norms = []
-    for c, variables in zip(chosen, free, strict=True):
-        penalty = sum(
-            float(np.mean([_square(g) for g in penalty_gradients(v.regularizer, v)]))
-            for v in variables
+    norms = [
+        Norms(
+            c.place,
+            math.sqrt(sum(tasks[id(v)] for v in variables)),
+            math.sqrt(sum(penalties[id(v)] for v in variables)),
+            c.factor,
+            trainable=bool(variables),
         )
-        norms.append(
-            Norms(
-                c.place,
-                math.sqrt(sum(task[id(v)] for v in variables)),
-                math.sqrt(penalty),
-                c.factor,
-                trainable=bool(variables),
-            )
-        )
+        for c, variables in zip(chosen, free, strict=True)
+    ]
     return factors_from(norms, rho, over)
 
 
-def _square(gradient: Any) -> float:
-    return float(np.sum(np.square(gradient)))
+def _mean_square(gradients: Iterable[Array]) -> float:
+    return float(np.mean([np.sum(np.square(g)) for g in gradients]))
+
+
+def _moved(variable: Any, drawn: Sequence[Array], share: float) -> Array:
+    """The kernel's values, moved by a share of their norm against the penalty's gradient."""
+    values = np.asarray(keras.ops.convert_to_numpy(variable.value)).astype(np.float64)
+    direction = np.mean(drawn, axis=0)
+    size = np.linalg.norm(direction)
+    if not (np.isfinite(size) and size > 0):
+        return values
+    moved: Array = values - share * np.linalg.norm(values) / size * direction
+    return moved
 
 
 # From factors to model and report

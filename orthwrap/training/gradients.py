@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 from numpy.typing import NDArray
 
 from orthwrap.regularizers import Attached, OrthogonalityRegularizer, from_attachment
@@ -35,7 +36,7 @@ def gradients_of(
 
     Returns:
         What takes the function's arguments, and gives one float64 array per variable; zeros where
-        the function does not depend on it.
+        the function does not depend on it. The keyword `at` gives other values to the variables.
     """
     others = [v for v in held if all(v is not own for own in variables)]
 
@@ -46,8 +47,10 @@ def gradients_of(
 
     differentiated = _differentiated(value_at)
 
-    def call(*given: Any) -> Gradients:
+    def call(*given: Any, at: Sequence[Any] | None = None) -> Gradients:
         values, rest = ([_value(v) for v in group] for group in (variables, others))
+        if at is not None:
+            values = [ops.convert_to_tensor(a, v.dtype) for a, v in zip(at, values, strict=True)]
         found = differentiated(values, rest, given)
         return [_array(g, v) for g, v in zip(found, variables, strict=True)]
 
@@ -67,18 +70,21 @@ def _differentiated(function: Callable[..., Tensor]) -> Callable[..., Sequence[A
 
 
 def _value(variable: Any) -> Tensor:
-    return keras.ops.convert_to_tensor(variable.value)
+    return ops.convert_to_tensor(variable.value)
 
 
 def _array(gradient: Any, variable: Any) -> NDArray[np.float64]:
     if gradient is None:
         return np.zeros(tuple(variable.shape))
-    dense = keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(gradient))
+    dense = ops.convert_to_numpy(ops.convert_to_tensor(gradient))
     return np.asarray(dense).astype(np.float64)
 
 
 def task_gradients(
-    model: Any, batches: Iterable[Sequence[Any]], variables: Sequence[Any]
+    model: Any,
+    batches: Iterable[Sequence[Any]],
+    variables: Sequence[Any],
+    at: Sequence[Any] | None = None,
 ) -> Iterator[Gradients]:
     """Of the compiled model's whole loss, for each batch, without orthwrap's regularizers.
 
@@ -89,6 +95,7 @@ def task_gradients(
         model: compiled.
         batches: `(x, y)` or `(x, y, sample_weight)`, each as `fit` takes it.
         variables: some of the model's.
+        at: other values for them, one array each.
     """
     flag = {"training": True} if model._call_has_training_arg else {}
 
@@ -104,13 +111,17 @@ def task_gradients(
         weight = rest[0] if rest else None
         with _without_ours(model):
             model._symbolic_build(data_batch=(x, y, weight))  # losses may make variables
-            found = gradient(x, y, weight)
+            found = gradient(x, y, weight, at=at)
         yield found
 
 
 def _as_fit_does(array: Any) -> Tensor:
+    if array is None:
+        return None
+    if not ops.is_tensor(array):
+        array = np.asarray(array)  # another backend's, such as tf.data gives
     is_float = keras.backend.is_float_dtype(keras.backend.standardize_dtype(array.dtype))
-    return keras.ops.convert_to_tensor(array, keras.config.floatx() if is_float else None)
+    return ops.convert_to_tensor(array, keras.config.floatx() if is_float else None)
 
 
 @contextlib.contextmanager
