@@ -27,8 +27,8 @@ class Need:
     """A class or function that a config names.
 
     Attributes:
-        name: as the file has it, with its package if it has one: `my_package>Own`.
-        others: further names that Keras would take it by.
+        name: by which Keras looks it up, with its package if it has one: `my_package>Own`.
+        others: further names by which it looks up a function.
         module: where it was defined, if the file says so.
         kind: `class`, `function`; or `activation`, `initializer`, … where a string of that key
             names it.
@@ -154,9 +154,7 @@ def _own_need(node: Node, where: str) -> Need | None:
     others = (registered,) if isinstance(registered, str) else ()
     if name == "function":
         return Need(config, others, module, "function", where) if isinstance(config, str) else None
-    if others and ">" in others[0]:
-        return Need(others[0], (name,), module, "class", where)
-    return Need(name, others, module, "class", where)
+    return Need(others[0] if others else name, (), module, "class", where)
 
 
 def _needs_by_name(node: Node, where: str) -> Iterator[Need]:

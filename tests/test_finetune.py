@@ -851,7 +851,7 @@ def test_class_that_a_file_needs_is_named_and_can_be_given(suffix: str, tmp_path
     model = keras.Sequential([layers.Input((6,)), Doubled(3, name="own")])
     source, target = saved(model, tmp_path / f"m{suffix}"), tmp_path / f"out{suffix}"
     known = {"Doubled": Doubled}
-    with pytest.raises(orthwrap.FileFault, match="it needs 'Doubled', which is not") as caught:
+    with pytest.raises(orthwrap.FileFault, match=r"needs 'Doubled' \(in own\)") as caught:
         orthwrap.apply(source, target, target="own", data=classes(), epochs=1)
     assert "\n" not in str(caught.value)
     assert not target.exists()
