@@ -46,11 +46,15 @@ class Clock:
     @property
     def count(self) -> int:
         """What the next `tick` gives, an int; to be read outside of a traced step."""
-        if keras.backend.backend() == "jax":
+        backend = keras.backend.backend()
+        if backend == "tensorflow":
+            start, ticks = (int(v.read_value()) for v in (self._start, self._ticks))
+            return start + ticks // self._sharing
+        if backend == "jax":
             import jax
 
             jax.effects_barrier()  # a step under way may have yet to ask
-        return int(self._start) + int(self._ticks) // self._sharing
+        return int(self._start + self._ticks)
 
     @count.setter
     def count(self, value: int) -> None:
