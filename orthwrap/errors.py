@@ -50,3 +50,7 @@ class RebuildError(OrthwrapError):
 
 class UsageError(OrthwrapError):
     """Options contradict each other; the command line exits with 2."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user ended a training run; the message says what was saved, and how to go on."""

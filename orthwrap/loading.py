@@ -18,10 +18,10 @@ from orthwrap import needs, nodes
 from orthwrap.custom_objects import CustomObjects, custom_objects_of
 from orthwrap.errors import FileFault, OrthwrapError
 from orthwrap.opening import opened
-from orthwrap.outputs import PathLike, as_path
+from orthwrap.outputs import DEFAULT_SUFFIX, FORMATS, PathLike, as_path
 from orthwrap.stores import hdf5
 from orthwrap.stores.files import is_hdf5, open_file
-from orthwrap.stores.replacing import replacing
+from orthwrap.stores.replacing import replacing, scratch_folder
 from orthwrap.upgrades.h5_file import STATE_ASIDE
 from orthwrap.walker import Node
 
@@ -51,9 +51,16 @@ def load_model(
     """
     path = as_path(path)
     unsafe = unsafe_lambda or kwargs.get("safe_mode") is False
-    with opened(path) as source:
-        # A file of an older Keras is loaded as its modernised copy.
-        read = source.store.path if source.upgrades else path
+    with opened(path) as source, contextlib.ExitStack() as stack:
+        read = source.store.path  # of a file of an older Keras, its modernised copy
+        if FORMATS.get(read.suffix) != source.store.format and not read.is_dir():
+            # Keras goes by the suffix, and here it does not say what the file is.
+            link = (
+                stack.enter_context(scratch_folder())
+                / f"model{DEFAULT_SUFFIX[source.store.format]}"
+            )
+            link.symlink_to(read.resolve())
+            read = link
         model, _ = _load(read, path, custom_objects, unsafe, kwargs)
     return model
 

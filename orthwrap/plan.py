@@ -30,6 +30,7 @@ from orthwrap.records import (
 from orthwrap.survey import Slot, Survey
 from orthwrap.walker import ABSENT, Edit
 
+FROZEN = "frozen: Keras applies no penalty while it is"
 _LORTH_LAYOUTS = ("dense", "conv", "conv_transpose", "pointwise")
 
 
@@ -334,7 +335,7 @@ def _attach(slot: Slot, p: _ParsedRule, target: Pattern) -> Decision:
         reasons.append(f"added to its {nodes.describe(active)}")
     attachment = replace(attachment, combined_with=active, replaced=set_aside)
     if not slot.layer.trainable:
-        reasons.append("frozen: Keras applies no penalty while it is")
+        reasons.append(FROZEN)
     until = [f"factor auto: {attachment.factor:g} until training finds it"] if auto else []
     absent = slot.key not in slot.layer.config if current is None else current.absent
     attachment = replace(attachment, absent=absent)
@@ -447,7 +448,7 @@ def _as_it_is(slot: Slot, rule: str | None) -> Decision:
     if current is not None:
         reason = f"has {current}"
         if not slot.layer.trainable:
-            reason += "; frozen: Keras applies no penalty while it is"
+            reason += f"; {FROZEN}"
         return Decision(slot, ALREADY, reason, rule, current)
     if slot.existing is not None:
         return Decision(slot, KEPT, f"has {nodes.describe(slot.existing)}", rule)

@@ -230,7 +230,12 @@ class Training:
 
     Attributes:
         choices: what was chosen for the user (loss, optimizer, …) and why, one line each.
+        epochs: how many were done, those before a checkpoint included.
+        factors: of each regularizer at the start, by where it stands.
         history: per epoch, every log that `fit` kept, `task_loss` and `penalty` among them.
+        kept_epoch: the epoch whose weights the model has now, counted from 1; 0 for none.
+        seed: what all that is random followed from; None where that was left as it was.
+        class_names: of a folder of images, in the order of the class numbers.
     """
 
     epochs: int
@@ -239,10 +244,16 @@ class Training:
     metrics_before: Mapping[str, float]
     metrics_after: Mapping[str, float]
     choices: tuple[str, ...] = ()
+    kept_epoch: int = 0
+    seed: int | None = None
+    class_names: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
             "epochs": self.epochs,
+            "kept_epoch": self.kept_epoch,
+            "seed": self.seed,
+            "class_names": list(self.class_names),
             "factors": {k: finite(v) for k, v in self.factors.items()},
             "history": {k: [finite(v) for v in values] for k, values in self.history.items()},
             "metrics_before": {k: finite(v) for k, v in self.metrics_before.items()},

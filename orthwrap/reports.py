@@ -11,7 +11,7 @@ from orthwrap.layouts import Layout
 from orthwrap.measure import EXACT_LIMIT, measure, together
 from orthwrap.nodes import Attachment
 from orthwrap.opening import Opened
-from orthwrap.plan import Decision, Plan
+from orthwrap.plan import FROZEN, Decision, Plan
 from orthwrap.records import Deviation, LayerRecord, Report
 from orthwrap.stores import Store, WeightRef
 from orthwrap.survey import Kernel, Survey, survey
@@ -120,8 +120,8 @@ def figures(kernel: Kernel, attachment: Attachment | None) -> Deviation | None:
     return measure(kernel.weight.array(), layout, regularizer)
 
 
-def with_after(report: Report, trained: Store) -> Report:
-    """The report with the figures of the model after training."""
+def with_trained(report: Report, trained: Store, *, with_figures: bool) -> Report:
+    """The report once its model was trained: factors as they are now, figures, what is frozen."""
     now = {
         (kernel.layer.path, slot.name, kernel.spec.name): (kernel, slot.current)
         for slot in survey(trained).slots
@@ -130,7 +130,28 @@ def with_after(report: Report, trained: Store) -> Report:
     layers = []
     for record in report.layers:
         found = now.get((record.path, record.slot, record.kernel or ""))
-        if record.before is not None and found is not None:
-            record = replace(record, after=figures(*found))
+        if found is not None:
+            record = _as_trained(record, *found, with_figures)
         layers.append(record)
+    inactive = [r.path for r in layers if r.carries and not r.trainable]
+    if inactive:
+        paths = list(dict.fromkeys(inactive))
+        report = noted(report, [f"frozen, so that their penalty is inactive: {_some(paths)}"])
     return replace(report, layers=tuple(layers))
+
+
+def _as_trained(
+    record: LayerRecord, kernel: Kernel, attachment: Attachment | None, with_figures: bool
+) -> LayerRecord:
+    if record.trainable and not kernel.layer.trainable and record.carries:
+        record = replace(record, reason=f"{record.reason}; {FROZEN}")
+    if record.regularizer is not None and attachment is not None:
+        record = replace(record, regularizer=attachment.record())
+    if record.before is not None and with_figures:
+        record = replace(record, after=figures(kernel, attachment))
+    return replace(record, trainable=kernel.layer.trainable)
+
+
+def _some(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return ", ".join(paths[:3]) + more

@@ -7,19 +7,19 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from orthwrap._version import __version__
 from orthwrap.comparing import compare_kernel, kernels_of
 from orthwrap.custom_objects import CustomObjects, custom_objects_of
-from orthwrap.errors import UsageError, ValueFault
+from orthwrap.errors import Interrupted, OrthwrapError, UsageError, ValueFault
 from orthwrap.loading import load_compiled, save_model
 from orthwrap.nodes import ours_within
 from orthwrap.opening import opened
 from orthwrap.outputs import PathLike, check_output, format_of, output_for
-from orthwrap.plan import plan, plan_inspect, plan_strip
+from orthwrap.plan import Decision, Plan, plan, plan_inspect, plan_strip
 from orthwrap.records import CompareReport, Report, Rule
-from orthwrap.reports import make_report, noted, with_after
+from orthwrap.reports import make_report, noted
 from orthwrap.stores.replacing import replacing
 from orthwrap.surgery import (
     changed_model,
@@ -30,12 +30,14 @@ from orthwrap.surgery import (
     write_copy,
 )
 from orthwrap.survey import survey
+from orthwrap.training.settings import Settings, TrainingWords, settings_of
 from orthwrap.walker import edit
 
 if TYPE_CHECKING:
     from orthwrap.data import Data
     from orthwrap.training.fit import Progress
-    from orthwrap.training.settings import Settings
+    from orthwrap.training.job import Job
+    from orthwrap.training.run import Outcome
 
 
 @dataclass(frozen=True)
@@ -107,13 +109,10 @@ def apply(
     force: bool = False,
     in_place: bool = False,
     data: Any = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
-    seed: int | None = None,
     custom_objects: CustomObjects | None = None,
     unsafe_lambda: bool = False,
     progress: Progress | None = None,
+    **training: Unpack[TrainingWords],
 ) -> Result:
     """Attaches a regularizer to every kernel that matches; with `data`, fine-tunes as well.
 
@@ -138,13 +137,14 @@ def apply(
         dry_run: decide and report, write nothing.
         force: an existing output may be replaced (never the input).
         in_place: change the live model itself, where its config cannot rebuild it.
-        data: `.npz` path, mapping or `(x, y)`; then the result is trained.
-        epochs, batch_size, learning_rate, seed: of the training; 5, 32, the model's own or 1e-4,
-            and none.
+        data: what to fine-tune on: the path of a `.npz` or of a folder of images, a reference
+            `"package.module:function"` to what gives it, arrays `(x, y)`, a mapping, a
+            `tf.data.Dataset`, a `keras.utils.PyDataset` or a PyTorch `DataLoader`.
         custom_objects: the file's own classes, for training and conversion: a mapping by name,
             or references `package.module:Name` (`package.module`: all that it defines).
         unsafe_lambda: for training and conversion, run the code that the file keeps.
         progress: shows the training.
+        **training: how to train; see `orthwrap.training.settings.TrainingWords`.
 
     Returns:
         Result; its model is None where a file became a file without Keras.
@@ -172,11 +172,11 @@ def apply(
         rules = [rules] if isinstance(rules, Rule) else list(rules)
         if not rules or not all(isinstance(rule, Rule) for rule in rules):
             raise ValueFault("rules must be one orthwrap.Rule or several")
-    settings = _settings(data, epochs, batch_size, learning_rate, seed)
     if data is None and any(rule.is_auto for rule in rules):
         raise UsageError("factor auto needs data: give data, or a number like 1e-3")
     known = custom_objects_of(custom_objects)
-    job = _Apply(tuple(rules), measure, settings, data, known, unsafe_lambda, progress)
+    settings = settings_of(training, has_data=data is not None)
+    job = _Apply(tuple(rules), measure, _job(data, settings, progress), known, unsafe_lambda)
     if not isinstance(model, (str, os.PathLike)):
         return job.on_model(model, output, force=force, in_place=in_place, dry_run=dry_run)
     _refuse_in_place(in_place)
@@ -187,11 +187,9 @@ def apply(
 class _Apply:
     rules: tuple[Rule, ...]
     measure: bool
-    settings: Settings | None
-    data: Any
+    job: Job | None
     custom_objects: Mapping[str, Any]
     unsafe_lambda: bool
-    progress: Progress | None
 
     def on_file(
         self, path: Path, output: PathLike | None, *, force: bool, dry_run: bool, upgrade: bool
@@ -208,15 +206,15 @@ class _Apply:
             if dry_run:
                 return Result(None, None, report)
             root = edit(store.root, planned.edits)
-            if self.settings is None and format_of(target) == store.format:
+            if self.job is None and format_of(target) == store.format:
                 write_copy(store, root, target, path)
                 return Result(None, target, replace(report, output=str(target)))
             with temporary_copy(store, root) as copy:
                 live, notes = load_compiled(
                     copy, self.custom_objects, unsafe_lambda=self.unsafe_lambda, shown=path
                 )
-        data = None if self.settings is None else _read_data(live, self.data)
-        return self._finish(live, data, noted(report, notes), target)
+        data = None if self.job is None else self.job.read(live)
+        return self._finish(live, data, noted(report, notes), planned, target)
 
     def on_model(
         self, model: Any, output: PathLike | None, *, force: bool, in_place: bool, dry_run: bool
@@ -224,7 +222,7 @@ class _Apply:
         with opened(model) as source:
             target = _target(model, output, "apply", source.store, force, dry_run)
             # Data that does not fit is found before anything is done.
-            data = None if self.settings is None else _read_data(model, self.data)
+            data = None if self.job is None else self.job.read(model)
             templates, functions = templates_of(self.rules)
             surveyed = survey(source.store)
             planned = plan(surveyed, self.rules, templates)
@@ -235,12 +233,25 @@ class _Apply:
             if dry_run:
                 return Result(None, None, report)
             changed, notes = changed_model(source.store, planned, functions, in_place=in_place)
-        return self._finish(changed, data, noted(report, notes), target)
+        return self._finish(changed, data, noted(report, notes), planned, target)
 
-    def _finish(self, model: Any, data: Data | None, report: Report, target: Path | None) -> Result:
-        if self.settings is not None and data is not None:
-            report = _train(model, report, data, self.settings, self.progress, self.measure)
-        return _saved(model, report, target)
+    def _finish(
+        self, model: Any, data: Data | None, report: Report, planned: Plan, target: Path | None
+    ) -> Result:
+        if self.job is None or data is None:
+            return _saved(model, report, target)
+        report, outcome = self.job.train(
+            model,
+            data,
+            report,
+            auto=[_place(d) for d in planned.decisions if d.auto],
+            with_figures=self.measure,
+        )
+        return _trained(model, report, outcome, target, self.job)
+
+
+def _place(decision: Decision) -> tuple[str, str]:
+    return decision.slot.layer.path, decision.slot.name
 
 
 # finetune
@@ -251,26 +262,23 @@ def finetune(
     data: Any,
     output: PathLike | None = None,
     *,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
-    seed: int | None = None,
     measure: bool = True,
     force: bool = False,
     custom_objects: CustomObjects | None = None,
     unsafe_lambda: bool = False,
     progress: Progress | None = None,
+    **training: Unpack[TrainingWords],
 ) -> Result:
     """Goes on training a model that already carries regularizers.
 
     Args:
         model: a path, or a `keras.Model`, of which a copy is trained.
-        data, epochs, batch_size, learning_rate, seed, progress: as in `apply`.
+        data, progress, **training: as in `apply`.
         custom_objects, unsafe_lambda: as in `apply`.
         output: from a path, None writes `name-tuned` beside the input.
     """
-    settings = _settings(data, epochs, batch_size, learning_rate, seed)
-    if settings is None:
+    job = _job(data, settings_of(training, has_data=data is not None), progress)
+    if job is None:
         raise UsageError("finetune needs data")
     known = custom_objects_of(custom_objects)
     is_file = isinstance(model, (str, os.PathLike))
@@ -290,9 +298,8 @@ def finetune(
             live, notes = rebuild(source.store, ())
     if not any(r.carries for r in report.layers):
         notes = (*notes, "no kernel carries an orthwrap regularizer: use apply to attach one")
-    read = _read_data(live, data)
-    report = _train(live, noted(report, notes), read, settings, progress, measure)
-    return _saved(live, report, target)
+    report, outcome = job.train(live, job.read(live), noted(report, notes), with_figures=measure)
+    return _trained(live, report, outcome, target, job)
 
 
 # strip
@@ -482,50 +489,33 @@ def _saved(model: Any, report: Report, target: Path | None) -> Result:
     return Result(model, target, report)
 
 
-def _settings(
-    data: Any,
-    epochs: int | None,
-    batch_size: int | None,
-    learning_rate: float | None,
-    seed: int | None,
-) -> Settings | None:
-    words = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "seed": seed,
-    }
-    given = {k: v for k, v in words.items() if v is not None}
-    if data is None:
-        if given:
-            raise UsageError(f"{next(iter(given))} is about training, which needs data")
+def _trained(model: Any, report: Report, outcome: Outcome, target: Path | None, job: Job) -> Result:
+    """The trained model, saved; where the run was cut short, saved where it harms nothing."""
+    if not (outcome.fault or outcome.interrupted):
+        return _saved(model, report, target)
+    folder = job.session.settings.checkpoint_dir
+    if outcome.interrupted and folder is not None:
+        raise Interrupted(
+            f"interrupted {outcome.place}: go on with the same command and --resume, which finds "
+            f"its checkpoint in {folder}"
+        )
+    what = outcome.fault or f"interrupted {outcome.place}"
+    advice = f"; {outcome.advice}" if outcome.advice else ""
+    if target is None or (outcome.fault and not outcome.kept):
+        stopped = f"{what}: nothing was saved{advice}"
+    else:
+        aside = target.with_name(f"{target.name}.interrupted") if target.exists() else target
+        save_model(model, aside, like=target)
+        as_of = f" as of epoch {outcome.kept}" if outcome.fault else " as it was then"
+        stopped = f"{what}; {aside} holds the model{as_of}{advice}"
+    if outcome.interrupted:
+        raise Interrupted(stopped)
+    raise OrthwrapError(stopped)
+
+
+def _job(data: Any, settings: Settings | None, progress: Progress | None) -> Job | None:
+    if settings is None:
         return None
-    from orthwrap.training.settings import Settings
+    from orthwrap.training.job import Job
 
-    return Settings(**given)  # type: ignore[arg-type]  # each value has its own field's type
-
-
-def _read_data(model: Any, source: Any) -> Data:
-    from orthwrap.training.ports import read_data
-
-    return read_data(model, source)
-
-
-def _train(
-    model: Any,
-    report: Report,
-    data: Data,
-    settings: Settings,
-    progress: Progress | None,
-    with_figures: bool,
-) -> Report:
-    from orthwrap.stores.live import LiveStore
-    from orthwrap.training.fit import finetune as train
-
-    factors = {
-        r.path if r.slot == "kernel" else f"{r.path}@{r.slot}": r.regularizer.factor
-        for r in report.layers
-        if r.carries and r.regularizer is not None
-    }
-    report = replace(report, training=train(model, data, settings, progress, factors))
-    return with_after(report, LiveStore(model)) if with_figures else report
+    return Job.of(data, settings, progress)

@@ -405,8 +405,10 @@ def test_compiled_model_keeps_its_own_loss_and_optimizer() -> None:
     result = orthwrap.apply(model, data=classes(), epochs=1)
     training = result.report.training
     assert training is not None
-    assert "sparse_categorical_crossentropy, optimizer" in training.choices[1]
-    assert training.choices[1].endswith(": the model's own")
+    assert training.choices[1:] == (
+        "loss sparse_categorical_crossentropy: the model's own",
+        "optimizer sgd: the model's own",
+    )
     assert isinstance(result.model.optimizer, keras.optimizers.SGD)
     assert float(result.model.optimizer.learning_rate) == 0.125
     assert not model.optimizer.built or int(model.optimizer.iterations) == 0

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from orthwrap.data.ports import Array
+from orthwrap.data.samples import Samples
 from orthwrap.errors import OrthwrapError
 
 
@@ -78,6 +79,11 @@ class Data:
     def class_names(self) -> tuple[str, ...]:
         """The classes of a folder of images, in the order of their numbers; else empty."""
         return self.train.class_names
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether `relabelled` asks for all labels now, and not as batches are read."""
+        return isinstance(self.train, Samples)
 
     @property
     def repeatable(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -9,25 +10,62 @@ from typing import Any
 import keras
 
 from orthwrap.data import Data, Port
-from orthwrap.stores.live import set_optimizer
+from orthwrap.errors import ValueFault
 from orthwrap.training import objectives
+from orthwrap.training.optimizers import follow_variables, set_learning_rate
 from orthwrap.training.ports import ports
 from orthwrap.training.settings import DEFAULT_LEARNING_RATE, Settings
 
 
 def compile_model(model: Any, data: Data, settings: Settings) -> tuple[str, ...]:
-    """Makes the model ready to train; says what was chosen, and why."""
-    chosen = [f"data: {data.describe()}"]
+    """Makes the model ready to train; says what was chosen, and why.
+
+    What the user names comes first, then what the model was compiled with, then what follows
+    from outputs and labels.
+
+    Raises:
+        ValueFault: an unknown loss, optimizer or metric; labels that fit no loss, or lie outside
+            the classes.
+    """
+    _, outputs = ports(model)
+    own = model._compile_config.config if _can_train(model) else None
+    loss, metrics, chosen = _objective(model, data, settings, own is not None)
+    optimizer, why = choose_optimizer(model, settings)
+    if own is None or loss is not None or metrics is not None or settings.optimizer is not None:
+        # What is not asked for anew stays as the model was compiled with it.
+        kept = {} if own is None else dict(own)
+        kept["optimizer"] = optimizer
+        if loss is not None:
+            kept |= {"loss": loss, "loss_weights": None}
+        if metrics is not None:
+            kept |= {"metrics": metrics, "weighted_metrics": None}
+        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.compile(**kept | ({"auto_scale_loss": False} if scaled else {}))
+    _check_labels(data, outputs, model)
+    return (*chosen, why, *settle_optimizer(model, settings))
+
+
+def settle_optimizer(model: Any, settings: Settings) -> tuple[str, ...]:
+    """The model's optimizer at the rate that was asked for, and for the weights trained now."""
+    if settings.learning_rate is not None:
+        set_learning_rate(model, settings.learning_rate)
+    return follow_variables(model)
+
+
+def _objective(
+    model: Any, data: Data, settings: Settings, is_compiled: bool
+) -> tuple[Any, Any, tuple[str, ...]]:
+    """Loss and metrics, None where the model's own stay; and why."""
     _, outputs = ports(model)
     activations = _activations(model, len(outputs))
-    if _can_train(model):
-        _check_labels(data, outputs, model)
-        loss = loss_names(model.loss)
-        chosen.append(f"loss {loss}, optimizer {model.optimizer.name}: the model's own")
-        if settings.learning_rate is not None:
-            _set_learning_rate(model, settings.learning_rate)
-            chosen.append(f"learning rate {settings.learning_rate:g}: as given")
-        return tuple(chosen)
+    metrics = _metrics(settings, outputs) if settings.metric else None
+    if settings.loss is not None:
+        loss = _given_loss(settings.loss, activations)
+        return loss, metrics, (f"loss {loss_names(loss)}: as given",)
+    if is_compiled:
+        return None, metrics, (f"loss {loss_names(model.loss)}: the model's own",)
     picked = [
         objectives.choose(labels, port.shape, activation, port.name)
         for labels, port, activation in zip(data.labels, outputs, activations, strict=True)
@@ -35,35 +73,84 @@ def compile_model(model: Any, data: Data, settings: Settings) -> tuple[str, ...]
     for labels, port, objective in zip(data.validation_labels, outputs, picked, strict=False):
         if objective.classes is not None:
             objectives.check_classes(labels, objective.classes, port.name)
-    rate = settings.learning_rate or DEFAULT_LEARNING_RATE
-    losses = [_loss(o) for o in picked]
-    metrics = [[_metric(o)] for o in picked]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model.compile(
-            optimizer=keras.optimizers.Adam(rate),
-            loss=losses[0] if len(losses) == 1 else losses,
-            metrics=metrics[0] if len(metrics) == 1 else metrics,
-        )
+    why = []
     for port, objective in zip(outputs, picked, strict=True):
         logits = " from logits" if objective.from_logits else ""
         at = f"{port.name}: " if len(outputs) > 1 else ""
-        chosen.append(f"{at}loss {objective.loss}{logits}: {objective.why}")
-    given = "as given" if settings.learning_rate is not None else "the model names none"
-    chosen.append(f"optimizer adam, learning rate {rate:g}: {given}")
-    return tuple(chosen)
+        why.append(f"{at}loss {objective.loss}{logits}: {objective.why}")
+    losses = [_loss(o) for o in picked]
+    if metrics is None:
+        metrics = [[_metric(o)] for o in picked]
+        metrics = metrics[0] if len(metrics) == 1 else metrics
+    return losses[0] if len(losses) == 1 else losses, metrics, tuple(why)
+
+
+def choose_optimizer(model: Any, settings: Settings) -> tuple[Any, str]:
+    """The optimizer to train with, and why."""
+    rate = settings.learning_rate
+    at = "" if rate is None else f", learning rate {rate:g}"
+    if settings.optimizer is not None:
+        optimizer = _named(keras.optimizers, "optimizer", settings.optimizer)
+        return optimizer, f"optimizer {optimizer.name}{at}: as given"
+    if _can_train(model):
+        given = ", the rate as given" if rate is not None else ""
+        return model.optimizer, f"optimizer {model.optimizer.name}{at}: the model's own{given}"
+    given = "the rate as given" if rate is not None else "the model names none"
+    rate = rate or DEFAULT_LEARNING_RATE
+    return keras.optimizers.Adam(rate), f"optimizer adam, learning rate {rate:g}: {given}"
+
+
+def _given_loss(given: Any, activations: list[str | None]) -> Any:
+    """The loss that the user names; of logits, where the outputs are no probabilities."""
+    if not isinstance(given, str):
+        return given
+    loss = _named(keras.losses, "loss", given)
+    entropy = _ENTROPIES.get(given.lower().replace("_", ""))
+    if entropy is None or any(a in ("softmax", "sigmoid") for a in activations):
+        return loss
+    return entropy(from_logits=True)
+
+
+def _metrics(settings: Settings, outputs: list[Port]) -> Any:
+    """The metrics that the user names, for each output."""
+    found = [
+        m if m in ("accuracy", "acc") else _named(keras.metrics, "metric", m)
+        for m in settings.metric
+    ]
+    return found if len(outputs) == 1 else [list(found) for _ in outputs]
+
+
+def _named(module: Any, kind: str, given: Any) -> Any:
+    """What Keras knows by this name; what is no name is taken as it is."""
+    if not isinstance(given, str):
+        return given
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return module.get(given)
+    except (ValueError, TypeError) as e:
+        names = [n for n in dir(module) if not n.startswith("_") and n not in _NO_NAMES]
+        close = difflib.get_close_matches(given.lower(), [n.lower() for n in names], 3, 0.4)
+        shown = [n for c in close for n in names if n.lower() == c]
+        hint = f"did you mean {', '.join(dict.fromkeys(shown))}?" if shown else "see Keras's list"
+        raise ValueFault(f"Keras knows no {kind} {given!r}; {hint}") from e
+
+
+_NO_NAMES = ("get", "serialize", "deserialize", "schedules")
 
 
 def _loss(objective: objectives.Objective) -> Any:
-    loss = keras.losses.get(objective.loss)
-    if not objective.from_logits or "crossentropy" not in objective.loss:
-        return loss
-    classes = {
-        "sparse_categorical_crossentropy": keras.losses.SparseCategoricalCrossentropy,
-        "categorical_crossentropy": keras.losses.CategoricalCrossentropy,
-        "binary_crossentropy": keras.losses.BinaryCrossentropy,
-    }
-    return classes[objective.loss](from_logits=True)
+    entropy = _ENTROPIES.get(objective.loss.replace("_", ""))
+    if not objective.from_logits or entropy is None:
+        return keras.losses.get(objective.loss)
+    return entropy(from_logits=True)
+
+
+_ENTROPIES = {
+    "sparsecategoricalcrossentropy": keras.losses.SparseCategoricalCrossentropy,
+    "categoricalcrossentropy": keras.losses.CategoricalCrossentropy,
+    "binarycrossentropy": keras.losses.BinaryCrossentropy,
+}
 
 
 def _metric(objective: objectives.Objective) -> Any:
@@ -95,28 +182,6 @@ def _can_train(model: Any) -> bool:
     has_own_way = type(model).compute_loss is not keras.Model.compute_loss
     has_own_way = has_own_way or type(model).train_step is not keras.Model.train_step
     return model.loss is not None or has_own_way
-
-
-def _set_learning_rate(model: Any, rate: float) -> None:
-    """The optimizer at this rate, its state kept; a schedule that it follows ends."""
-    optimizer = model.optimizer
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    if isinstance(inner.learning_rate, keras.Variable) and not isinstance(
-        inner._learning_rate, keras.optimizers.schedules.LearningRateSchedule
-    ):
-        optimizer.learning_rate = rate
-        return
-    config = optimizer.get_config()
-    own = config if inner is optimizer else config["inner_optimizer"]["config"]
-    own["learning_rate"] = rate
-    new = type(optimizer).from_config(config)
-    if optimizer.built:
-        new.build(optimizer._trainable_variables)
-        constant = getattr(new, "inner_optimizer", new)._learning_rate
-        state = [v for v in new.variables if v is not constant]
-        for old, fresh in zip(optimizer.variables, state, strict=True):
-            fresh.assign(old)
-    set_optimizer(model, new)
 
 
 def _check_labels(data: Data, outputs: list[Port], model: Any) -> None:

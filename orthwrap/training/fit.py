@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
+import itertools
+import random
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import keras
@@ -14,16 +17,44 @@ from orthwrap.data import Data
 from orthwrap.errors import OrthwrapError
 from orthwrap.records import Training
 from orthwrap.regularizers import OrthogonalityRegularizer
-from orthwrap.stores.live import regularizers_of
-from orthwrap.training.compiling import compile_model, loss_names
+from orthwrap.stores.live import LiveStore, rebuild, regularizers_of
+from orthwrap.training.checkpoints import Folder, State, check_same_run, fingerprint
+from orthwrap.training.compiling import (
+    choose_optimizer,
+    compile_model,
+    loss_names,
+    settle_optimizer,
+)
+from orthwrap.training.distillation import (
+    agreement,
+    distillation_losses,
+    imitating,
+    kinds_of,
+    outputs_of,
+)
+from orthwrap.training.factors import (
+    MOVED,
+    Chosen,
+    Place,
+    Resolved,
+    apply_resolved,
+    chosen_of,
+    resolve,
+)
+from orthwrap.training.freezing import freeze
+from orthwrap.training.interrupts import Interrupts
+from orthwrap.training.logs import check_log
 from orthwrap.training.losses import split_losses
+from orthwrap.training.run import Outcome, Run
 from orthwrap.training.settings import Settings
+
+_BATCHES = 4  # from which factor auto takes the task's gradient
 
 
 class Progress(Protocol):
     """Somebody who shows how training goes."""
 
-    def start(self, choices: tuple[str, ...], epochs: int, steps: int) -> None: ...
+    def start(self, choices: tuple[str, ...], epochs: int, steps: int | None) -> None: ...
 
     def step(self, epoch: int, step: int, logs: Mapping[str, float]) -> None: ...
 
@@ -32,74 +63,236 @@ class Progress(Protocol):
     def stop(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class Session:
+    """A run that may begin: what was asked for, and where it goes on from.
+
+    Attributes:
+        settings: as they were given.
+        seed: of the order of samples; drawn where none was given.
+        is_seeded: whether all that is random follows from the seed.
+        folder: of the checkpoints; None for none.
+        state: what the last checkpoint says; None at the beginning.
+    """
+
+    settings: Settings
+    seed: int
+    is_seeded: bool
+    folder: Folder | None
+    state: State | None
+
+
+def begin(settings: Settings) -> Session:
+    """Checks where the run writes, before anything is read or trained.
+
+    Raises:
+        FileFault: a log or a folder that cannot be written, or checkpoints of another run.
+    """
+    check_log(settings.log)
+    folder = None if settings.checkpoint_dir is None else Folder(settings.checkpoint_dir)
+    state = None if folder is None else folder.open(resume=settings.resume)
+    seed = settings.seed
+    if seed is None:
+        seed = random.getrandbits(31) if state is None else state.seed
+    is_seeded = settings.seed is not None or folder is not None
+    return Session(settings, seed, is_seeded, folder, state)
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What came of a run.
+
+    Attributes:
+        training: for the report.
+        outcome: how far it came. Where it came to no good end, the model is as the last good
+            epoch left it; `outcome.kept` is 0 where there is none.
+        chosen, resolved: the regularizers whose factors were found, and the factors.
+    """
+
+    training: Training
+    outcome: Outcome
+    chosen: tuple[Chosen, ...]
+    resolved: tuple[Resolved, ...]
+
+
 def finetune(
     model: Any,
     data: Data,
-    settings: Settings,
+    session: Session,
     progress: Progress | None = None,
-    factors: Mapping[str, float] | None = None,
-) -> Training:
+    auto: Sequence[Place] = (),
+    schedules: Mapping[str, Sequence[Place]] | None = None,
+) -> Finetuned:
     """Trains `model` as it is, regularizers and all.
+
+    Args:
+        data: checked against the model.
+        session: from `begin`.
+        progress: who shows it, or None.
+        auto: the regularizers whose factors are found first.
+        schedules: by their text, the regularizers whose factors they move; those of no schedule
+            follow the one in the settings.
 
     Raises:
         ValueFault: labels that fit no loss, or lie outside the classes.
-        OrthwrapError: the loss became NaN or infinite; the model is then no longer good.
+        OrthwrapError: the model's loss or metrics fail.
     """
-    if settings.seed is not None:
-        keras.utils.set_random_seed(settings.seed)
-        _reseed(model, settings.seed)
-    choices = compile_model(model, data, settings)
-    seed = settings.seed
-    if seed is None:
-        seed = int(np.random.default_rng().integers(2**32))
-    size = settings.batch_size
-    steps = data.steps(size)
-    if progress is not None:
-        progress.start(choices, settings.epochs, steps or 0)
-    watcher = _Watcher(progress)
-    try:
-        with split_losses(model), warnings.catch_warnings():
-            # Keras warns of sizes and the like on paths the user did not choose.
-            warnings.simplefilter("ignore")
-
-            def evaluate() -> dict[str, float]:
-                logs = model.evaluate(data.evaluation(size), verbose=0, return_dict=True)
-                return _floats(logs)
-
-            before = evaluate()
-            history = model.fit(
-                data.training(size, seed, epochs=settings.epochs),
-                validation_data=data.validation(size),
-                epochs=settings.epochs,
-                steps_per_epoch=steps,
-                shuffle=False,
-                callbacks=[watcher],
-                verbose=0,
-            )
-            if watcher.fault is not None:
-                raise OrthwrapError(watcher.fault)
-            after = evaluate()
-    except OrthwrapError:
-        raise
-    except Exception as e:  # the model's own loss or metric may be anyone's
-        fault = data.explain(e)
-        if fault is not None:
-            raise fault from e
-        raise OrthwrapError(
-            f"training failed ({_gist(e)}): check that y is what the model's loss "
-            f"({loss_names(model.loss)}) takes"
-        ) from e
-    finally:
+    settings = session.settings
+    if session.is_seeded:
+        keras.utils.set_random_seed(session.seed)
+        _reseed(model, session.seed)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_one_line_errors(model, data))
+        choices = freeze(model, settings)
+        kinds: tuple[str, ...] = ()
+        if settings.distill:
+            kinds = kinds_of(model)
+            data, why = _distilled(stack, model, data, settings)
+        else:
+            why = compile_model(model, data, settings)
+        choices += (f"data: {data.describe()}", *why)
+        words = _words(model, data, session)
+        state = session.state or State(0, 0, session.seed, words)
+        if session.state is not None and session.folder is not None:
+            check_same_run(state, words, session.folder.path)
+            choices += (f"goes on after {state.place}",)
+        chosen = chosen_of(model, auto) if auto else ()
+        resolved: tuple[Resolved, ...] = ()
+        if chosen:
+            batches = _some_batches(data, session)
+            moved = MOVED if settings.distill else 0.0  # it begins as its own teacher
+            resolved = resolve(model, batches, chosen, settings.rho, settings.rho_over, moved=moved)
+            apply_resolved(chosen, resolved)
+            choices += tuple(f"{r.name}: {r.why}" for r in resolved)
+        stack.enter_context(split_losses(model))
+        interrupts = stack.enter_context(Interrupts())
+        before = _figures(model, data, settings, kinds)
+        run = Run(
+            settings,
+            state,
+            data.steps(settings.batch_size),
+            _validation(model, data, settings),
+            session.folder,
+            progress,
+            interrupts,
+        )
+        run.set_model(model)
+        run.begin()
+        if session.state is not None:
+            run.restore()
+        moving = _schedules(model, settings, schedules or {})
         if progress is not None:
-            progress.stop()
-    return Training(
-        epochs=settings.epochs,
-        factors=dict(factors or {}),
-        history={k: tuple(float(v) for v in values) for k, values in history.history.items()},
+            progress.start(choices, settings.epochs, data.steps(settings.batch_size))
+        try:
+            _fit(model, data, session, state, [*moving, run, *settings.callbacks])
+        finally:
+            if progress is not None:
+                progress.stop()
+        run.finish()
+        after = _figures(model, data, settings, kinds)
+    out = run.outcome
+    training = Training(
+        epochs=out.epoch,
+        factors={},
+        history={k: tuple(v) for k, v in out.history.items()},
         metrics_before=before,
         metrics_after=after,
         choices=choices,
+        kept_epoch=out.kept,
+        seed=session.seed if session.is_seeded else None,
+        class_names=data.class_names,
     )
+    return Finetuned(training, out, chosen, resolved)
+
+
+def _fit(model: Any, data: Data, session: Session, state: State, callbacks: Sequence[Any]) -> None:
+    """Keras's `fit` from where the run stands to its last epoch."""
+    settings = session.settings
+    steps = data.steps(settings.batch_size)
+    parts = [(state.epoch, 0, settings.epochs)]
+    if state.step:  # the rest of that epoch is shorter than the others
+        parts = [(state.epoch, state.step, state.epoch + 1), (state.epoch + 1, 0, settings.epochs)]
+    model.stop_training = False
+    for epoch, step, end in parts:
+        if epoch < end and not model.stop_training:
+            model.fit(
+                data.training(settings.batch_size, session.seed, epoch, step, end),
+                initial_epoch=epoch,
+                epochs=end,
+                steps_per_epoch=None if steps is None else steps - step,
+                callbacks=list(callbacks),
+                shuffle=False,
+                verbose=0,
+            )
+
+
+def _distilled(
+    stack: contextlib.ExitStack, model: Any, data: Data, settings: Settings
+) -> tuple[Data, tuple[str, ...]]:
+    """The data with the model's own outputs as labels, and the model compiled to learn them."""
+    losses, why = distillation_losses(model, settings.temperature)
+    # Where the outputs are asked for while the model is trained, a copy of it gives them.
+    teacher = model if data.is_kept else rebuild(LiveStore(model), ())[0]
+    data = data.relabelled(outputs_of(teacher), settings.batch_size)
+    optimizer, which = choose_optimizer(model, settings)
+    stack.enter_context(imitating(model, losses, optimizer))
+    return data, (*why, which, *settle_optimizer(model, settings))
+
+
+def _schedules(
+    model: Any, settings: Settings, schedules: Mapping[str, Sequence[Place]]
+) -> list[Any]:
+    """The callbacks that move the factors."""
+    return []
+
+
+def _some_batches(data: Data, session: Session) -> list[Any]:
+    """The first batches that the training will see."""
+    x = data.training(session.settings.batch_size, session.seed)
+    if isinstance(x, keras.utils.PyDataset):
+        return [x[i] for i in range(min(_BATCHES, len(x)))]
+    return list(itertools.islice(iter(x), _BATCHES))
+
+
+def _validation(
+    model: Any, data: Data, settings: Settings
+) -> Callable[[], Mapping[str, float]] | None:
+    flow = data.validation(settings.batch_size)
+    return None if flow is None else lambda: _evaluate(model, flow)
+
+
+def _figures(
+    model: Any, data: Data, settings: Settings, kinds: tuple[str, ...]
+) -> dict[str, float]:
+    """Losses and metrics where the model stands; distilled, how far it agrees with the teacher."""
+    figures = _evaluate(model, data.evaluation(settings.batch_size))
+    if kinds:
+        call = outputs_of(model)
+        pairs = [(keras.tree.flatten(y), call(x)) for x, y in data.evaluation(settings.batch_size)]
+        teacher, student = (
+            [np.concatenate([np.asarray(a) for a in part]) for part in zip(*side, strict=True)]
+            for side in zip(*pairs, strict=True)
+        )
+        figures["agreement"] = agreement(teacher, student, kinds)
+    return figures
+
+
+def _evaluate(model: Any, flow: Any) -> dict[str, float]:
+    logs = model.evaluate(flow, verbose=0, return_dict=True)
+    return {k: float(v) for k, v in logs.items() if np.ndim(v) == 0}
+
+
+def _words(model: Any, data: Data, session: Session) -> dict[str, Any]:
+    """What may not change from one part of a run to the next."""
+    weights = [np.asarray(keras.ops.convert_to_numpy(v)) for v in model.weights]
+    return {
+        "model": fingerprint(weights),
+        "data": data.describe(),
+        "seed": session.seed,
+        "batch size": session.settings.batch_size,
+        "optimizer": model.optimizer.name,
+        "loss": loss_names(model.loss),
+    }
 
 
 def _reseed(model: Any, seed: int) -> None:
@@ -113,42 +306,26 @@ def _reseed(model: Any, seed: int) -> None:
         regularizer.reseed(seed + i)
 
 
+@contextlib.contextmanager
+def _one_line_errors(model: Any, data: Data) -> Iterator[None]:
+    """The data, the model's own loss and its metrics may be anyone's, and fail in any way."""
+    try:
+        with warnings.catch_warnings():
+            # Keras warns of sizes and the like on paths the user did not choose.
+            warnings.simplefilter("ignore")
+            yield
+    except (OrthwrapError, MemoryError):
+        raise
+    except Exception as e:
+        raise data.explain(e) or OrthwrapError(
+            f"training failed ({_gist(e)}): check that y is what the model's loss "
+            f"({loss_names(model.loss)}) takes"
+        ) from e
+
+
 def _gist(error: BaseException) -> str:
     """The line of an error that says what is wrong; TensorFlow puts others before it."""
     noise = ("Graph execution error", "Detected at", "<stack traces", "File ", "[[{{")
     lines = [line.strip() for line in str(error).splitlines()]
     telling = [line for line in lines if line and not line.startswith(noise)]
     return f"{type(error).__name__}: {telling[0]}" if telling else type(error).__name__
-
-
-def _floats(logs: Mapping[str, Any]) -> dict[str, float]:
-    return {k: float(v) for k, v in logs.items() if np.ndim(v) == 0}
-
-
-class _Watcher(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
-    """Tells the progress display how it goes, and stops when the loss is no longer a number."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        super().__init__()
-        self._progress = progress
-        self._epoch = 0
-        self.fault: str | None = None
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._epoch = epoch
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        values = _floats(logs or {})
-        loss = values.get("loss", 0.0)
-        if not math.isfinite(loss):
-            self.fault = (
-                f"the loss became {loss} in epoch {self._epoch + 1}, step {batch + 1}: nothing was "
-                "saved; try a lower learning rate or factor"
-            )
-            self.model.stop_training = True
-        if self._progress is not None:
-            self._progress.step(self._epoch, batch + 1, values)
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if self._progress is not None:
-            self._progress.epoch(epoch, _floats(logs or {}))

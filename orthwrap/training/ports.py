@@ -6,6 +6,7 @@ from typing import Any
 
 from orthwrap.data import Data, Port, load
 from orthwrap.errors import ValueFault
+from orthwrap.training.settings import Settings
 
 
 def ports(model: Any) -> tuple[list[Port], list[Port]]:
@@ -28,7 +29,16 @@ def ports(model: Any) -> tuple[list[Port], list[Port]]:
     )
 
 
-def read_data(model: Any, source: Any) -> Data:
-    """The data, checked against the model's inputs; labels against its classes."""
+def read_data(model: Any, source: Any, settings: Settings, seed: int) -> Data:
+    """The data, checked against the model's inputs and outputs."""
     inputs, outputs = ports(model)
-    return load(source, inputs, outputs)
+    words = {
+        "validation": settings.validation,
+        "validation_split": settings.validation_split,
+        "rescale": settings.rescale,
+        "preprocessing": settings.preprocessing,
+    }
+    given: dict[str, Any] = {k: v for k, v in words.items() if v is not None}
+    if settings.validation_split is not None:
+        given["seed"] = seed
+    return load(source, inputs, outputs, labelled=not settings.distill, **given)

@@ -1,0 +1,70 @@
+"""A training as the verbs ask for it: on whatever model the plan makes, and into its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from orthwrap.data import Data
+from orthwrap.records import Report
+from orthwrap.reports import with_trained
+from orthwrap.stores.live import LiveStore
+from orthwrap.training.factors import Place, with_resolved
+from orthwrap.training.fit import Progress, Session, begin, finetune
+from orthwrap.training.ports import read_data
+from orthwrap.training.run import Outcome
+from orthwrap.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train on, how, and who shows it.
+
+    Attributes:
+        session: the settings, and where the run goes on from.
+        source: the data, in any form that `orthwrap.data.load` takes.
+        progress: who shows the training, or None.
+    """
+
+    session: Session
+    source: Any
+    progress: Progress | None
+
+    @classmethod
+    def of(cls, source: Any, settings: Settings, progress: Progress | None) -> Job:
+        """Ready to begin; checks first where the run will write."""
+        return cls(begin(settings), source, progress)
+
+    def read(self, model: Any) -> Data:
+        """The data, checked against the model."""
+        return read_data(model, self.source, self.session.settings, self.session.seed)
+
+    def train(
+        self,
+        model: Any,
+        data: Data,
+        report: Report,
+        *,
+        auto: Sequence[Place] = (),
+        schedules: Mapping[str, Sequence[Place]] | None = None,
+        with_figures: bool = True,
+    ) -> tuple[Report, Outcome]:
+        """Trains `model`, and reports it.
+
+        Args:
+            data: from `read`.
+            report: of the plan, with the figures before.
+            auto: the regularizers whose factors are found first.
+            schedules: of the factors, where rules have their own.
+            with_figures: measure the trained kernels.
+        """
+        done = finetune(model, data, self.session, self.progress, auto, schedules)
+        report = with_resolved(report, done.chosen, done.resolved)
+        factors = {
+            r.path if r.slot == "kernel" else f"{r.path}@{r.slot}": r.regularizer.factor
+            for r in report.layers
+            if r.carries and r.regularizer is not None
+        }
+        report = replace(report, training=replace(done.training, factors=factors))
+        return with_trained(report, LiveStore(model), with_figures=with_figures), done.outcome

@@ -1,0 +1,84 @@
+"""What a run leaves for other programs to read: a CSV file, and TensorBoard's event files."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orthwrap.errors import FileFault
+from orthwrap.reports import figures
+from orthwrap.stores.live import LiveStore
+from orthwrap.stores.replacing import replacing
+from orthwrap.survey import survey
+
+
+def check_log(path: Path | None) -> None:
+    """FileFault where a log could not be written, before anything is done."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        what = "is a folder" if path.is_dir() else f"needs the folder {path.parent}, which is not"
+        raise FileFault(f"log {path} {what}: name a CSV file in a folder that exists")
+
+
+def write_csv(path: Path, history: Mapping[str, Sequence[float]]) -> None:
+    """A line for each epoch so far, a column for each figure; whole at any moment."""
+    epochs = max(map(len, history.values()), default=0)
+    with replacing(path) as sibling, sibling.open("w", newline="", encoding="utf-8") as f:
+        writer = csv.writer(f)
+        writer.writerow(["epoch", *history])
+        for i in range(epochs):
+            writer.writerow([i + 1, *(v[i] if i < len(v) else "" for v in history.values())])
+
+
+class Board:
+    """Scalars for TensorBoard: the figures of each epoch, and of each regularized kernel.
+
+    Tags are `epoch/task_loss`, …, and `residual/<path>`, `sigma_min/<path>`, `sigma_max/<path>`,
+    `penalty/<path>` (without the factor).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import tensorflow as tf
+
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._writer = tf.summary.create_file_writer(str(folder))
+        except (OSError, tf.errors.OpError) as e:
+            raise FileFault(f"cannot write TensorBoard's files into {folder}: {e}") from e
+        # TensorBoard's own function for this asks for TensorBoard; its format does not.
+        self._metadata = tf.compat.v1.SummaryMetadata(
+            plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
+        )
+
+    def epoch(self, done: int, logs: Mapping[str, float], model: Any) -> None:
+        """Writes what holds after `done` epochs."""
+        import tensorflow as tf
+
+        values = {f"epoch/{name}": value for name, value in logs.items()} | _figures(model)
+        with self._writer.as_default(step=done):
+            for tag, value in values.items():
+                tf.summary.write(tag, tf.constant(value, tf.float32), metadata=self._metadata)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _figures(model: Any) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for slot in survey(LiveStore(model)).slots:
+        if slot.current is None:
+            continue
+        for kernel in slot.kernels:
+            deviation = figures(kernel, slot.current)
+            place = (
+                kernel.layer.path if slot.name == "kernel" else f"{kernel.layer.path}@{slot.name}"
+            )
+            if len(slot.kernels) > 1:
+                place += f"/{kernel.spec.name}"
+            for name in ("residual", "sigma_min", "sigma_max", "penalty"):
+                value = getattr(deviation, name, None)
+                if value is not None:
+                    found[f"{name}/{place}"] = value
+    return found

@@ -1,0 +1,271 @@
+"""One run of `fit`: what is shown, logged and kept of it, step by step and epoch by epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from orthwrap.errors import ValueFault
+from orthwrap.regularizers import Attached, OrthogonalityRegularizer
+from orthwrap.stores.live import regularizers_of
+from orthwrap.training.checkpoints import Folder, State
+from orthwrap.training.interrupts import Interrupts
+from orthwrap.training.logs import Board, write_csv
+from orthwrap.training.settings import Settings
+
+_EXPLODED = 1e4  # times what loss and penalty were at the first step
+
+Snapshot = dict[str, list[NDArray[Any]]]
+
+
+@dataclass
+class Outcome:
+    """How far a run came.
+
+    Attributes:
+        epoch: epochs that are done.
+        step: steps that are done in the epoch after them.
+        history: the figures of each epoch.
+        fault: why it stopped before its time; "" where it did not.
+        advice: what to do about that.
+        interrupted: the user asked it to stop.
+        best: the best epoch and its figure.
+        kept: the epoch whose weights the model has at the end.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    history: dict[str, list[float]] = field(default_factory=dict)
+    fault: str = ""
+    advice: str = ""
+    interrupted: bool = False
+    best: tuple[int, float] | None = None
+    kept: int = 0
+
+    @property
+    def place(self) -> str:
+        """In words."""
+        if self.step:
+            return f"in epoch {self.epoch + 1}, after step {self.step}"
+        return f"after epoch {self.epoch}" if self.epoch else "before the first step"
+
+
+class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
+    """The callback that sees to everything but the training itself.
+
+    Args:
+        settings: what to keep, log and monitor.
+        state: where the run stands, as a checkpoint tells it; its history is added to.
+        steps: of an epoch; None where that is not known before its end.
+        validate: the figures on validation data; None where there is none.
+        folder: for checkpoints, or None.
+        progress: who shows it, or None.
+        interrupts: whether the user asked to stop.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        state: State,
+        steps: int | None,
+        validate: Callable[[], Mapping[str, float]] | None,
+        folder: Folder | None,
+        progress: Any,
+        interrupts: Interrupts,
+    ) -> None:
+        super().__init__()
+        self._settings = settings
+        self._state = state
+        self._steps = steps
+        self._validate = validate
+        self._folder = folder
+        self._progress = progress
+        self._interrupts = interrupts
+        self._board = None if settings.tensorboard is None else Board(settings.tensorboard)
+        self._keeps_best = (settings.keep or ("best" if validate else "last")) == "best"
+        self._monitor = settings.monitor or ("val_task_loss" if validate else "task_loss")
+        self._first: tuple[float, float] | None = None  # loss and penalty at the first step
+        self._kept: Snapshot | None = None
+        self._factors: list[float] = []  # of each regularizer, before any schedule moves it
+        self._metrics: list[NDArray[Any]] | None = None  # of the epoch that is gone on with
+        self._skipped = state.step
+        self.outcome = Outcome(
+            epoch=state.epoch,
+            step=state.step,
+            history={k: list(v) for k, v in state.history.items()},
+            best=state.best,
+        )
+
+    # Going on and ending
+
+    def begin(self) -> None:
+        """The run starts from here."""
+        self._factors = [r.factor for r in regularizers_in(self.model)]
+
+    def restore(self) -> None:
+        """The model, optimizer and counts as the last checkpoint has them."""
+        assert self._folder is not None
+        snapshot = self._folder.read()
+        self._metrics = snapshot.pop("metrics", [])
+        _assign(self.model, snapshot)
+        held = regularizers_in(self.model)
+        for regularizer, kept in zip(held, self._state.regularizers, strict=True):
+            if isinstance(regularizer, OrthogonalityRegularizer):
+                regularizer.restore(kept)
+            own = replace(regularizer.attachment, factor=kept["factor"])
+            regularizer.attachment = own
+        if self.outcome.best is not None:
+            self._kept = self._folder.read_best(self.outcome.best[0])
+        self.begin()
+
+    def finish(self) -> None:
+        """The model as the epoch that is kept left it."""
+        if self._board is not None:
+            self._board.close()
+        out = self.outcome
+        out.kept = out.epoch
+        if self._kept is not None and (self._keeps_best or out.fault):
+            _assign(self.model, self._kept)
+            out.kept = out.best[0] if self._keeps_best and out.best else out.epoch
+
+    # What Keras calls
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if self._metrics and self._skipped:  # an epoch's figures are of all its steps
+            for variable, value in zip(self.model.metrics_variables, self._metrics, strict=True):
+                variable.assign(value)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        out = self.outcome
+        out.step = batch + 1 + self._skipped
+        values = _floats(logs or {})
+        out.fault, out.advice = self._fault_of(values)
+        if self._progress is not None:
+            self._progress.step(out.epoch, out.step, values)
+        is_last = out.step == self._steps
+        if out.fault or (self._interrupts.asked and not is_last):
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        out = self.outcome
+        if out.fault:
+            return
+        is_whole = self._steps is None or out.step >= self._steps
+        if self._interrupts.asked and not (is_whole and self._steps is not None):
+            out.interrupted = True
+            self._write()
+            return
+        values = _floats(logs or {})
+        if self._validate is not None:
+            values |= {f"val_{name}": value for name, value in self._validate().items()}
+            logs.update(values)  # for the callbacks after this one
+        out.epoch, out.step, self._skipped = epoch + 1, 0, 0
+        for name, value in values.items():
+            out.history.setdefault(name, []).append(value)
+        is_better = self._is_better(values)
+        if is_better or not self._keeps_best:
+            self._kept = _snapshot(self.model)
+        if self._settings.log is not None:
+            write_csv(self._settings.log, out.history)
+        if self._board is not None:
+            self._board.epoch(out.epoch, values, self.model)
+        self._write(self._kept if is_better and self._keeps_best else None)
+        if self._progress is not None:
+            self._progress.epoch(epoch, values)
+        if self._interrupts.asked:
+            out.interrupted = out.epoch < self._settings.epochs
+            self.model.stop_training = True
+
+    def _fault_of(self, values: Mapping[str, float]) -> tuple[str, str]:
+        """Why training cannot go on, and what to do about it; "" where it can."""
+        out = self.outcome
+        at = f"in epoch {out.epoch + 1}, step {out.step}"
+        loss, penalty = values.get("loss", 0.0), values.get("penalty", 0.0)
+        if not math.isfinite(loss):
+            return f"the loss became {loss} {at}", "try a lower learning rate or factor"
+        if self._first is None:
+            self._first = loss, penalty
+        if penalty > _EXPLODED * max(*map(abs, self._first), 1e-3):
+            return (
+                f"the penalty exploded {at}, from {self._first[1]:.3g} to {penalty:.3g}",
+                "try a lower factor or learning rate",
+            )
+        return "", ""
+
+    def _is_better(self, values: Mapping[str, float]) -> bool:
+        """Notes the epoch if it is the best so far."""
+        if not self._keeps_best:
+            return False
+        value = values.get(self._monitor)
+        if value is None:
+            raise ValueFault(
+                f"monitor {self._monitor!r} is none of the figures; there are: {', '.join(values)}"
+            )
+        if not math.isfinite(value):
+            return False
+        best = self.outcome.best
+        if best is not None and not _beats(value, best[1], self._monitor):
+            return False
+        self.outcome.best = (self.outcome.epoch, value)
+        return True
+
+    def _write(self, best: Snapshot | None = None) -> None:
+        if self._folder is None:
+            return
+        out = self.outcome
+        state = replace(
+            self._state,
+            epoch=out.epoch,
+            step=out.step,
+            history=out.history,
+            regularizers=[
+                {"factor": factor, **(getattr(r, "state", {}))}
+                for r, factor in zip(regularizers_in(self.model), self._factors, strict=True)
+            ],
+            best=out.best,
+        )
+        snapshot = _snapshot(self.model)
+        snapshot["metrics"] = _arrays(self.model.metrics_variables)
+        self._folder.write(state, snapshot, best)
+
+
+def _beats(value: float, best: float, name: str) -> bool:
+    """Whether a figure is better; the name tells whether that is lower or higher."""
+    lower = any(word in name for word in ("loss", "error", "penalty"))
+    return value < best if lower else value > best
+
+
+def _floats(logs: Mapping[str, Any]) -> dict[str, float]:
+    return {k: float(v) for k, v in logs.items() if np.ndim(v) == 0}
+
+
+def regularizers_in(model: Any) -> list[Any]:
+    """Our regularizers, each once, in the model's order."""
+    held = (
+        r for _, r in regularizers_of(model) if isinstance(r, (OrthogonalityRegularizer, Attached))
+    )
+    return list({id(r): r for r in held}.values())
+
+
+def _arrays(variables: Sequence[Any]) -> list[NDArray[Any]]:
+    return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
+
+
+def _snapshot(model: Any) -> Snapshot:
+    return {
+        "model": _arrays(model.variables),
+        "optimizer": _arrays(model.optimizer.variables),
+    }
+
+
+def _assign(model: Any, snapshot: Snapshot) -> None:
+    held = {"model": model.variables, "optimizer": model.optimizer.variables}
+    for group, variables in held.items():
+        for variable, value in zip(variables, snapshot[group], strict=True):
+            variable.assign(value)
