@@ -208,6 +208,13 @@ def test_what_leads_nowhere(own: ModuleType, tmp_path: Path, given: Any, words: 
     assert not (tmp_path / "o.h5").exists()
 
 
+@pytest.mark.parametrize(("suffix", "name"), [(".h5", "saved"), (".keras", "m.h5")])
+def test_load_model_goes_by_what_is_in_the_file(tmp_path: Path, suffix: str, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(small_file(suffix).read_bytes())
+    assert orthwrap.load_model(path).count_params() == orthwrap.inspect(path).model.parameters
+
+
 # Code that the file keeps
 
 
