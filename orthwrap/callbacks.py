@@ -83,6 +83,7 @@ class FactorSchedule(keras.callbacks.Callback):  # type: ignore[misc]  # Keras i
         # Over fits: (the factor it began with, the one it was left with).
         self._known: dict[_Regularizer, tuple[float, float]] = {}
         self._steps_per_epoch: int | None = None
+        self._epochs: int | None = None
         self._first_step = 0
         self._epoch_start = 0
         self._next_step = 0
@@ -175,9 +176,15 @@ class FactorSchedule(keras.callbacks.Callback):  # type: ignore[misc]  # Keras i
             forget_compiled_steps(self._holder)
         self._clear()
 
-    def resume_at(self, step: int, steps_per_epoch: int) -> None:
-        """The first epoch of the next `fit` begins at this step of `steps_per_epoch`, not at 0."""
-        self._first_step, self._steps_per_epoch = step, steps_per_epoch
+    def resume_at(self, step: int, steps_per_epoch: int | None, epochs: int) -> None:
+        """The next `fit` is part of a training of so many epochs, and begins within one of them.
+
+        Args:
+            step: of the epoch that it begins with.
+            steps_per_epoch: of a whole epoch; None where that is not known.
+            epochs: of the whole training.
+        """
+        self._first_step, self._steps_per_epoch, self._epochs = step, steps_per_epoch, epochs
 
     def _multiplier_at(self, position: int) -> float:
         if isinstance(self.schedule, Schedule):
@@ -255,7 +262,7 @@ class FactorSchedule(keras.callbacks.Callback):  # type: ignore[misc]  # Keras i
 
     def _length(self) -> float | None:
         """Of the whole training, in what positions count."""
-        epochs, steps = (self.params or {}).get("epochs"), self._steps()
+        epochs, steps = self._epochs or (self.params or {}).get("epochs"), self._steps()
         if self.by == "epoch" or epochs is None:
             return epochs
         return None if steps is None else epochs * steps
@@ -271,13 +278,13 @@ def _chosen(
     model: Any, target: tuple[Pattern, ...] | None, exclude: tuple[Pattern, ...]
 ) -> tuple[_Regularizer, ...]:
     """The model's regularizers of ours, each once, that the patterns choose."""
-    carried = [r for _, r in regularizers_of(model) if isinstance(r, _Regularizer)]
+    ours = [r for _, r in regularizers_of(model) if isinstance(r, _Regularizer)]
     if target is None and not exclude:
-        return tuple(dict.fromkeys(carried))
-    places = tuple(_places(model))
+        return tuple(dict.fromkeys(ours))
+    places = tuple(carried(model))
     left_out = {id(r) for slot, r in places if _matching(exclude, slot)}
     if target is None:
-        chosen = [r for r in carried if id(r) not in left_out]
+        chosen = [r for r in ours if id(r) not in left_out]
     else:
         for pattern in target:
             if not any(_matching((pattern,), slot) for slot, _ in places):
@@ -294,8 +301,8 @@ def _chosen(
     return tuple(dict.fromkeys(chosen))
 
 
-def _places(model: Any) -> Iterator[tuple[Slot, _Regularizer]]:
-    """Every slot that carries one of ours, with the live object."""
+def carried(model: Any) -> Iterator[tuple[Slot, _Regularizer]]:
+    """Every slot that carries one of orthwrap's, kernels and activities, with the live object."""
     store = LiveStore(model)
     surveyed = survey(store)
     held = {id(v): v.regularizer for v in model.weights}

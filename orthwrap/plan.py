@@ -44,6 +44,7 @@ class Decision:
         measured: its kernels' figures belong into the report.
         value: the node to write; meaningful where `decision` is regularized or removed.
         auto: training finds its factor; until then it is the rule's or the regularizer's own.
+        schedule: how its factor moves in training, where its rule says so.
     """
 
     slot: Slot
@@ -55,6 +56,7 @@ class Decision:
     measured: bool = False
     value: Any = None
     auto: bool = False
+    schedule: Any = None
 
 
 @dataclass(frozen=True)
@@ -349,6 +351,7 @@ def _attach(slot: Slot, p: _ParsedRule, target: Pattern) -> Decision:
             current,
             measured=True,
             auto=auto,
+            schedule=rule.schedule,
         )
     if current is not None:
         reasons.append(f"was {current}" if auto else f"{current} → {attachment}")
@@ -362,6 +365,7 @@ def _attach(slot: Slot, p: _ParsedRule, target: Pattern) -> Decision:
         measured=True,
         value=node,
         auto=auto,
+        schedule=rule.schedule,
     )
 
 

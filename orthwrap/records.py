@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orthwrap.errors import ValueFault
+from orthwrap.schedules import Schedule
 
 REPORT_SCHEMA = "orthwrap.report/1"
 COMPARE_SCHEMA = "orthwrap.compare/1"
@@ -52,6 +53,9 @@ class Rule:
         on: `"kernel"` or `"activity"`.
         existing: what happens to a foreign regularizer: keep, combine or replace.
         options: options of the regularizer, such as `{"steps": 5}`.
+        schedule: how the factor moves while the result is trained, such as `"cosine"`; a text, a
+            `Schedule` or a callable, as `orthwrap.FactorSchedule` takes it. Files know nothing
+            of it.
     """
 
     target: tuple[str | Callable[[Any], bool], ...] = DEFAULT_TARGET
@@ -63,8 +67,11 @@ class Rule:
     on: str = "kernel"
     existing: str = "combine"
     options: Mapping[str, Any] = field(default_factory=dict)
+    schedule: Any = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.schedule, str):
+            object.__setattr__(self, "schedule", Schedule.parse(self.schedule))
         for name in ("target", "exclude"):
             value = getattr(self, name)
             if isinstance(value, str) or callable(value):

@@ -20,6 +20,7 @@ _KEYS = (
     "on",
     "existing",
     "options",
+    "schedule",
 )
 
 
@@ -67,6 +68,8 @@ def _rule(table: Any, where: str) -> Rule:
         words["factor_for"] = tuple(words["factor_for"].items())
     if not isinstance(words.get("regularizer", ""), str):
         raise ValueFault(f"{where}: regularizer must be a name; got {words['regularizer']!r}")
+    if not isinstance(words.get("schedule", ""), str):
+        raise ValueFault(f"{where}: schedule must be a text; got {words['schedule']!r}")
     if isinstance(words.get("factor"), bool):
         raise ValueFault(f"{where}: factor must be a number; got {words['factor']!r}")
     return Rule(**words)

@@ -174,6 +174,8 @@ def apply(
             raise ValueFault("rules must be one orthwrap.Rule or several")
     if data is None and any(rule.is_auto for rule in rules):
         raise UsageError("factor auto needs data: give data, or a number like 1e-3")
+    if data is None and any(rule.schedule is not None for rule in rules):
+        raise UsageError("a schedule is about training, which needs data")
     known = custom_objects_of(custom_objects)
     settings = settings_of(training, has_data=data is not None)
     job = _Apply(tuple(rules), measure, _job(data, settings, progress), known, unsafe_lambda)
@@ -245,9 +247,24 @@ class _Apply:
             data,
             report,
             auto=[_place(d) for d in planned.decisions if d.auto],
+            schedules=_schedules(planned),
             with_figures=self.measure,
         )
         return _trained(model, report, outcome, target, self.job)
+
+
+def _schedules(planned: Plan) -> list[tuple[Any, list[tuple[str, str]]]]:
+    """The rules' own schedules, each with the slots it is for."""
+    found: list[tuple[Any, list[tuple[str, str]]]] = []
+    for decision in planned.decisions:
+        if decision.schedule is None:
+            continue
+        places = next((p for s, p in found if s == decision.schedule), None)
+        if places is None:
+            places = []
+            found.append((decision.schedule, places))
+        places.append(_place(decision))
+    return found
 
 
 def _place(decision: Decision) -> tuple[str, str]:

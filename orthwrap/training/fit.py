@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from orthwrap.callbacks import FactorSchedule, carried
 from orthwrap.data import Data
 from orthwrap.errors import OrthwrapError
 from orthwrap.records import Training
@@ -45,7 +46,7 @@ from orthwrap.training.freezing import freeze
 from orthwrap.training.interrupts import Interrupts
 from orthwrap.training.logs import check_log
 from orthwrap.training.losses import split_losses
-from orthwrap.training.run import Outcome, Run
+from orthwrap.training.run import Outcome, Run, regularizers_in
 from orthwrap.training.settings import Settings
 
 _BATCHES = 4  # from which factor auto takes the task's gradient
@@ -121,7 +122,7 @@ def finetune(
     session: Session,
     progress: Progress | None = None,
     auto: Sequence[Place] = (),
-    schedules: Mapping[str, Sequence[Place]] | None = None,
+    schedules: Sequence[tuple[Any, Sequence[Place]]] = (),
 ) -> Finetuned:
     """Trains `model` as it is, regularizers and all.
 
@@ -130,8 +131,8 @@ def finetune(
         session: from `begin`.
         progress: who shows it, or None.
         auto: the regularizers whose factors are found first.
-        schedules: by their text, the regularizers whose factors they move; those of no schedule
-            follow the one in the settings.
+        schedules: each with the regularizers whose factors it moves; those of no schedule follow
+            the one in the settings.
 
     Raises:
         ValueFault: labels that fit no loss, or lie outside the classes.
@@ -180,12 +181,14 @@ def finetune(
         run.begin()
         if session.state is not None:
             run.restore()
-        moving = _schedules(model, settings, schedules or {})
+        moving = _schedules(model, data, session, state, schedules)
         if progress is not None:
             progress.start(choices, settings.epochs, data.steps(settings.batch_size))
         try:
             _fit(model, data, session, state, [*moving, run, *settings.callbacks])
         finally:
+            for schedule in moving:
+                schedule.stop()
             if progress is not None:
                 progress.stop()
         run.finish()
@@ -240,10 +243,26 @@ def _distilled(
 
 
 def _schedules(
-    model: Any, settings: Settings, schedules: Mapping[str, Sequence[Place]]
-) -> list[Any]:
-    """The callbacks that move the factors."""
-    return []
+    model: Any,
+    data: Data,
+    session: Session,
+    state: State,
+    own: Sequence[tuple[Any, Sequence[Place]]],
+) -> list[FactorSchedule]:
+    """The callbacks that move the factors: those of rules, and the settings' for all others."""
+    settings = session.settings
+    made = []
+    taken: set[int] = set()
+    for schedule, places in own:
+        chosen = [r for slot, r in carried(model) if (slot.layer.path, slot.name) in places]
+        taken |= {id(r) for r in chosen}
+        made.append(FactorSchedule.of(chosen, schedule, by=settings.schedule_by))
+    if settings.schedule is not None:
+        rest = [r for r in regularizers_in(model) if id(r) not in taken]
+        made.append(FactorSchedule.of(rest, settings.schedule, by=settings.schedule_by))
+    for schedule in made:
+        schedule.resume_at(state.step, data.steps(settings.batch_size), settings.epochs)
+    return made
 
 
 def _some_batches(data: Data, session: Session) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,7 +47,7 @@ class Job:
         report: Report,
         *,
         auto: Sequence[Place] = (),
-        schedules: Mapping[str, Sequence[Place]] | None = None,
+        schedules: Sequence[tuple[Any, Sequence[Place]]] = (),
         with_figures: bool = True,
     ) -> tuple[Report, Outcome]:
         """Trains `model`, and reports it.
@@ -56,7 +56,7 @@ class Job:
             data: from `read`.
             report: of the plan, with the figures before.
             auto: the regularizers whose factors are found first.
-            schedules: of the factors, where rules have their own.
+            schedules: of the factors, where rules have their own, each with its regularizers.
             with_figures: measure the trained kernels.
         """
         done = finetune(model, data, self.session, self.progress, auto, schedules)

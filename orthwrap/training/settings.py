@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from orthwrap.errors import UsageError, ValueFault
+from orthwrap.schedules import Schedule
 
 DEFAULT_EPOCHS = 5
 DEFAULT_BATCH_SIZE = 32
@@ -142,6 +143,8 @@ class Settings:
                 raise ValueFault(f"{name} {value!r} is not known; choose one of: {known}")
         for name in ("metric", "freeze", "unfreeze", "callbacks"):
             self._set(name, _several(getattr(self, name)))
+        if isinstance(self.schedule, str):
+            self._set("schedule", Schedule.parse(self.schedule))
         for name in ("log", "tensorboard", "checkpoint_dir"):
             value = getattr(self, name)
             if value is not None:
