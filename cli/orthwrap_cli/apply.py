@@ -9,10 +9,12 @@ import typer
 
 from orthwrap.errors import UsageError
 from orthwrap_cli import options as o
+from orthwrap_cli import training as t
 from orthwrap_cli.run import check_json, command, progress, show_report
 
 
 @command
+@t.with_training
 def apply(
     model: o.Model,
     output: o.Output = None,
@@ -44,15 +46,13 @@ def apply(
         Path | None,
         typer.Option(
             metavar="FILE.toml",
+            readable=False,
             help="[[rule]] tables whose keys are the options above; the first that matches wins.",
             rich_help_panel="What to attach",
         ),
     ] = None,
-    data: o.Data = None,
-    epochs: o.Epochs = None,
-    batch_size: o.BatchSize = None,
-    learning_rate: o.LearningRate = None,
-    seed: o.Seed = None,
+    data: t.Data = None,
+    training: Any = None,
     no_upgrade: o.NoUpgrade = False,
     dry_run: o.DryRun = False,
     custom_objects: o.CustomObjects = None,
@@ -98,10 +98,7 @@ def apply(
         output,
         **given,
         data=data,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
+        **training,
         dry_run=dry_run,
         force=force,
         custom_objects=o.custom_objects(custom_objects),

@@ -13,8 +13,8 @@ from orthwrap_cli.run import check_json, command, show
 
 @command
 def compare(
-    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="A model file.")],
-    after: Annotated[Path, typer.Argument(metavar="AFTER", help="Another one.")],
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="A model file.", readable=False)],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="Another one.", readable=False)],
     no_measure: o.NoMeasure = False,
     json: o.Json = None,
     quiet: o.Quiet = False,

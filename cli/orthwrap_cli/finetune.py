@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from orthwrap.errors import UsageError
 from orthwrap_cli import options as o
+from orthwrap_cli import training as t
 from orthwrap_cli.run import check_json, command, progress, show_report
 
 
 @command
+@t.with_training
 def finetune(
     model: o.Model,
-    data: o.Data = None,
     output: o.Output = None,
-    epochs: o.Epochs = None,
-    batch_size: o.BatchSize = None,
-    learning_rate: o.LearningRate = None,
-    seed: o.Seed = None,
+    data: t.Data = None,
+    training: Any = None,
     custom_objects: o.CustomObjects = None,
     unsafe_lambda: o.UnsafeLambda = False,
     force: o.Force = False,
@@ -28,16 +29,13 @@ def finetune(
     from orthwrap import verbs
 
     if data is None:
-        raise UsageError("finetune needs --data FILE.npz")
+        raise UsageError("finetune needs --data: what to train on")
     check_json(json)
     report = verbs.finetune(
         model,
         data,
         output,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
+        **training,
         force=force,
         custom_objects=o.custom_objects(custom_objects),
         unsafe_lambda=unsafe_lambda,

@@ -12,15 +12,22 @@ from orthwrap.errors import UsageError
 from orthwrap.records import AUTO
 
 _REPORT = "Report"
-_TRAIN = "Training"
 _ATTACH = "What to attach"
 _LOAD = "Loading with Keras, for training and converting"
 
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A .h5, .hdf5 or .keras model file.")]
+# What may not be read is the file's fault, not wrong usage: opening it says so.
+Model = Annotated[
+    Path,
+    typer.Argument(metavar="MODEL", help="A .h5, .hdf5 or .keras model file.", readable=False),
+]
 Output = Annotated[
     Path | None,
     typer.Option(
-        "--output", "-o", metavar="OUT", help="Where to write; the suffix says the format."
+        "--output",
+        "-o",
+        metavar="OUT",
+        help="Where to write; the suffix says the format.",
+        readable=False,
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing OUT (never the input).")]
@@ -118,32 +125,6 @@ Option_ = Annotated[
         help="An option of the regularizer, such as estimate=sketch. Repeatable.",
         rich_help_panel=_ATTACH,
     ),
-]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        "--data",
-        metavar="FILE.npz",
-        help="Fine-tune on x, y (x_val, y_val).",
-        rich_help_panel=_TRAIN,
-    ),
-]
-Epochs = Annotated[
-    int | None,
-    typer.Option("--epochs", help="Times through the data. Default: 5.", rich_help_panel=_TRAIN),
-]
-BatchSize = Annotated[
-    int | None,
-    typer.Option("--batch-size", help="Samples per step. Default: 32.", rich_help_panel=_TRAIN),
-]
-LearningRate = Annotated[
-    float | None,
-    typer.Option(
-        "--learning-rate", help="Default: the model's own, else 1e-4.", rich_help_panel=_TRAIN
-    ),
-]
-Seed = Annotated[
-    int | None, typer.Option("--seed", help="Makes training repeatable.", rich_help_panel=_TRAIN)
 ]
 
 

@@ -27,8 +27,8 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             function(*args, **kwargs)
         except OrthwrapError as e:
             _fail(e, str(e), 2 if isinstance(e, UsageError) else 1, debug)
-        except KeyboardInterrupt:
-            sys.stderr.write("interrupted: nothing was written\n")
+        except KeyboardInterrupt as e:
+            sys.stderr.write(f"{e or 'interrupted: nothing was written'}\n")
             raise typer.Exit(130) from None
         except BrokenPipeError:
             # The reader of our output is gone; there is nobody left to tell.
