@@ -518,15 +518,6 @@ def test_a_disk_that_really_is_full(small_disk: Path, suffix: str, free: int) ->
         assert len(orthwrap.inspect(out).layers) == 3
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "getuid") or os.getuid() == 0, reason="root may write everywhere"
-)
-def test_a_folder_without_permission(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(FileFault, match="Permission denied"):
-        orthwrap.apply(small_file(".h5"), tmp_path / "out.h5")
-
-
 def test_an_unreadable_file(tmp_path: Path, monkeypatch: Any) -> None:
     source = tmp_path / "m.h5"
     source.write_bytes(small_file(".h5").read_bytes())
