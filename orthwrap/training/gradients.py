@@ -184,7 +184,8 @@ def _with_autograd(function: Callable[..., Tensor]) -> Callable[..., Sequence[An
 
     def call(values: list[Tensor], *rest: Any) -> Sequence[Any]:
         leaves = [v.detach().clone().requires_grad_() for v in values]
-        result = function(leaves, *rest)
+        with torch.random.fork_rng():  # Keras's dropout draws from PyTorch's own state
+            result = function(leaves, *rest)
         if not result.requires_grad:
             return [None] * len(leaves)
         found: Sequence[Any] = torch.autograd.grad(result, leaves, allow_unused=True)
