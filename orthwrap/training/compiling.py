@@ -59,7 +59,7 @@ def _objective(
 ) -> tuple[Any, Any, tuple[str, ...]]:
     """Loss and metrics, None where the model's own stay; and why."""
     _, outputs = ports(model)
-    activations = _activations(model, len(outputs))
+    activations = activations_of(model, len(outputs))
     metrics = _metrics(settings, outputs) if settings.metric else None
     if settings.loss is not None:
         loss = _given_loss(settings.loss, activations)
@@ -186,7 +186,7 @@ def _can_train(model: Any) -> bool:
 
 def _check_labels(data: Data, outputs: list[Port], model: Any) -> None:
     """Class numbers against the classes, where the model's own loss is about class numbers."""
-    losses = _loss_of_each(model.loss, outputs)
+    losses = loss_of_each(model.loss, outputs)
     for arrays in (data.labels, data.validation_labels):
         for labels, port, loss in zip(arrays, outputs, losses, strict=False):
             classes = port.shape[-1] if port.shape else None
@@ -197,7 +197,7 @@ def _check_labels(data: Data, outputs: list[Port], model: Any) -> None:
                 objectives.check_classes(counted, classes, port.name)
 
 
-def _loss_of_each(loss: Any, outputs: list[Port]) -> list[Any]:
+def loss_of_each(loss: Any, outputs: list[Port]) -> list[Any]:
     if isinstance(loss, Mapping):
         return [loss.get(port.name) for port in outputs]
     if isinstance(loss, (list, tuple)) and len(loss) == len(outputs):
@@ -205,7 +205,7 @@ def _loss_of_each(loss: Any, outputs: list[Port]) -> list[Any]:
     return [loss] * len(outputs)
 
 
-def _activations(model: Any, outputs: int) -> list[str | None]:
+def activations_of(model: Any, outputs: int) -> list[str | None]:
     """The activation of each output, by name."""
     graph = getattr(model, "_functional", None) or model
     found = [_activation(tensor) for tensor in graph.outputs]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from orthwrap.errors import OrthwrapError
 from orthwrap.stores.live import forget_compiled_steps, set_optimizer
-from orthwrap.training.compiling import _activations, _loss_of_each
+from orthwrap.training.compiling import activations_of, loss_of_each
 from orthwrap.training.ports import ports
 from orthwrap.training.settings import DEFAULT_LEARNING_RATE, DEFAULT_TEMPERATURE
 
@@ -40,11 +40,11 @@ _LEAST = 1e-30
 def kinds_of(model: Any) -> tuple[str, ...]:
     """What each output is, from its activation and from what the model's own loss says of it."""
     _, outputs = ports(model)
-    own = _loss_of_each(getattr(model, "loss", None), outputs)
+    own = loss_of_each(getattr(model, "loss", None), outputs)
     return tuple(
         _kind(activation, loss, port.shape)
         for activation, loss, port in zip(
-            _activations(model, len(outputs)), own, outputs, strict=True
+            activations_of(model, len(outputs)), own, outputs, strict=True
         )
     )
 
