@@ -59,6 +59,8 @@ class FactorSchedule(keras.callbacks.Callback):  # type: ignore[misc]  # Keras i
             its length is not known. Later: a callable that gives no finite number from 0 up.
     """
 
+    async_safe = True  # it reads no logs of batches, so steps need not wait for it
+
     def __init__(
         self,
         schedule: str | Schedule | Callable[[int], Any],
@@ -128,9 +130,10 @@ class FactorSchedule(keras.callbacks.Callback):  # type: ignore[misc]  # Keras i
         if held is None:
             held = _chosen(model, self._target, self._exclude)
         if not held:
+            hint = "attach some with orthwrap.apply"
             raise NoMatchError(
                 f"model {model.name!r} carries no orthwrap regularizer whose factor could move: "
-                "attach some with orthwrap.apply, and train its result"
+                + ("exclude leaves none of them" if self._exclude else hint)
             )
         self._take_over(held)
         _warn_of_frozen(model, held)
@@ -231,15 +234,18 @@ class FactorSchedule(keras.callbacks.Callback):  # type: ignore[misc]  # Keras i
         if steps is not None:
             self._epoch_start = epoch * steps + self._first_step
         else:
-            self._epoch_start = self._next_step if epoch else 0
+            self._next_step = self._next_step + self._first_step if epoch else self._first_step
+            self._epoch_start = self._next_step
         self._first_step = 0
         self.at(self._epoch_start)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         if self.by == "step":
-            position = self._epoch_start + batch
-            self._next_step = position + self.model.steps_per_execution
-            self.at(position)
+            self.at(self._epoch_start + batch)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        # Where the data does not say how long it is, Keras begins one batch too many.
+        self._next_step = max(self._next_step, self._epoch_start + batch + 1)
 
     def on_test_begin(self, logs: Any = None) -> None:
         if self._split is not None:
@@ -282,6 +288,13 @@ def _chosen(
     if target is None and not exclude:
         return tuple(dict.fromkeys(ours))
     places = tuple(carried(model))
+    for pattern in exclude:
+        if not any(_matching((pattern,), slot) for slot, _ in places):
+            warnings.warn(
+                f"exclude {pattern.text!r} excludes no layer that carries an orthwrap regularizer",
+                UserWarning,
+                stacklevel=4,
+            )
     left_out = {id(r) for slot, r in places if _matching(exclude, slot)}
     if target is None:
         chosen = [r for r in ours if id(r) not in left_out]
@@ -343,5 +356,5 @@ def _warn_of_frozen(model: Any, held: Iterable[_Regularizer]) -> None:
         warnings.warn(
             "every kernel whose factor is to move is frozen: Keras applies no penalty to it",
             UserWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
