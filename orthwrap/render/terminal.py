@@ -9,7 +9,6 @@ from typing import Any
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType
-from rich.padding import Padding
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -32,6 +31,7 @@ from orthwrap.records import (
     Report,
     Training,
 )
+from orthwrap.render.names import fitted
 
 _STYLES = {
     REGULARIZED: "green",
@@ -43,6 +43,9 @@ _STYLES = {
     NOT_SELECTED: "dim",
 }
 _WIDE = 120  # columns from which the reasons get a column of their own
+_NARROW = 72  # columns below which the singular values give way to the names
+_BETWEEN = 3  # columns between two of a table
+_FOLDED = 28  # columns that a cell of words may take from the names
 
 
 def render(report: Report, width: int) -> RenderableType:
@@ -54,7 +57,7 @@ def render(report: Report, width: int) -> RenderableType:
     hidden = len(report.layers) - len(shown)
     parts.append(_verdict(report, hidden))
     if report.upgrades:
-        parts.append(_upgrades(report.upgrades))
+        parts += [Text(""), _upgrades(report.upgrades, width)]
     if report.training is not None:
         parts.append(_training(report.training))
     parts += [_note(w) for w in report.warnings]
@@ -71,18 +74,22 @@ def render_compare(report: CompareReport, width: int) -> RenderableType:
         _model_name(report.after),
     )
     wide = width >= _WIDE
+    headers = ["weights", "residual", "regularizer"]
+    if wide:
+        headers = ["shape", *headers, "σ min … max"]
     table = _table()
-    table.add_column("layer", overflow="fold", ratio=3 if wide else None)
-    if wide:
-        table.add_column("shape", no_wrap=True)
-    table.add_column("weights", no_wrap=True)
-    table.add_column("residual", justify="right", no_wrap=True)
-    table.add_column("regularizer", overflow="fold")
-    if wide:
-        table.add_column("σ min … max", justify="right", no_wrap=True)
-    names = _names(report.layers)
-    for row in report.layers:
-        table.add_row(names[row.path, row.slot, row.kernel], *_compare_cells(row, wide))
+    table.add_column("layer", overflow="fold")
+    for header in headers:
+        figure = header in ("residual", "σ min … max")
+        table.add_column(
+            header, justify="right" if figure else "left", no_wrap=header != "regularizer"
+        )
+    rows = [_compare_cells(row, wide) for row in report.layers]
+    room = _room(width, headers, rows)
+    for cells, (heading, name) in zip(rows, fitted(_names(report.layers), room), strict=True):
+        if heading is not None:
+            table.add_row(Text(heading, style="dim"))
+        table.add_row(name, *cells)
     s = report.summary
     total = ", ".join(
         f"{s[k]} {k}" for k in ("same", "changed", "reshaped", "added", "gone") if s[k]
@@ -91,7 +98,7 @@ def render_compare(report: CompareReport, width: int) -> RenderableType:
         f"{s['kernels']} kernels: {total or 'none'}; "
         f"{s['regularizers_changed']} regularizers differ"
     )
-    return Group(head, Text(""), table, foot, *(_note(w) for w in report.warnings))
+    return Group(head, Text(""), table, Text(""), foot, *(_note(w) for w in report.warnings))
 
 
 def render_regularizers(rows: Iterable[Mapping[str, Any]], width: int) -> RenderableType:
@@ -182,46 +189,71 @@ def _layer_table(report: Report, shown: list[LayerRecord], width: int) -> Table:
     wide = width >= _WIDE
     measured = any(r.before is not None for r in shown)
     trained = any(r.after is not None for r in shown)
-    names = _names(shown)
-    table = _table()
-    table.add_column("layer", overflow="fold", ratio=2 if wide else None)
+    sigmas = wide or (width >= _NARROW and not trained)
+    columns: list[tuple[str, dict[str, Any]]] = []
     if wide:
-        table.add_column("class", no_wrap=True)
-    table.add_column("shape", no_wrap=True)
-    table.add_column("decision" if report.command != "inspect" else "carries", overflow="fold")
+        columns.append(("class", {"no_wrap": True}))
+    columns.append(("shape", {"no_wrap": True}))
+    columns.append(("decision" if report.command != "inspect" else "carries", {"overflow": "fold"}))
+    figure = {"justify": "right", "no_wrap": True}
     if measured:
-        table.add_column("residual", justify="right", no_wrap=True)
+        columns.append(("residual", figure))
         if trained and not wide:
-            table.add_column("", justify="right", no_wrap=True)
-        if wide or not trained:
-            table.add_column("σ min … max", justify="right", no_wrap=True)
+            columns.append(("", figure))
+        if sigmas:
+            columns.append(("σ min … max", figure))
         if wide:
-            table.add_column("coherence", justify="right", no_wrap=True)
+            columns.append(("coherence", figure))
     if wide:
-        table.add_column("why", overflow="fold", ratio=3)
-    for record in shown:
-        cells: list[RenderableType] = [_path(record, names)]
-        if wide:
-            cells.append(Text(record.class_name, style="dim"))
-        cells.append(_shape(record.shape))
-        cells.append(_what(record, report.command, wide))
-        if measured:
-            cells.append(_residual(record.before, record.after))
-            if trained and not wide:
-                cells.append(_gain(record.before, record.after))
-            last = record.after or record.before
-            if wide or not trained:
-                cells.append(_sigmas(last))
-            if wide:
-                cells.append(_number(None if last is None else last.coherence))
-        if wide:
-            cells.append(Text(record.reason, style="dim"))
-        table.add_row(*cells)
+        columns.append(("why", {"overflow": "fold"}))
+    rows = [_cells(r, report.command, wide, measured, trained, sigmas) for r in shown]
+    table = _table()
+    table.add_column("layer", overflow="fold")
+    for header, how in columns:
+        table.add_column(header, **how)
+    room = _room(width, [header for header, _ in columns], rows)
+    for record, cells, (heading, name) in zip(
+        shown, rows, fitted(_names(shown), room), strict=True
+    ):
+        if heading is not None:
+            table.add_row(Text(heading, style="dim"))
+        quiet = record.decision in (NOT_SELECTED, EXCLUDED) and record.before is None
+        table.add_row(Text(name, style="dim" if quiet else ""), *cells)
     return table
 
 
-def _names(rows: Sequence[LayerRecord | Comparison]) -> dict[tuple[str, str, str | None], str]:
-    """What to call each row: the path, with the slot and the kernel where the path is not enough.
+def _cells(
+    record: LayerRecord, command: str, wide: bool, measured: bool, trained: bool, sigmas: bool
+) -> list[Text]:
+    """A row, without the layer's name."""
+    cells = [Text(record.class_name, style="dim")] if wide else []
+    cells += [_shape(record.shape), _what(record, command, wide)]
+    if measured:
+        cells.append(_residual(record.before, record.after))
+        if trained and not wide:
+            cells.append(_gain(record.before, record.after))
+        last = record.after or record.before
+        if sigmas:
+            cells.append(_sigmas(last))
+        if wide:
+            cells.append(_number(None if last is None else last.coherence))
+    if wide:
+        cells.append(Text(record.reason, style="dim"))
+    return cells
+
+
+def _room(width: int, headers: Sequence[str], rows: Sequence[Sequence[Text]]) -> int:
+    """The columns that are left for names."""
+    widths: list[int] = [
+        max(len(header), *(cell.cell_len for cell in cells))
+        for header, *cells in zip(headers, *rows, strict=True)
+    ]
+    return width - sum(min(w, _FOLDED) + _BETWEEN for w in widths)
+
+
+def _names(rows: Sequence[LayerRecord | Comparison]) -> list[tuple[str, str]]:
+    """What to call each row: what holds the layer, and its name; with the slot and the kernel
+    where that is not enough.
 
     The slot is written as patterns have it: `lstm@recurrent`.
     """
@@ -230,23 +262,15 @@ def _names(rows: Sequence[LayerRecord | Comparison]) -> dict[tuple[str, str, str
     for row in rows:
         slots.setdefault(row.path, set()).add(row.slot)
         kernels.setdefault((row.path, row.slot), set()).add(row.kernel)
-    names = {}
+    names = []
     for row in rows:
-        name = row.path
+        folder, _, name = row.path.rpartition("/")
         if len(slots[row.path]) > 1 or row.slot == "activity":
             name += f"@{row.slot}"
         if len(kernels[row.path, row.slot]) > 1:
             name += f" {row.kernel}"
-        names[row.path, row.slot, row.kernel] = name
+        names.append((printable(folder), printable(name)))
     return names
-
-
-def _path(record: LayerRecord, names: Mapping[tuple[str, str, str | None], str]) -> Text:
-    quiet = record.decision in (NOT_SELECTED, EXCLUDED) and record.before is None
-    text = Text(names[record.path, record.slot, record.kernel], style="dim" if quiet else "")
-    if not record.trainable:
-        text.append(" frozen", "italic yellow")
-    return text
 
 
 def _shape(shape: tuple[int, ...] | None) -> Text:
@@ -254,6 +278,14 @@ def _shape(shape: tuple[int, ...] | None) -> Text:
 
 
 def _what(record: LayerRecord, command: str, wide: bool) -> Text:
+    text = _carried(record, command, wide)
+    if record.trainable:
+        return text
+    frozen = Text("frozen", "italic yellow")
+    return frozen if text.plain == "–" else Text.assemble(text, " ", frozen)
+
+
+def _carried(record: LayerRecord, command: str, wide: bool) -> Text:
     style = _STYLES[record.decision]
     if record.regularizer is not None:
         r = record.regularizer
@@ -338,7 +370,9 @@ def _verdict(report: Report, hidden: int) -> RenderableType:
             )
         )
     else:
-        lines.append(Text(f"{summary['kernels']} kernels, none carries an orthwrap regularizer"))
+        count = summary["kernels"]
+        kernels = "1 kernel carries no" if count == 1 else f"{count} kernels, none carries an"
+        lines.append(Text(f"{kernels} orthwrap regularizer"))
     if summary["penalty_before"] is not None:
         line = Text(f"penalty {summary['penalty_before']:.4g}")
         if summary["penalty_after"] is not None:
@@ -356,20 +390,19 @@ def _verdict(report: Report, hidden: int) -> RenderableType:
     if hidden and quiet and report.command not in ("strip", "upgrade"):
         others = "1 kernel was" if quiet == 1 else f"{quiet} kernels were"
         lines.append(Text(f"{others} not selected, or excluded", style="dim"))
-    return Padding(Group(*lines), (1, 0, 0, 0))
+    return Group(Text(""), *lines)
 
 
-def _upgrades(upgrades: Iterable[Mapping[str, Any]]) -> RenderableType:
-    lines: list[RenderableType] = [Text("\nBrought up to Keras 3:", style="bold")]
+def _upgrades(upgrades: Iterable[Mapping[str, Any]], width: int) -> RenderableType:
+    table = Table.grid(padding=(0, 3, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(style="dim", no_wrap=width >= _WIDE, max_width=None if width >= _WIDE else 20)
+    table.add_column(style="dim", overflow="fold")
     for upgrade in upgrades:
         layers = list(upgrade.get("layers", ()))
         some = ", ".join(layers[:3]) + (f" and {len(layers) - 3} more" if len(layers) > 3 else "")
-        text = Text(f"  {upgrade['name']}")
-        text.append(f" (as written by {upgrade['vintage']})", "dim")
-        if some:
-            text.append(f"  {some}", "dim")
-        lines.append(text)
-    return Group(*lines)
+        table.add_row(f"  {upgrade['name']}", upgrade["vintage"].replace("-", "–"), printable(some))
+    return Group(Text("Brought up to Keras 3", style="bold"), table)
 
 
 def _training(training: Training) -> RenderableType:
@@ -400,8 +433,8 @@ def _note(warning: str) -> RenderableType:
     return Text.assemble(("warning: ", "bold yellow"), warning)
 
 
-def _compare_cells(row: Comparison, wide: bool) -> list[RenderableType]:
-    cells: list[RenderableType] = []
+def _compare_cells(row: Comparison, wide: bool) -> list[Text]:
+    cells: list[Text] = []
     if wide:
         cells.append(_shape(row.shape_after or row.shape_before))
     style = {"same": "dim", "changed": "", "reshaped": "red", "added": "green", "gone": "red"}[
