@@ -37,7 +37,8 @@ test-backends: $(VENV)/backends
 	KERAS_BACKEND=torch $(BIN)/pytest -n 2 --dist worksteal $(BACKEND_TESTS)
 	KERAS_BACKEND=jax $(BIN)/pytest -n 2 --dist worksteal $(BACKEND_TESTS) -k "not test_gradient_agrees"
 
-BACKEND_TESTS := tests/test_penalties.py tests/test_lorth.py tests/test_regularizers.py
+BACKEND_TESTS := tests/test_penalties.py tests/test_lorth.py tests/test_regularizers.py \
+	tests/test_factor_auto.py tests/test_distillation.py
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/bench_penalties.py
