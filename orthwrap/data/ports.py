@@ -58,6 +58,11 @@ def shapes(part: str, arrays: Sequence[Array], samples: int) -> str:
     return ", ".join(f"{part} {times((samples, *a.shape[1:]))} {a.dtype}" for a in arrays)
 
 
+def some(names: Sequence[str], limit: int = 10) -> str:
+    """Names in a row, the last ones left out where they are many."""
+    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
+
+
 def as_model_takes(parts: Sequence[Any]) -> Any:
     """One tensor alone, several as a tuple: tf.data would stack a list."""
     return parts[0] if len(parts) == 1 else tuple(parts)

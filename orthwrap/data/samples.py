@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from orthwrap.data.arrays import gatherer
-from orthwrap.data.order import order
-from orthwrap.data.ports import Array, shapes
+from orthwrap.data.order import order, split
+from orthwrap.data.ports import Array, shapes, some
 from orthwrap.errors import OrthwrapError, ValueFault
 
 
@@ -63,6 +63,8 @@ class Samples:
         parts = [self.x.describe(self.count)]
         if self.y and not self.class_names:
             parts.append(shapes("y", self.y, self.count))
+        if self.class_names:
+            parts.append(f"{len(self.class_names)} classes: {some(self.class_names)}")
         return ", ".join(parts)
 
     def steps(self, batch_size: int) -> int:
@@ -110,6 +112,22 @@ class Samples:
             collected.append(list(found) if isinstance(found, (list, tuple)) else [found])
         parts = zip(*collected, strict=True)
         return self.with_targets(tuple(np.concatenate(part) for part in parts))
+
+    def split(self, fraction: float, seed: int) -> tuple[Samples, Samples]:
+        """Samples to train on and to validate on, drawn by the seed; nothing is copied.
+
+        Raises:
+            ValueFault: a single sample.
+        """
+        if self.count < 2:
+            raise ValueFault("one sample cannot be split into training and validation")
+
+        def chosen(numbers: Array) -> Samples:
+            x_at, y_at = self._rows(numbers)
+            return replace(self, x_at=x_at, y_at=y_at)
+
+        train, held_out = split(self.count, fraction, seed)
+        return chosen(train), chosen(held_out)
 
     def explain(self, error: BaseException) -> OrthwrapError | None:
         return self.x.explain(error)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import numbers
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from orthwrap.data.arrays import ArrayRows, find_arrays
+from orthwrap.data.images import Pixels, find_images, pixels
 from orthwrap.data.ports import Port
 from orthwrap.data.samples import Samples
-from orthwrap.data.sets import Data
+from orthwrap.data.sets import Data, Set
+from orthwrap.errors import UsageError, ValueFault
+
+Pair = tuple[Set, Set | None]
 
 
 def load(
@@ -16,21 +24,92 @@ def load(
     inputs: Sequence[Port],
     outputs: Sequence[Port],
     *,
+    validation: Any = None,
+    validation_split: float | None = None,
+    seed: int = 0,
+    rescale: Any = None,
+    preprocessing: str | None = None,
+    image_size: Any = None,
     labelled: bool = True,
 ) -> Data:
     """The data of a source, checked against the model.
 
     Args:
-        source: see `find_arrays`.
+        source: arrays (the path of a `.npz`, a mapping, `(x, y)`, `(x, y, x_val, y_val)`; see
+            `find_arrays`), or a folder of class folders of images (see `find_images`).
         inputs, outputs: of the model.
+        validation: another source, to validate on.
+        validation_split: the fraction of the samples, above 0 and below 1, to validate on
+            rather than train on.
+        seed: which samples these are.
+        rescale, preprocessing, image_size: of images; see `pixels`.
         labelled: False needs x alone, and ignores y.
 
     Raises:
         FileFault: a file is missing or broken.
         ValueFault: a key is missing, or a shape does not fit; both shapes are named.
+        UsageError: options that contradict each other or the source.
     """
-    found = find_arrays(source, inputs, outputs, labelled)
-    train = Samples(ArrayRows(found.x), found.y)
-    if found.x_val is None:
-        return Data(train)
-    return Data(train, Samples(ArrayRows(found.x_val), found.y_val or ()))
+    reader = _Reader(inputs, outputs, labelled, pixels(rescale, preprocessing, image_size))
+    if validation is not None and validation_split is not None:
+        raise UsageError("validation and validation_split contradict each other: give one")
+    fraction = None if validation_split is None else _fraction(validation_split)
+    train, held_out = reader.read(source)
+    if held_out is not None and (validation is not None or fraction is not None):
+        word = "validation" if fraction is None else "validation_split"
+        raise UsageError(f"the data has its own validation set: leave {word} out")
+    if validation is not None:
+        held_out, more = reader.read(validation)
+        if more is not None:
+            raise ValueFault("validation has two sets itself: give the one to validate on")
+    elif fraction is not None:
+        if not isinstance(train, Samples):
+            raise UsageError("a stream of batches cannot be split: give validation instead")
+        train, held_out = train.split(fraction, seed)
+    if held_out is not None:
+        _check_same_classes(train, held_out)
+    return Data(train, held_out)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads sources for one model."""
+
+    inputs: Sequence[Port]
+    outputs: Sequence[Port]
+    labelled: bool
+    pixels: Pixels | None
+
+    def read(self, source: Any) -> Pair:
+        """What to train on, and what the source itself has to validate on."""
+        if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+            return find_images(
+                Path(source), self.inputs, self.outputs, self.labelled, self.pixels or Pixels()
+            )
+        if self.pixels is not None:
+            raise UsageError(
+                "rescale, preprocessing and image_size are about a folder of images: other data "
+                "is used as it is"
+            )
+        found = find_arrays(source, self.inputs, self.outputs, self.labelled)
+        train = Samples(ArrayRows(found.x), found.y)
+        if found.x_val is None:
+            return train, None
+        return train, Samples(ArrayRows(found.x_val), found.y_val or ())
+
+
+def _fraction(value: Any) -> float:
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (is_number and 0 < value < 1):
+        raise ValueFault(f"validation_split {value!r} must be a number above 0 and below 1")
+    return float(value)
+
+
+def _check_same_classes(train: Set, held_out: Set) -> None:
+    ours, theirs = train.class_names, held_out.class_names
+    if ours and theirs and ours != theirs:
+        odd = ", ".join(sorted({*ours} ^ {*theirs}))
+        raise ValueFault(
+            f"the two sets have different classes: {odd} in only one of them; their folders must "
+            "have the same names"
+        )
