@@ -57,11 +57,17 @@ def render(report: Report, width: int) -> RenderableType:
     hidden = len(report.layers) - len(shown)
     parts.append(_verdict(report, hidden))
     if report.upgrades:
-        parts += [Text(""), _upgrades(report.upgrades, width)]
+        parts.append(_upgrades(report.upgrades, width))
     if report.training is not None:
         parts.append(_training(report.training))
-    parts += [_note(w) for w in report.warnings]
-    return Group(*parts)
+    if report.warnings:
+        parts.append(Group(*(_note(w) for w in report.warnings)))
+    return _paragraphs(parts)
+
+
+def _paragraphs(parts: Sequence[RenderableType]) -> RenderableType:
+    """Parts with a blank line between them."""
+    return Group(parts[0], *(line for part in parts[1:] for line in (Text(""), part)))
 
 
 def render_compare(report: CompareReport, width: int) -> RenderableType:
@@ -95,10 +101,20 @@ def render_compare(report: CompareReport, width: int) -> RenderableType:
         f"{s[k]} {k}" for k in ("same", "changed", "reshaped", "added", "gone") if s[k]
     )
     foot = Text(
-        f"{s['kernels']} kernels: {total or 'none'}; "
-        f"{s['regularizers_changed']} regularizers differ"
+        f"{_count(s['kernels'], 'kernel')}: {total or 'none'}; {_differ(s['regularizers_changed'])}"
     )
-    return Group(head, Text(""), table, Text(""), foot, *(_note(w) for w in report.warnings))
+    notes = [Group(*(_note(w) for w in report.warnings))] if report.warnings else []
+    return _paragraphs([head, table, foot, *notes])
+
+
+def _differ(count: int) -> str:
+    if not count:
+        return "the same regularizers"
+    return "1 regularizer differs" if count == 1 else f"{count} regularizers differ"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def render_regularizers(rows: Iterable[Mapping[str, Any]], width: int) -> RenderableType:
@@ -159,7 +175,7 @@ def _head(command: str, model: ModelRecord, output: str | None) -> RenderableTyp
         title.append(" → ", "dim").append(_short_path(output), "bold green")
     version = f"Keras {model.keras_version}" if model.keras_version else "Keras version unknown"
     facts = Text(f"{model.format} · {version} · {model.parameters:,} parameters", style="dim")
-    return Group(title, facts, Text(""))
+    return Group(title, facts)
 
 
 def _model_name(model: ModelRecord) -> Text:
@@ -349,7 +365,10 @@ def _verdict(report: Report, hidden: int) -> RenderableType:
         verb = "carry" if summary["regularized"] != 1 else "carries"
         lines.append(
             Text.assemble(
-                (f"{summary['regularized']} of {summary['kernels']} kernels", "bold green"),
+                (
+                    f"{summary['regularized']} of {_count(summary['kernels'], 'kernel')}",
+                    "bold green",
+                ),
                 f" {verb} a regularizer ({share:.0%} of all parameters)",
             )
         )
@@ -357,7 +376,7 @@ def _verdict(report: Report, hidden: int) -> RenderableType:
         done = len(report.upgrades)
         lines.append(
             Text(
-                f"{done} rewrite{'s' if done != 1 else ''}" if done else "nothing to do: a copy",
+                _count(done, "rewrite") if done else "nothing to do: a copy",
                 style="bold green",
             )
         )
@@ -365,7 +384,7 @@ def _verdict(report: Report, hidden: int) -> RenderableType:
         removed = counts[REMOVED]
         lines.append(
             Text(
-                f"{removed} regularizers removed" if removed else "nothing to remove",
+                f"{_count(removed, 'regularizer')} removed" if removed else "nothing to remove",
                 style="bold green",
             )
         )
@@ -390,7 +409,7 @@ def _verdict(report: Report, hidden: int) -> RenderableType:
     if hidden and quiet and report.command not in ("strip", "upgrade"):
         others = "1 kernel was" if quiet == 1 else f"{quiet} kernels were"
         lines.append(Text(f"{others} not selected, or excluded", style="dim"))
-    return Group(Text(""), *lines)
+    return Group(*lines)
 
 
 def _upgrades(upgrades: Iterable[Mapping[str, Any]], width: int) -> RenderableType:
@@ -416,8 +435,7 @@ def _training(training: Training) -> RenderableType:
             name.replace("_", " "),
             *("–" if v is None else f"{v:.4f}" for v in (before, after)),
         )
-    plural = "s" if training.epochs != 1 else ""
-    head = Text(f"\nTrained for {training.epochs} epoch{plural}", style="bold")
+    head = Text(f"Trained for {_count(training.epochs, 'epoch')}", style="bold")
     choices = [Text(f"  {c}", style="dim") for c in training.choices]
     return Group(head, *choices, Text(""), table)
 
