@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from orthwrap import needs, nodes
@@ -23,6 +25,7 @@ from orthwrap.stores import hdf5
 from orthwrap.stores.files import is_hdf5, open_file
 from orthwrap.stores.replacing import replacing, scratch_folder
 from orthwrap.upgrades.h5_file import STATE_ASIDE
+from orthwrap.upgrades.training import spelled_out
 from orthwrap.walker import Node
 
 
@@ -103,9 +106,9 @@ def _load(
 
     given = _known_objects(root, given, shown)
     try:
-        with _quiet_keras():
+        with _quiet_keras(), _readable(path, root) as readable:
             model = keras.models.load_model(
-                path, custom_objects=given, **{**kwargs, "safe_mode": not unsafe_lambda}
+                readable, custom_objects=given, **{**kwargs, "safe_mode": not unsafe_lambda}
             )
     except OrthwrapError:
         raise
@@ -137,6 +140,22 @@ def _config_of(path: Path, compiled: bool) -> Node:
             training = json.loads(hdf5.text(f, "training_config") or "null")
             root[needs.COMPILED] = training if isinstance(training, dict) else None
     return root
+
+
+@contextlib.contextmanager
+def _readable(path: Path, root: Node) -> Iterator[Path]:
+    """The file, or a copy whose losses are named as Keras can read them from an `.h5`."""
+    training = root.get(needs.COMPILED)
+    if not is_hdf5(path) or not training or spelled_out(training) == training:
+        yield path
+        return
+    with scratch_folder() as folder:
+        copy = folder / f"model{path.suffix}"
+        shutil.copyfile(path, copy)
+        with hdf5.open_hdf5(copy, "r+") as f:
+            text = json.dumps(spelled_out(training))
+            f.attrs.create("training_config", text, dtype=h5py.string_dtype())
+        yield copy
 
 
 def _refuse_code(root: Node, shown: Path, unsafe_lambda: bool) -> None:
@@ -255,7 +274,9 @@ def _arrange(
 
     Keras 3 writes iteration, learning rate, then each variable's slots together. Keras 2.11 left
     out the learning rate (`Adam/m/dense/kernel:0`, `Adam/v/dense/kernel:0`, …); before, Keras 2
-    wrote the first slot of every variable, then the second (`Adam/dense/kernel/m:0`, …).
+    wrote the first slot of every variable, then the second (`Adam/dense/kernel/m:0`, …), with
+    placeholders of one number for slots that were not in use; RMSprop and its like of Keras 2.1
+    came without the iteration.
     """
     shapes = [tuple(v.shape) for v in variables]
     if [a.shape for a in saved] == shapes:
@@ -263,14 +284,21 @@ def _arrange(
     # A learning rate that follows a schedule is no variable.
     own = 2 if len(variables) > 1 and variables[1].name == "learning_rate" else 1
     slots, count = len(shapes) - own, len(trained)
-    if not saved or not count or slots % count or len(saved) != 1 + slots:
+    if not saved or not count or slots % count:
         return None
+    if len(saved) == 1 + slots + count and all(a.shape == (1,) for a in saved[-count:]):
+        saved = saved[:-count]
+    iteration: Any = saved[0]
     ordered = list(saved[1:])
-    first = names[1].rpartition("/")[2].partition(":")[0] if slots else ""
+    if len(saved) == slots:
+        iteration, ordered = None, list(saved)
+    if len(ordered) != slots:
+        return None
+    first = names[len(saved) - slots].rpartition("/")[2].partition(":")[0] if slots else ""
     if slots and first != trained[0].name:
         per_variable = slots // count
-        ordered = [saved[1 + s * count + i] for i in range(count) for s in range(per_variable)]
-    arranged = [saved[0], *[None] * (own - 1), *ordered]
+        ordered = [ordered[s * count + i] for i in range(count) for s in range(per_variable)]
+    arranged = [iteration, *[None] * (own - 1), *ordered]
     fits = all(a is None or a.shape == s for a, s in zip(arranged, shapes, strict=True))
     return arranged if fits else None
 

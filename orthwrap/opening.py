@@ -90,11 +90,12 @@ def _open(path: Path, new_folder: Callable[[], Path], upgrade: bool) -> Opened:
                 f"{path} is a SavedModel folder, which only modernising can read: "
                 "leave --no-upgrade out"
             )
-        from orthwrap.upgrades import upgrade_saved_model
+        from orthwrap.upgrades.saved_model import read_config, upgrade_saved_model
 
+        _, version = read_config(path)
         copy = new_folder() / "model.keras"
         upgrades = upgrade_saved_model(path, copy)
-        return Opened(_renamed(open_file(copy), path, "saved_model", None), upgrades)
+        return Opened(_renamed(open_file(copy), path, "saved_model", version), upgrades)
     store = open_file(path)
     source = path
     version = store.record.keras_version or ""

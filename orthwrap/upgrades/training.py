@@ -122,6 +122,19 @@ def modernise_training(config: Any, run: Run) -> Config | None:
     return new
 
 
+def spelled_out(config: Config) -> Config:
+    """The losses of a `training_config` without abbreviations.
+
+    Keras 3 writes `mse` into an `.h5` as it was given, and when it reads it looks for it among the
+    metrics' classes and fails.
+    """
+
+    def one_loss(value: Any) -> Any:
+        return _LOSS_NAMES.get(value, value) if isinstance(value, str) else value
+
+    return {**config, "loss": _each(config.get("loss"), one_loss, Run((3, 0), "", None))}
+
+
 def modernise_compile(config: Any, run: Run) -> Config | None:
     """`compile_config` of a `.keras`, where objects name their modules."""
     if not isinstance(config, dict) or not config:
