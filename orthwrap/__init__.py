@@ -20,6 +20,7 @@ import wrapt
 from orthwrap._version import __version__
 from orthwrap.errors import (
     FileFault,
+    Interrupted,
     NoMatchError,
     OrthwrapError,
     RebuildError,
@@ -73,6 +74,7 @@ __all__ = [
     "FactorSchedule",
     "FileFault",
     "Frobenius",
+    "Interrupted",
     "LOrth",
     "NoMatchError",
     "OffDiag",

@@ -393,7 +393,7 @@ def test_uncompiled_model_gets_adam_at_a_low_rate() -> None:
     training = result.report.training
     assert training is not None
     assert training.choices[0] == "data: x 40×6 float32, y 40 int64"
-    assert training.choices[-1] == "optimizer adam, learning rate 0.0001: the model names none"
+    assert training.choices[-1] == "optimizer Adam, learning rate 0.0001: the model names none"
     assert float(result.model.optimizer.learning_rate) == pytest.approx(1e-4)
     result = orthwrap.apply(models.dense(), data=classes(), epochs=1, learning_rate=0.01)
     assert float(result.model.optimizer.learning_rate) == pytest.approx(0.01)
@@ -407,7 +407,7 @@ def test_compiled_model_keeps_its_own_loss_and_optimizer() -> None:
     assert training is not None
     assert training.choices[1:] == (
         "loss sparse_categorical_crossentropy: the model's own",
-        "optimizer sgd: the model's own",
+        "optimizer SGD: the model's own",
     )
     assert isinstance(result.model.optimizer, keras.optimizers.SGD)
     assert float(result.model.optimizer.learning_rate) == 0.125

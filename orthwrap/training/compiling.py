@@ -91,13 +91,18 @@ def choose_optimizer(model: Any, settings: Settings) -> tuple[Any, str]:
     at = "" if rate is None else f", learning rate {rate:g}"
     if settings.optimizer is not None:
         optimizer = _named(keras.optimizers, "optimizer", settings.optimizer)
-        return optimizer, f"optimizer {optimizer.name}{at}: as given"
+        return optimizer, f"optimizer {optimizer_name(optimizer)}{at}: as given"
     if _can_train(model):
-        given = ", the rate as given" if rate is not None else ""
-        return model.optimizer, f"optimizer {model.optimizer.name}{at}: the model's own{given}"
+        why = "the model's own" + (", the rate as given" if rate is not None else "")
+        return model.optimizer, f"optimizer {optimizer_name(model.optimizer)}{at}: {why}"
     given = "the rate as given" if rate is not None else "the model names none"
     rate = rate or DEFAULT_LEARNING_RATE
-    return keras.optimizers.Adam(rate), f"optimizer adam, learning rate {rate:g}: {given}"
+    return keras.optimizers.Adam(rate), f"optimizer Adam, learning rate {rate:g}: {given}"
+
+
+def optimizer_name(optimizer: Any) -> str:
+    """Its class; names of their own Keras counts up: adam_1, adam_2."""
+    return type(getattr(optimizer, "inner_optimizer", optimizer)).__name__
 
 
 def _given_loss(given: Any, activations: list[str | None]) -> Any:

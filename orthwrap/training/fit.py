@@ -24,6 +24,7 @@ from orthwrap.training.compiling import (
     choose_optimizer,
     compile_model,
     loss_names,
+    optimizer_name,
     settle_optimizer,
 )
 from orthwrap.training.distillation import (
@@ -309,7 +310,7 @@ def _words(model: Any, data: Data, session: Session) -> dict[str, Any]:
         "data": data.describe(),
         "seed": session.seed,
         "batch size": session.settings.batch_size,
-        "optimizer": model.optimizer.name,
+        "optimizer": optimizer_name(model.optimizer),
         "loss": loss_names(model.loss),
     }
 

@@ -111,6 +111,8 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
     def restore(self) -> None:
         """The model, optimizer and counts as the last checkpoint has them."""
         assert self._folder is not None
+        if not self.model.optimizer.built:
+            self.model.optimizer.build(self.model.trainable_variables)
         snapshot = self._folder.read()
         self._metrics = snapshot.pop("metrics", [])
         _assign(self.model, snapshot)

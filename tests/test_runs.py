@@ -1,0 +1,699 @@
+"""A training run: what is trained, optimised, logged and kept, and how it goes on after a stop."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import ml_dtypes
+import models
+import numpy as np
+import pytest
+from keras import layers
+
+import orthwrap
+from orthwrap.stores import replacing
+from orthwrap.training import checkpoints
+from orthwrap.training.checkpoints import Folder, State
+from orthwrap.training.settings import Settings, TrainingWords, settings_of
+from orthwrap_cli.training import OPTIONS
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def arrays_of(variables: Sequence[Any]) -> list[Array]:
+    return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
+
+
+def weights_of(model: Any) -> list[Array]:
+    return arrays_of(model.weights)
+
+
+def same(first: Any, second: Any) -> bool:
+    pairs = zip(weights_of(first), weights_of(second), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def classes(samples: int = 40, seed: int = 0) -> tuple[Array, Array]:
+    """Six numbers each, of which the largest of the first three is the class."""
+    x = np.random.default_rng(seed).normal(size=(samples, 6)).astype("float32")
+    return x, np.argmax(x[:, :3], axis=1)
+
+
+def with_validation() -> tuple[Array, Array, Array, Array]:
+    return (*classes(), *classes(20, 1))
+
+
+def dropping() -> Any:
+    """What keeps state of every kind: random numbers, statistics, an optimizer's slots."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            layers.Input((6,)),
+            layers.Dense(9, activation="relu", name="wide"),
+            layers.BatchNormalization(name="norm"),
+            layers.Dropout(0.3, name="drop"),
+            layers.Dense(3, activation="softmax", name="head"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def training_of(result: Any) -> Any:
+    assert result.report.training is not None
+    return result.report.training
+
+
+# The words
+
+
+def test_words_of_python_and_of_the_commands_are_the_same() -> None:
+    assert {*OPTIONS, "callbacks"} == set(TrainingWords.__annotations__)
+    assert set(Settings.__dataclass_fields__) == set(TrainingWords.__annotations__)
+    told = str(TrainingWords.__doc__)
+    assert [name for name in TrainingWords.__annotations__ if name not in told] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"validation": "v.npz", "validation_split": 0.1}, "exclude each other"),
+        ({"rescale": 1.0, "preprocessing": "vgg16"}, "exclude each other"),
+        ({"resume": True}, "resume needs checkpoint_dir"),
+        ({"distill": True, "loss": "mse"}, "a loss of its own"),
+        ({"keep": "last", "monitor": "loss"}, "about keep best"),
+    ],
+)
+def test_words_that_contradict_each_other_are_wrong_usage(words: Any, said: str) -> None:
+    with pytest.raises(orthwrap.UsageError, match=said):
+        settings_of(words, has_data=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"validation_split": 1.0}, "between 0 and 1"),
+        ({"validation_split": 0.0}, "above 0"),
+        ({"rho": -1}, "rho -1 must be"),
+        ({"temperature": 0}, "temperature 0 must be"),
+        ({"rho_over": "layer"}, "choose one of: kernel, all"),
+        ({"schedule_by": "batch"}, "choose one of: epoch, step"),
+        ({"keep": "first"}, "choose one of: best, last"),
+        ({"schedule": "sine"}, "schedule 'sine'"),
+        ({"devices": 0}, "devices 0 must be a whole number"),
+    ],
+)
+def test_values_out_of_range_are_named(words: Any, said: str) -> None:
+    with pytest.raises(orthwrap.ValueFault, match=said):
+        settings_of(words, has_data=True)
+
+
+def test_word_that_there_is_not_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword 'epoch'"):
+        orthwrap.apply(models.dense(), data=classes(), epoch=3)  # type: ignore[call-arg]
+
+
+# Which layers are trained
+
+
+@pytest.mark.parametrize(
+    ("words", "trained"),
+    [
+        ({"freeze": "plain"}, {"grouped", "norm", "deep", "separable", "up", "head"}),
+        ({"freeze": "all-conv"}, {"norm", "deep", "head"}),
+        ({"freeze": ["class:Dense", "re:(up|deep)"]}, {"plain", "grouped", "norm", "separable"}),
+        ({"freeze": "*", "unfreeze": "head"}, set()),
+        ({"freeze_batchnorm": True}, {"plain", "grouped", "deep", "separable", "up", "head"}),
+        (
+            {"freeze": lambda layer: layer.path != "head", "unfreeze": "all-conv"},
+            {"head"},
+        ),
+    ],
+    ids=str,
+)
+def test_frozen_layers_stay_as_they_were(words: dict[str, Any], trained: set[str]) -> None:
+    model = models.convolutional()
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(16, 8, 8, 4)).astype("float32"), rng.integers(0, 3, 16)
+    result = orthwrap.apply(model, target="all", data=data, epochs=1, learning_rate=0.1, **words)
+    moved = {
+        layer.name
+        for layer in result.model.layers
+        if layer.weights and not same(model.get_layer(layer.name), layer)
+    }
+    assert moved == trained
+    frozen = {r.path for r in result.report.layers if r.carries and not r.trainable}
+    assert frozen == {r.path for r in result.report.layers if r.carries} - trained
+    assert all("no penalty" in r.reason for r in result.report.layers if r.path in frozen)
+    assert any("inactive" in w for w in result.report.warnings) == bool(frozen)
+    assert all(layer.trainable for layer in model.layers)
+
+
+def test_layer_of_a_frozen_model_inside_can_be_trained_again() -> None:
+    model = models.nested()
+    model.get_layer("middle").trainable = False
+    data = np.random.default_rng(0).normal(size=(8, 6)).astype("float32"), np.zeros((8, 2))
+    words: dict[str, Any] = {"data": data, "epochs": 1, "learning_rate": 0.1}
+    result = orthwrap.apply(model, unfreeze="middle/inner", **words)
+    inside = result.model.get_layer("middle")
+    was = model.get_layer("middle")
+    assert same(inside.get_layer("first"), was.get_layer("first"))
+    assert same(inside.get_layer("last"), was.get_layer("last"))
+    assert not same(inside.get_layer("inner"), was.get_layer("inner"))
+    assert not same(result.model.get_layer("first"), model.get_layer("first"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"freeze": "haed"}, "freeze 'haed' matches no layer; nearest: head"),
+        ({"unfreeze": "class:Conv2D"}, "unfreeze 'class:Conv2D' matches no layer"),
+        ({"freeze": "head@kernel"}, "leave @kernel out"),
+    ],
+)
+def test_patterns_of_layers_are_checked(words: Any, said: str) -> None:
+    with pytest.raises(orthwrap.OrthwrapError, match=said):
+        orthwrap.apply(models.dense(), data=classes(), **words)
+
+
+def test_optimizer_keeps_what_it_knows_of_layers_that_are_still_trained() -> None:
+    model = models.dense()
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "sparse_categorical_crossentropy")
+    model.fit(*classes(), epochs=1, verbose=0)
+    known = arrays_of(model.optimizer.variables)
+    seen: list[Array] = []
+
+    class Watch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
+        def on_train_begin(self, logs: Any = None) -> None:
+            seen.extend(arrays_of(self.model.optimizer.variables))
+
+    orthwrap.apply(model, data=classes(), epochs=1, freeze="wide", callbacks=[Watch()])
+    assert [a.shape for a in seen[2:]] == [a.shape for a in known[4:]]
+    for a, b in zip(seen[2:], known[4:], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert int(seen[0]) == int(known[0]) > 0
+
+
+# What is optimised
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ({"loss": "mse"}, "loss mean_squared_error: as given"),
+        ({"loss": keras.losses.Huber()}, "loss huber_loss: as given"),
+        ({"optimizer": "sgd", "learning_rate": 0.5}, "optimizer SGD, learning rate 0.5: as given"),
+        ({"optimizer": "rmsprop"}, "optimizer RMSprop: as given"),
+    ],
+    ids=str,
+)
+def test_loss_and_optimizer_can_be_named(words: dict[str, Any], expected: str) -> None:
+    x, y = classes()
+    for compiled in (False, True):
+        model = models.dense()
+        if compiled:
+            model.compile("adam", "categorical_crossentropy", metrics=["mae"])
+        training = training_of(orthwrap.apply(model, data=(x, np.eye(3)[y]), epochs=1, **words))
+        assert expected in training.choices
+        if compiled:
+            assert "mae" in training.metrics_after
+
+
+def test_crossentropy_of_logits_is_told_so() -> None:
+    inputs = layers.Input((6,))
+    model = keras.Model(inputs, layers.Dense(3, name="head")(inputs))
+    words: dict[str, Any] = {"data": classes(), "epochs": 1}
+    named = orthwrap.apply(model, loss="sparse_categorical_crossentropy", seed=0, **words)
+    found = orthwrap.apply(model, seed=0, **words)
+    assert same(named.model, found.model)
+
+
+def test_metrics_can_be_named() -> None:
+    result = orthwrap.apply(
+        models.dense(),
+        data=classes(),
+        epochs=1,
+        metric=["accuracy", "sparse_top_k_categorical_accuracy"],
+    )
+    found = training_of(result).metrics_after
+    assert {"accuracy", "sparse_top_k_categorical_accuracy"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"loss": "sparse_categorical_crosentropy"}, "loss .*did you mean .*Sparse"),
+        ({"optimizer": "adan"}, "optimizer 'adan'; did you mean .*Adam"),
+        ({"metric": "acuracy"}, "metric 'acuracy'; did you mean .*ccuracy"),
+        ({"loss": "zzzz"}, "knows no loss 'zzzz'"),
+    ],
+)
+def test_unknown_names_have_neighbours(words: Any, said: str) -> None:
+    with pytest.raises(orthwrap.ValueFault, match=said):
+        orthwrap.apply(models.dense(), data=classes(), **words)
+
+
+# What is shown and kept
+
+
+def test_csv_log_is_the_history(tmp_path: Path) -> None:
+    log = tmp_path / "run of mine.csv"
+    result = orthwrap.apply(models.dense(), data=with_validation(), epochs=3, log=log)
+    rows = list(csv.DictReader(log.read_text(encoding="utf-8").splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    history = training_of(result).history
+    assert {"task_loss", "penalty", "val_task_loss", "val_penalty"} <= set(history)
+    for name, values in history.items():
+        assert [float(row[name]) for row in rows] == list(values)
+
+
+def test_log_that_cannot_be_written_is_found_before_training(tmp_path: Path) -> None:
+    for log in (tmp_path, tmp_path / "no" / "run.csv"):
+        with pytest.raises(orthwrap.FileFault, match="log "):
+            orthwrap.apply(models.dense(), data=classes(), log=log)
+
+
+def test_tensorboard_gets_figures_of_each_layer_and_epoch(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    folder = tmp_path / "board"
+    result = orthwrap.apply(models.dense(), data=classes(), epochs=2, tensorboard=folder)
+    found: dict[str, dict[int, float]] = {}
+    (file,) = folder.iterdir()
+    for record in tf.data.TFRecordDataset(str(file)):
+        event = tf.compat.v1.Event.FromString(record.numpy())
+        for value in event.summary.value:
+            number = float(tf.make_ndarray(value.tensor))
+            found.setdefault(value.tag, {})[event.step] = number
+            assert value.metadata.plugin_data.plugin_name == "scalars"
+    history = training_of(result).history
+    for name, values in history.items():
+        assert found[f"epoch/{name}"] == pytest.approx(dict(enumerate(values, 1)))
+    for record in result.report.layers:
+        assert record.after is not None
+        for name in ("residual", "sigma_min", "sigma_max", "penalty"):
+            expected = getattr(record.after, name)
+            assert found[f"{name}/{record.path}"][2] == pytest.approx(expected, rel=1e-5)
+
+
+class Spoil(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
+    """Multiplies the weights by a number as an epoch begins."""
+
+    def __init__(self, epoch: int, number: float) -> None:
+        super().__init__()
+        self._epoch, self._number = epoch, number
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if epoch == self._epoch:
+            for variable in self.model.trainable_variables:
+                variable.assign(variable * self._number)
+
+
+class Note(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
+    """The weights after each epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: list[list[Array]] = []
+        self.logs: list[dict[str, float]] = []
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.weights.append(weights_of(self.model))
+        self.logs.append(dict(logs))
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        ({}, 2),
+        ({"keep": "last"}, 4),
+        ({"keep": "best"}, 2),
+        ({"monitor": "val_penalty"}, None),
+        ({"monitor": "val_accuracy"}, None),
+        ({"monitor": "loss"}, None),
+    ],
+    ids=str,
+)
+def test_epoch_that_is_kept(words: dict[str, Any], kept: int | None) -> None:
+    note = Note()
+    result = orthwrap.apply(
+        models.dense(),
+        data=with_validation(),
+        epochs=4,
+        learning_rate=0.01,
+        callbacks=[note, Spoil(2, 30.0)],
+        **words,
+    )
+    training = training_of(result)
+    if kept is None:
+        name = words["monitor"]
+        values = training.history[name]
+        best = max(values) if "accuracy" in name else min(values)
+        kept = values.index(best) + 1
+    assert training.kept_epoch == kept
+    for a, b in zip(weights_of(result.model), note.weights[kept - 1], strict=True):
+        np.testing.assert_array_equal(a, b)
+    if "val_task_loss" in training.history:
+        assert note.logs[1]["val_task_loss"] == training.history["val_task_loss"][1]
+
+
+def test_without_validation_the_last_epoch_is_kept() -> None:
+    training = training_of(orthwrap.apply(models.dense(), data=classes(), epochs=3))
+    assert training.kept_epoch == training.epochs == 3
+
+
+def test_figure_to_monitor_must_be_there() -> None:
+    with pytest.raises(orthwrap.ValueFault, match="monitor 'val_f1' is none of the figures"):
+        orthwrap.apply(models.dense(), data=with_validation(), epochs=1, monitor="val_f1")
+
+
+def test_callback_may_end_the_run() -> None:
+    stop = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: setattr(stop.model, "stop_training", "val_loss" in logs)
+    )
+    result = orthwrap.apply(models.dense(), data=with_validation(), epochs=9, callbacks=[stop])
+    assert training_of(result).epochs == 1
+
+
+@pytest.mark.parametrize(("number", "said"), [(np.nan, "became nan"), (1e3, "penalty exploded")])
+def test_last_good_model_is_kept_when_training_goes_wrong(
+    number: float, said: str, tmp_path: Path
+) -> None:
+    out, note = tmp_path / "out.keras", Note()
+    words: dict[str, Any] = {"data": with_validation(), "keep": "last", "epochs": 5, "seed": 0}
+    with pytest.raises(orthwrap.OrthwrapError, match=said) as caught:
+        orthwrap.apply(models.dense(), out, callbacks=[note, Spoil(2, number)], **words)
+    assert f"{out} holds the model as of epoch 2; try a lower" in str(caught.value)
+    for a, b in zip(weights_of(orthwrap.load_model(out)), note.weights[1], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# Going on
+
+
+class Crash(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
+    """Ends the run as a power cut would, at a step."""
+
+    def __init__(self, epoch: int, step: int) -> None:
+        super().__init__()
+        self._place, self._epoch = (epoch, step), 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if (self._epoch, batch) == self._place:
+            raise RuntimeError("power cut")
+
+
+RESUMED: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "random penalty": {"regularizer": "srip", "factor": 0.1},
+    "sketched, now and then": {"options": {"estimate": "sketch", "every": 3}},
+    "auto, schedule by step": {
+        "factor": "auto",
+        "schedule": "warmup:4, cosine:0.1",
+        "schedule_by": "step",
+    },
+    "schedule by epoch, best kept": {"schedule": "0:1, 1:0.1, 3:0", "keep": "best"},
+}
+
+
+@pytest.mark.parametrize("kind", RESUMED)
+def test_run_that_was_cut_short_ends_with_the_same_weights(kind: str, tmp_path: Path) -> None:
+    words: dict[str, Any] = {
+        "data": with_validation(),
+        "epochs": 4,
+        "batch_size": 8,
+        "seed": 3,
+        "keep": "last",
+        **RESUMED[kind],
+    }
+    whole = orthwrap.apply(dropping(), **words)
+    folder = tmp_path / "checkpoints"
+    for crash in ((0, 2), (1, 0), (3, 3)):
+        with pytest.raises(orthwrap.OrthwrapError, match="power cut"):
+            orthwrap.apply(
+                dropping(),
+                checkpoint_dir=folder,
+                resume=True,
+                callbacks=[Crash(*crash)],
+                **words,
+            )
+    parts = orthwrap.apply(dropping(), checkpoint_dir=folder, resume=True, **words)
+    assert same(whole.model, parts.model)
+    one, other = training_of(whole), training_of(parts)
+    assert one.history == other.history
+    assert one.metrics_after == other.metrics_after
+    assert one.kept_epoch == other.kept_epoch
+    states = (arrays_of(r.model.optimizer.variables) for r in (whole, parts))
+    for a, b in zip(*states, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert len(list(folder.glob("checkpoint-*.npz"))) == 1
+
+
+def test_more_epochs_may_follow_on_a_run_that_ended(tmp_path: Path) -> None:
+    words: dict[str, Any] = {"data": classes(), "seed": 3, "checkpoint_dir": tmp_path / "c"}
+    orthwrap.apply(dropping(), epochs=2, **words)
+    more = orthwrap.apply(dropping(), epochs=5, resume=True, **words)
+    words.pop("checkpoint_dir")
+    assert same(more.model, orthwrap.apply(dropping(), epochs=5, **words).model)
+    assert training_of(more).epochs == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"batch_size": 16}, "batch size 8; this one has 16"),
+        ({"seed": 4}, "seed 3; this one has 4"),
+        ({"data": classes(39)}, "data x 40×6"),
+        ({"loss": "poisson"}, "loss sparse_categorical_crossentropy; this one has poisson"),
+    ],
+)
+def test_checkpoint_of_another_run_is_refused(
+    change: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    words: dict[str, Any] = {"data": classes(), "seed": 3, "batch_size": 8, "epochs": 1}
+    words["checkpoint_dir"] = tmp_path / "c"
+    orthwrap.apply(dropping(), **words)
+    with pytest.raises(orthwrap.ValueFault, match=said):
+        orthwrap.apply(dropping(), **{**words, **change}, resume=True)
+    other = dropping()
+    other.layers[0].kernel.assign(other.layers[0].kernel * 2)
+    with pytest.raises(orthwrap.ValueFault, match="of a run with model"):
+        orthwrap.apply(other, **words, resume=True)
+    with pytest.raises(orthwrap.FileFault, match="--resume, or give another folder"):
+        orthwrap.apply(dropping(), **words)
+
+
+def test_checkpoint_folder_that_cannot_be_is_found_before_training(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for folder, said in ((file, "is a file"), (file / "below", "cannot make folder")):
+        with pytest.raises(orthwrap.FileFault, match=said):
+            orthwrap.apply(dropping(), data=classes(), checkpoint_dir=folder)
+
+
+class CtrlC(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
+    """What a person presses at a step."""
+
+    def __init__(self, epoch: int, step: int) -> None:
+        super().__init__()
+        self._place, self._epoch = (epoch, step), 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if (self._epoch, batch) == self._place:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ((0, 0), "interrupted in epoch 1, after step 1"),
+        ((1, 2), "interrupted in epoch 2, after step 3"),
+        ((1, 4), "interrupted after epoch 2"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_interrupted_run_saves_what_it_has_and_replaces_nothing(
+    suffix: str, place: tuple[int, int], said: str, tmp_path: Path
+) -> None:
+    out = tmp_path / f"out{suffix}"
+    words: dict[str, Any] = {"data": classes(), "batch_size": 8, "epochs": 4, "seed": 0}
+    aside = tmp_path / f"out{suffix}.interrupted"
+    before = signal.getsignal(signal.SIGINT)
+    for there, kept in ((out, b""), (aside, b"somebody's")):
+        if kept:
+            out.write_bytes(kept)
+        with pytest.raises(orthwrap.Interrupted, match=f"{said}; {there} holds the model"):
+            orthwrap.apply(dropping(), out, force=True, callbacks=[CtrlC(*place)], **words)
+        if kept:
+            assert out.read_bytes() == kept
+            there = there.rename(tmp_path / f"again{suffix}")
+        assert orthwrap.load_model(there).count_params() == dropping().count_params()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_last_step_may_be_interrupted_too() -> None:
+    words: dict[str, Any] = {"data": classes(), "batch_size": 8, "epochs": 2, "seed": 0}
+    stopped = orthwrap.apply(dropping(), callbacks=[CtrlC(1, 4)], **words)
+    assert same(stopped.model, orthwrap.apply(dropping(), **words).model)
+
+
+# Checkpoints by themselves
+
+
+STATE = State(2, 3, 7, {"model": "m"}, {"loss": [1.0, 0.5]}, ({"factor": 0.1},), (1, 0.25))
+
+
+def arrays() -> dict[str, Sequence[Any]]:
+    return {
+        "model": [
+            np.arange(6, dtype="float32").reshape(2, 3),
+            np.asarray([1.5, -0.0], ml_dtypes.bfloat16),
+            np.zeros((0, 4), "float16"),
+            np.asarray(3, "int64"),
+        ],
+        "optimizer": [],
+        "metrics": [np.asarray([True, False])],
+    }
+
+
+def check_equal(found: Mapping[str, Sequence[Any]], expected: Mapping[str, Sequence[Any]]) -> None:
+    for group, values in expected.items():
+        assert len(found.get(group, ())) == len(values)
+        for a, b in zip(found.get(group, ()), values, strict=True):
+            assert a.dtype == b.dtype
+            assert a.shape == b.shape
+            assert a.tobytes() == b.tobytes()
+
+
+def test_checkpoint_gives_back_every_bit(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "c")
+    assert folder.open(resume=True) is None
+    folder.write(STATE, arrays(), best=arrays())
+    again = Folder(tmp_path / "c")
+    state = again.open(resume=True)
+    assert json.loads(json.dumps(vars(state))) == json.loads(json.dumps(vars(STATE)))
+    check_equal(again.read(), arrays())
+    check_equal(again.read_best(1), arrays())
+
+
+def test_full_disk_leaves_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(tmp_path / "c")
+    folder.open(resume=False)
+    folder.write(STATE, arrays())
+
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(replacing, "_to_disk", full)
+    with pytest.raises(orthwrap.FileFault, match="No space left on device"):
+        folder.write(STATE, arrays())
+    monkeypatch.undo()
+    assert len(list((tmp_path / "c").iterdir())) == 1
+    check_equal(Folder(tmp_path / "c").read(), arrays())
+
+
+@pytest.mark.parametrize("cut", [0, 10, 200, -30])
+def test_broken_checkpoint_is_an_error_of_one_line(cut: int, tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.write(STATE, arrays())
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:cut])
+    with pytest.raises(orthwrap.FileFault, match="cannot be read") as caught:
+        Folder(tmp_path).open(resume=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_checkpoint_of_another_format_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "_FORMAT", "orthwrap.checkpoint/0")
+    Folder(tmp_path).write(STATE, arrays())
+    monkeypatch.undo()
+    with pytest.raises(orthwrap.FileFault, match="its format is"):
+        Folder(tmp_path).open(resume=True)
+
+
+# As a person at a terminal
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model and data that take a while."""
+    folder = tmp_path_factory.mktemp("runs")
+    model = dropping()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.save(folder / "m.keras")
+    x, y = classes(4000)
+    np.savez(folder / "d.npz", x=x, y=y)
+    return folder
+
+
+def command(place: Path, *words: str) -> list[str]:
+    common = ["apply", "m.keras", "--data", "d.npz", "--batch-size", "4", "--seed", "1"]
+    return [sys.executable, "-m", "orthwrap", *common, *words]
+
+
+def stopped(place: Path, number: int, *words: str, epochs: int) -> tuple[int, str]:
+    """Sends a signal once so many epochs are done."""
+    with subprocess.Popen(
+        command(place, *words),
+        cwd=place,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        lines: list[str] = []
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("epoch"):
+                epochs -= 1
+                if epochs == 0:
+                    time.sleep(0.2)
+                    process.send_signal(number)
+    return process.returncode, "".join(lines)
+
+
+@pytest.mark.slow
+def test_killed_and_interrupted_run_ends_bit_for_bit_as_one_that_was_not(place: Path) -> None:
+    words = ("--epochs", "6", "--no-measure", "--regularizer", "srip")
+    done = subprocess.run(
+        command(place, *words, "-o", "whole.keras"), cwd=place, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    parts = (*words, "-o", "parts.keras", "--checkpoint-dir", "c")
+    code, _ = stopped(place, signal.SIGKILL, *parts, epochs=2)
+    assert code == -signal.SIGKILL
+    code, said = stopped(place, signal.SIGINT, *parts, "--resume", epochs=1)
+    assert code == 130
+    assert "go on with the same command and --resume" in said
+    assert "Traceback" not in said
+    done = subprocess.run(
+        command(place, *parts, "--resume"), cwd=place, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "goes on after epoch" in done.stdout
+    first, second = (orthwrap.load_model(place / f"{n}.keras") for n in ("whole", "parts"))
+    assert same(first, second)
