@@ -32,8 +32,9 @@ from orthwrap.training.gradients import penalty_gradients, task_gradients
 # and a factor would be a quotient of rounding errors.
 LEAST_SHARE = 1e-6
 
-# How far kernels are moved where the task's gradient would be 0.
-MOVED = 0.1
+# How far kernels are moved where the task's gradient would be 0: each by this share of its norm,
+# over the square root of their number. Many small steps take a deep network as far as one large.
+MOVED = 0.2
 
 Array = NDArray[np.float64]
 
@@ -209,8 +210,8 @@ def resolve(
         batches: `(x, y)` or `(x, y, sample_weight)`, each as `fit` takes it; at least one.
         chosen: from `chosen_of`.
         rho, over: as in `factors_from`.
-        moved: where the task's gradient is taken: this share of each kernel's norm away, down its
-            penalty. `MOVED` for a model that is where its task's gradient is 0.
+        moved: where the task's gradient is taken: with n trainable kernels, moved/√n of each
+            one's norm away, down its penalty. `MOVED` for a model where that gradient is 0.
 
     Raises:
         OrthwrapError: the model's loss has no gradient on these batches.
@@ -220,7 +221,8 @@ def resolve(
     flat = [v for group in free for v in group]
     drawn = [list(penalty_gradients(v.regularizer, v)) for v in flat]
     penalties = {id(v): _mean_square(d) for v, d in zip(flat, drawn, strict=True)}
-    at = [_moved(v, d, moved) for v, d in zip(flat, drawn, strict=True)] if moved else None
+    share = moved / math.sqrt(max(len(flat), 1))
+    at = [_moved(v, d, share) for v, d in zip(flat, drawn, strict=True)] if share else None
     tasks: dict[int, float] = {}
     try:
         if flat:
