@@ -9,6 +9,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.padding import Padding
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -338,9 +339,11 @@ def _residual(before: Deviation | None, after: Deviation | None) -> Text:
 
 
 def _gain(before: Deviation | None, after: Deviation | None) -> Text:
-    if before is None or after is None or not after.residual:
+    if before is None or after is None or not before.residual or not after.residual:
         return Text("")
     ratio = before.residual / after.residual
+    if f"{max(ratio, 1 / ratio):.3g}" == "1":
+        return Text("")
     return Text(f"÷{ratio:.3g}" if ratio >= 1 else f"×{1 / ratio:.3g}", style="dim")
 
 
@@ -436,7 +439,7 @@ def _training(training: Training) -> RenderableType:
             *("–" if v is None else f"{v:.4f}" for v in (before, after)),
         )
     head = Text(f"Trained for {_count(training.epochs, 'epoch')}", style="bold")
-    choices = [Text(f"  {c}", style="dim") for c in training.choices]
+    choices = [Padding(Text(c, style="dim"), (0, 0, 0, 2)) for c in training.choices]
     return Group(head, *choices, Text(""), table)
 
 
