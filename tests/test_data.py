@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def test_each_epoch_has_its_own_order_of_all_samples() -> None:
     assert order(1, 0, 0).tolist() == [0]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     samples=st.integers(1, 20),
     batch_size=st.integers(1, 25),
@@ -252,6 +253,292 @@ def test_without_labels_x_is_enough() -> None:
     for x, (same, more) in batches(several.validation(2)):
         np.testing.assert_array_equal(x, same)
         np.testing.assert_array_equal(x + 1, more)
+
+
+# Streams of batches
+
+
+class Numbered(keras.utils.PyDataset):  # type: ignore[misc]  # Keras is untyped
+    def __init__(self, samples: int, batch_size: int, batches: int | None = None) -> None:
+        super().__init__()
+        self.x, self.y = numbered(samples)
+        self.size = batch_size
+        self._batches = -(-samples // batch_size) if batches is None else batches
+
+    @property
+    def num_batches(self) -> int:
+        return self._batches
+
+    def __getitem__(self, at: int) -> tuple[Array, Array]:
+        part = slice(at * self.size, (at + 1) * self.size)
+        return self.x[part], self.y[part]
+
+
+def dataset(samples: int = 5, batch_size: int = 2) -> Any:
+    return tf.data.Dataset.from_tensor_slices(numbered(samples)).batch(batch_size)
+
+
+def loader(samples: int = 5, batch_size: int = 2) -> Any:
+    import torch
+
+    x, y = map(torch.from_numpy, numbered(samples))
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size)
+
+
+def generator() -> Iterator[tuple[Array, Array]]:
+    x, y = numbered(5)
+    for at in range(0, 5, 2):
+        yield x[at : at + 2], y[at : at + 2]
+
+
+class Again:
+    def __iter__(self) -> Iterator[tuple[Array, Array]]:
+        return generator()
+
+
+STREAMS: dict[str, tuple[Callable[[], Any], int | None]] = {
+    "tf.data.Dataset": (dataset, 3),
+    "PyDataset": (lambda: Numbered(5, 2), 3),
+    "DataLoader": (loader, 3),
+    "generator()": (lambda: generator, None),
+    "Again": (Again, None),
+}
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_streams_are_taken_as_they_come(kind: str) -> None:
+    make, steps = STREAMS[kind]
+    data = load(make(), *ONE, validation=make())
+    end = "" if steps is None else ", 3 batches"
+    assert data.describe() == (
+        f"{kind}, first batch x 2×3 float32, y 2 int64{end}; more to validate"
+    )
+    assert (data.samples, data.steps(32), data.repeatable) == (None, steps, True)
+    assert data.labels[0].tolist() == [0, 1, 2, 3, 4]
+    assert taken(data.training(32, 0, 0, 1, 1)) == [[2, 3], [4]]
+    assert [x[:, 0].tolist() for (x,) in batches(data.inputs(1))] == [[0, 1], [2, 3], [4]]
+    taught = data.relabelled(lambda x: [x[:, 0] + 0.5, x], 1)
+    assert taught.steps(1) == steps
+    for flow in (taught.training(32, 0), taught.validation(32)):
+        for _ in range(2):
+            found = batches(flow)
+            assert len(found) == 3
+            for x, (half, same) in found:
+                np.testing.assert_array_equal(x, same)
+                np.testing.assert_array_equal(x[:, 0] + 0.5, half)
+    with raises(ValueError, "samples that have no numbers"):
+        data.with_targets([np.zeros(5)])
+    with raises(orthwrap.UsageError, "cannot be split: give validation instead"):
+        load(make(), *ONE, validation_split=0.5)
+    if kind not in ("generator()", "Again"):
+        native = make()
+        assert load(native, *ONE).training(32, 0) is native
+
+
+# Keras says so of all that does not know its length.
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
+@pytest.mark.parametrize("kind", [*STREAMS, "arrays", "folder"])
+def test_keras_trains_on_each_kind(kind: str, tmp_path: Path) -> None:
+    write(tmp_path, {f"{'ab'[i % 2]}/{i}.png": png(i, size=(2, 1)) for i in range(5)})
+    sources = {"arrays": numbered(5), "folder": tmp_path}
+    made = sources[kind] if kind in sources else STREAMS[kind][0]()
+    ports = image_ports(1, 1, 3) if kind == "folder" else ONE
+    data = load(made, *ports)
+    layers = [keras.Input(ports[0][0].shape), keras.layers.Flatten(), keras.layers.Dense(1)]
+    model = keras.Sequential(layers)
+    model.compile("sgd", "mse")
+    steps = data.steps(2)
+    words = {"steps_per_epoch": steps, "shuffle": False, "verbose": 0}
+    seen: list[int] = []
+    count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda at, logs: seen.append(at))
+    parts = [(0, 0, 2)] if steps is None else [(0, 1, 1), (1, 0, 3)]
+    for epoch, step, end in parts:
+        words["steps_per_epoch"] = None if steps is None else steps - step
+        flow = data.training(2, 0, epoch, step, end)
+        model.fit(flow, initial_epoch=epoch, epochs=end, callbacks=[count], **words)
+    model.evaluate(data.evaluation(2), verbose=0)
+    assert len(model.predict(data.inputs(2), verbose=0)) == 5
+    assert seen == ([0, 1, 2] * 2 if steps is None else [0, 1, 0, 1, 2, 0, 1, 2])
+
+
+def test_batches_of_several_parts_go_by_order_or_name() -> None:
+    left, right, kind, size = np.ones((2, 3)), np.ones((2, 5, 2)), np.zeros(2), np.ones((2, 1))
+    weights = np.ones(2)
+    for batch in (
+        ((left, right), (kind, size)),
+        [[left, right], [kind, size], weights],
+        ({"right": right, "left": left}, {"size": size, "kind": kind}),
+        ({"right": right, "left": left, "more": 1}, (kind, size), weights),
+    ):
+        data = load(lambda batch=batch: iter([batch]), *TWO)
+        assert [a.shape for a in data.labels] == [(2,), (2, 1)]
+        ((first, *_),) = batches(data.inputs(1))
+        assert [a.shape for a in first] == [(2, 3), (2, 5, 2)]
+        ((x, y, *w),) = batches(data.training(1, 0))
+        assert (len(x), len(y), len(w)) == (2, 2, len(batch) - 2)
+        assert x[0].dtype == y[0].dtype == "float32"
+    unlabelled = load(lambda: iter([{"left": left, "right": right}]), *TWO, labelled=False)
+    assert unlabelled.labels == ()
+
+
+def test_open_axes_may_differ_from_batch_to_batch() -> None:
+    def made() -> Iterator[Any]:
+        for length in (5, 2):
+            yield (np.ones((2, 3)), np.ones((2, length, 2))), (np.zeros(2), np.zeros(2))
+
+    shapes = [x[1].shape for x, _ in batches(load(made, *TWO).training(1, 0))]
+    assert shapes == [(2, 5, 2), (2, 2, 2)]
+
+
+def test_stream_that_shuffles_says_so() -> None:
+    shuffled = tf.data.Dataset.from_tensor_slices(numbered(50)).shuffle(50).batch(10)
+    data = load(shuffled, *ONE)
+    assert not data.repeatable
+    assert "its first batch differs each time: a resumed run may see other" in data.describe()
+
+
+def test_labels_of_a_stream_are_those_of_its_first_batches() -> None:
+    assert len(load(dataset(100, 2), *ONE).labels[0]) == 16
+
+
+OWN = """
+import numpy as np
+import tensorflow as tf
+x, y = np.ones((4, 3)), np.arange(4)
+def arrays(): return x, y
+def four(): return x, y, x[:2], y[:2]
+def mapping(): return {"image": x, "label": y, "x_val": x[:1], "y_val": y[:1]}
+def pairs(): return (x, y), (x[:3], y[:3])
+def datasets(): return [tf.data.Dataset.from_tensor_slices((x, y)).batch(2) for _ in range(2)]
+def mixed(): return tf.data.Dataset.from_tensor_slices((x, y)).batch(2), {"x": x, "y": y}
+def batches():
+    for i in range(3): yield x, y
+def alone(): return x
+def path(): return "own.npz"
+def function(): return arrays
+def fails(): return 1 / 0
+def late():
+    yield x, y
+    raise OSError("the disk is gone")
+def empty(): return iter([])
+def nothing(): pass
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "own_data.py").write_text(OWN)
+    np.savez(tmp_path / "own.npz", x=np.ones((4, 3)), y=np.arange(4))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "own_data", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "samples", "held_out"),
+    [
+        ("arrays", 4, 0),
+        ("four", 4, 2),
+        ("mapping", 4, 1),
+        ("pairs", 4, 3),
+        ("datasets", None, None),
+        ("mixed", None, 4),
+        ("batches", None, 0),
+        ("path", 4, 0),
+        ("function", 4, 0),
+    ],
+)
+@pytest.mark.usefixtures("own")
+def test_function_of_ones_own_is_found_in_the_current_folder(
+    name: str, samples: int | None, held_out: int | None
+) -> None:
+    for labelled in (True, False):
+        data = load(f"own_data:{name}", *ONE, labelled=labelled)
+        assert (data.samples, data.validation_samples) == (samples, held_out)
+        assert batches(data.inputs(2))[0][0].shape[1:] == (3,)
+
+
+@pytest.mark.usefixtures("own")
+def test_function_that_fails_midway_is_quoted() -> None:
+    data = load("own_data:alone", *ONE, labelled=False)
+    assert data.samples == 4
+    flow = load("own_data:batches", *ONE)
+    assert flow.explain(ValueError("another")) is None
+
+    calls: list[int] = []
+
+    def worse() -> Iterator[Any]:
+        calls.append(0)
+        yield numbered(2)
+        if len(calls) > 2:
+            raise OSError("the disk is gone")
+
+    data = load(worse, *ONE)
+    with pytest.raises(tf.errors.OpError) as caught:
+        batches(data.training(1, 0))
+    fault = data.explain(caught.value)
+    assert str(fault) == "reading a batch of worse() failed: OSError: the disk is gone"
+
+
+def one_batch(*parts: Any) -> Callable[[], Any]:
+    return lambda: iter([parts])
+
+
+X, Y = np.ones((2, 3)), np.zeros(2)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("own_data:nobody", "module 'own_data' has no function 'nobody'"),
+        ("own_data:number", "has no function 'number'"),
+        ("no_such_data:f", "cannot import 'no_such_data' for data"),
+        ("own_data:fails", r"data function fails\(\) failed: ZeroDivisionError: division by zero"),
+        ("own_data:late", r"reading a batch of late\(\) failed: OSError: the disk is gone"),
+        ("own_data:empty", r"empty\(\) gave no batches"),
+        ("own_data:nothing", "got NoneType"),
+        ("own_data:alone", "got ndarray"),
+        (lambda: dataset().repeat(), "tf.data.Dataset never ends.*leave repeat"),
+        (lambda: dataset().unbatch(), "gives single samples of shape 3: let it give batches"),
+        (lambda: dataset().take(0), "tf.data.Dataset gave no batches"),
+        (lambda: Numbered(0, 2), "PyDataset gave no batches"),
+        (one_batch(X), "gives batches without labels; expected"),
+        (one_batch(X, Y, Y, Y), "gives batches of 4 parts"),
+        (one_batch((X, X), Y), "gives 2 arrays as x; the model has 1: image"),
+        (one_batch({"a": X}, Y), "gives x with the keys a; expected image"),
+        (one_batch(X, {}), r"gives y with the keys \(none\); expected label"),
+        (one_batch(X[:, :2], Y), "x has samples of shape 2; input 'image' of the model takes 3"),
+        (one_batch(X, Y[:1]), "a batch of 1 and 2 samples"),
+        (one_batch(X, np.array(["a", "b"])), "y is a <U1 array"),
+        (one_batch([[1, 2], [3]], Y), "gives 2 arrays as x"),
+        (((n, n) for n in ()), "an iterator ends for good; got generator: give the function"),
+        (iter([(X, Y)]), "got list_iterator"),
+        ((dataset(), (numbered(2)[0],)), "got tuple"),
+        ((dataset(), (*numbered(2), *numbered(2))), "a pair of sources must be"),
+        (lambda: [dataset(), dataset(), dataset()], "got list"),
+    ],
+)
+@pytest.mark.usefixtures("own")
+def test_streams_at_fault(source: Any, words: str) -> None:
+    with raises(ValueError, words) as caught:
+        load(source, *ONE)
+    assert isinstance(caught.value, orthwrap.OrthwrapError)
+    assert "\n" not in str(caught.value)
+
+
+def test_pydataset_must_end() -> None:
+    class Endless(keras.utils.PyDataset):  # type: ignore[misc]  # Keras is untyped
+        def __getitem__(self, at: int) -> tuple[Array, Array]:
+            return X, Y
+
+    class Counted(Endless):
+        num_batches = None
+
+    for kind in (Endless, Counted):
+        with raises(ValueError, "PyDataset never ends.*let num_batches say"):
+            load(kind(), *ONE)
 
 
 # Folders of images
@@ -481,7 +768,9 @@ def test_folders_at_fault(
 
 
 @pytest.mark.parametrize(
-    "content", [jpeg()[:80], png(0, 3, (90, 90))[:900], b"\xff\xd8\xff nothing more", b"RIFF    "]
+    "content",
+    [jpeg()[:80], png(0, 3, (90, 90))[:900], b"\xff\xd8\xff nothing more", b"RIFF    "],
+    ids=["cut jpeg", "cut png", "jpeg", "webp"],
 )
 def test_broken_image_is_named(content: bytes, tmp_path: Path) -> None:
     write(tmp_path, {f"{'ab'[i % 2]}/{i:02}.png": png(i) for i in range(20)})

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import numbers
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from orthwrap.data.arrays import ArrayRows, find_arrays
 from orthwrap.data.images import Pixels, find_images, pixels
 from orthwrap.data.ports import Port
 from orthwrap.data.samples import Samples
 from orthwrap.data.sets import Data, Set
+from orthwrap.data.streams import (
+    called,
+    flow_of,
+    flow_of_generators,
+    is_reference,
+    name_of,
+    referenced,
+    stream_of,
+)
 from orthwrap.errors import UsageError, ValueFault
 
 Pair = tuple[Set, Set | None]
@@ -36,7 +47,11 @@ def load(
 
     Args:
         source: arrays (the path of a `.npz`, a mapping, `(x, y)`, `(x, y, x_val, y_val)`; see
-            `find_arrays`), or a folder of class folders of images (see `find_images`).
+            `find_arrays`); a folder of class folders of images (see `find_images`); batches (a
+            `tf.data.Dataset`, a `keras.utils.PyDataset`, a PyTorch `DataLoader`, or another object
+            that can be gone through again and again); a pair (training, validation) of any but
+            folders; a function without arguments that returns any of these or an iterator of
+            batches; or such a function's name, `package.module:function`.
         inputs, outputs: of the model.
         validation: another source, to validate on.
         validation_split: the fraction of the samples, above 0 and below 1, to validate on
@@ -82,6 +97,10 @@ class _Reader:
 
     def read(self, source: Any) -> Pair:
         """What to train on, and what the source itself has to validate on."""
+        if is_reference(source) and not Path(source).exists():
+            source = referenced(source)
+        if callable(source) and not _is_made(source):
+            return self._called(source)
         if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
             return find_images(
                 Path(source), self.inputs, self.outputs, self.labelled, self.pixels or Pixels()
@@ -91,11 +110,44 @@ class _Reader:
                 "rescale, preprocessing and image_size are about a folder of images: other data "
                 "is used as it is"
             )
+        if _is_pair(source):
+            train, none = self.read(source[0])
+            held_out, nothing = self.read(source[1])
+            if none is not None or nothing is not None:
+                raise ValueFault("a pair of sources must be (training, validation) alone")
+            return train, held_out
+        flow = flow_of(source)
+        if flow is not None:
+            return stream_of(flow, self.inputs, self.outputs, self.labelled), None
+        if isinstance(source, np.ndarray) and not self.labelled:
+            source = {"x": source}
         found = find_arrays(source, self.inputs, self.outputs, self.labelled)
         train = Samples(ArrayRows(found.x), found.y)
         if found.x_val is None:
             return train, None
         return train, Samples(ArrayRows(found.x_val), found.y_val or ())
+
+    def _called(self, function: Callable[[], Any]) -> Pair:
+        """The data that a function returns; an iterator of batches is asked for anew each time."""
+        made = called(function)
+        if isinstance(made, Iterator):
+            flow = flow_of_generators(function, name_of(function))
+            return stream_of(flow, self.inputs, self.outputs, self.labelled), None
+        return self.read(made)
+
+
+def _is_made(source: Any) -> bool:
+    """Whether it is data itself, though it can be called or not."""
+    return isinstance(source, (str, os.PathLike, Mapping, Sequence)) or hasattr(source, "__iter__")
+
+
+def _is_pair(source: Any) -> bool:
+    """Whether it is `(training, validation)`, of streams, mappings or `(x, y)`."""
+    if not isinstance(source, (tuple, list)) or len(source) != 2:
+        return False
+    if all(isinstance(part, tuple) for part in source):
+        return True
+    return any(isinstance(part, Mapping) or flow_of(part) is not None for part in source)
 
 
 def _fraction(value: Any) -> float:

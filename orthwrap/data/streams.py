@@ -1,0 +1,415 @@
+"""Batches that the user's own code makes: datasets, loaders, generator functions."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from orthwrap.data.ports import (
+    Array,
+    Port,
+    as_model_takes,
+    check_input,
+    check_numbers,
+    shapes,
+    times,
+    trained_dtype,
+)
+from orthwrap.errors import OrthwrapError, ValueFault, first_line
+
+# Of how many batches the labels are looked at, to choose a loss.
+_LOOKED_AT = 8
+
+
+class Flow(NamedTuple):
+    """Where batches come from.
+
+    Attributes:
+        kind: what the user calls it.
+        read: the batches from that number on, their parts as NumPy arrays; anew at each call.
+        native: what Keras takes as it is; None for what only `read` can give.
+        steps: how many batches; None where only the end tells.
+    """
+
+    kind: str
+    read: Callable[[int], Iterator[Any]]
+    native: Any
+    steps: int | None
+
+
+class Batch(NamedTuple):
+    """A batch in the order of the model's inputs and outputs; y and weights may be ()."""
+
+    x: tuple[Array, ...]
+    y: tuple[Array, ...]
+    weights: tuple[Array, ...]
+
+    @property
+    def element(self) -> tuple[Any, ...]:
+        """As Keras takes it."""
+        return tuple(as_model_takes(part) for part in self if part)
+
+
+# What may be a stream
+
+
+def is_reference(source: Any) -> bool:
+    return isinstance(source, str) and re.fullmatch(r"[A-Za-z_][\w.]*:\w+", source) is not None
+
+
+def referenced(reference: str) -> Callable[[], Any]:
+    """The function of `"package.module:function"`, which the user named.
+
+    The module is looked for in the current folder too, after everything installed.
+
+    Raises:
+        ValueFault: there is no such module, or no such function in it.
+    """
+    module, _, name = reference.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        importlib.import_module(module)
+    except Exception as e:  # a module of the user's may fail in any way
+        raise ValueFault(f"cannot import {module!r} for data {reference!r}: {_gist(e)}") from e
+    function = getattr(sys.modules[module], name, None)
+    if not callable(function):
+        raise ValueFault(f"module {module!r} has no function {name!r} for data {reference!r}")
+    return function  # type: ignore[no-any-return]  # whatever the user wrote
+
+
+def called(function: Callable[[], Any]) -> Any:
+    """What a function without arguments returns.
+
+    Raises:
+        ValueFault: it fails.
+    """
+    name = name_of(function)
+    try:
+        return function()
+    except Exception as e:  # the user's own code
+        raise ValueFault(f"data function {name} failed: {_gist(e)}") from e
+
+
+def name_of(function: Any) -> str:
+    return f"{getattr(function, '__name__', type(function).__name__)}()"
+
+
+def flow_of_generators(function: Callable[[], Any], kind: str) -> Flow:
+    """Batches of the iterators that a function makes, one per epoch."""
+    return Flow(kind, lambda start: islice(iter(function()), start, None), None, None)
+
+
+def flow_of(source: Any) -> Flow | None:
+    """Batches of a `tf.data.Dataset`, a `keras.utils.PyDataset`, a PyTorch `DataLoader`, or of
+    anything else that can be gone through again and again; None for what is no such thing.
+
+    Raises:
+        ValueFault: one that never ends, or can be gone through once only.
+    """
+    kinds = {(c.__module__.partition(".")[0], c.__name__) for c in type(source).__mro__}
+    if ("tensorflow", "DatasetV2") in kinds:
+        return _flow_of_dataset(source)
+    if ("keras", "PyDataset") in kinds:
+        return _flow_of_pydataset(source)
+    if ("torch", "DataLoader") in kinds:
+        return _flow_of_loader(source)
+    if isinstance(source, Iterator):
+        raise ValueFault(
+            "data must be there anew for each epoch, and an iterator ends for good; got "
+            f"{type(source).__name__}: give the function that makes it"
+        )
+    # Arrays and tensors of all kinds can be gone through too.
+    is_array = isinstance(source, (str, bytes, Sequence, Mapping)) or hasattr(source, "__array__")
+    if isinstance(source, Iterable) and not is_array:
+        return flow_of_generators(lambda: source, type(source).__name__)
+    return None
+
+
+def _never_ends(kind: str, how: str) -> ValueFault:
+    return ValueFault(f"the {kind} never ends, so that there are no epochs: {how}")
+
+
+def _flow_of_dataset(dataset: Any) -> Flow:
+    kind, steps = "tf.data.Dataset", int(dataset.cardinality())
+    if steps == -1:
+        raise _never_ends(kind, "leave repeat() out")
+
+    def read(start: int) -> Iterator[Any]:
+        return iter(dataset.skip(start).as_numpy_iterator())
+
+    return Flow(kind, read, dataset, steps if steps >= 0 else None)
+
+
+def _flow_of_pydataset(dataset: Any) -> Flow:
+    kind = "PyDataset"
+    try:
+        steps = dataset.num_batches
+    except NotImplementedError:
+        steps = None
+    if steps is None:
+        raise _never_ends(kind, "let num_batches say how many batches an epoch has")
+    return Flow(kind, lambda start: (dataset[i] for i in range(start, steps)), dataset, int(steps))
+
+
+def _flow_of_loader(loader: Any) -> Flow:
+    import keras
+
+    def array(tensor: Any) -> Any:
+        return tensor.detach().cpu().numpy() if hasattr(tensor, "detach") else tensor
+
+    def read(start: int) -> Iterator[Any]:
+        for batch in islice(iter(loader), start, None):
+            yield keras.tree.map_structure(array, batch)
+
+    try:
+        steps = len(loader)
+    except TypeError:  # it is over a dataset that does not know its length
+        steps = None
+    return Flow("DataLoader", read, loader, steps)
+
+
+# A stream, checked against the model
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Batches in the order of whoever makes them.
+
+    Attributes:
+        flow: where they come from.
+        takes, gives: the model's inputs and outputs; gives is () where labels are left alone.
+        first: the first batch.
+        labels: of the first batches.
+        repeatable: whether the first batch is the same each time.
+        faults: what went wrong while batches were read.
+    """
+
+    flow: Flow
+    takes: tuple[Port, ...]
+    gives: tuple[Port, ...]
+    first: Batch
+    labels: tuple[Array, ...]
+    repeatable: bool
+    faults: list[BaseException] = field(default_factory=list, compare=False)
+
+    count = None
+    class_names = ()
+
+    def describe(self) -> str:
+        size = len(self.first.x[0])
+        parts = [f"{self.flow.kind}, first batch {shapes('x', self.first.x, size)}"]
+        for part, arrays in (("y", self.first.y), ("weights", self.first.weights)):
+            if arrays:
+                parts.append(shapes(part, arrays, size))
+        if self.flow.steps is not None:
+            parts.append(f"{self.flow.steps} batches")
+        if not self.repeatable:
+            parts.append("its first batch differs each time: a resumed run may see other samples")
+        return ", ".join(parts)
+
+    def steps(self, batch_size: int) -> int | None:
+        return self.flow.steps
+
+    def training(
+        self, batch_size: int, seed: int, start_epoch: int, start_step: int, epochs: int
+    ) -> Any:
+        import tensorflow as tf
+
+        native = self.flow.native
+        if native is not None and self.gives:
+            if not start_step:
+                return native
+            if isinstance(native, tf.data.Dataset):
+                return native.skip(start_step)
+        return self._dataset(start_step, lambda batch: batch.element)
+
+    def ordered(self, batch_size: int) -> Any:
+        return self.training(batch_size, 0, 0, 0, 1)
+
+    def inputs(self, batch_size: int) -> Any:
+        return self._dataset(0, lambda batch: batch.element[:1])
+
+    def with_targets(self, y: tuple[Array, ...]) -> Stream:
+        raise ValueFault(
+            f"{self.flow.kind} gives batches of samples that have no numbers: its labels are "
+            "replaced batch by batch"
+        )
+
+    def relabelled(self, outputs_of: Callable[[Any], Any], batch_size: int) -> Stream:
+        def relabelled(batch: Batch) -> Batch:
+            found = outputs_of(as_model_takes(batch.x))
+            y = tuple(found) if isinstance(found, (list, tuple)) else (found,)
+            return Batch(batch.x, y, batch.weights)
+
+        # There may be other outputs than the model's: as many as the function gives.
+        gives = tuple(Port(f"y{i}", a.shape[1:]) for i, a in enumerate(relabelled(self.first).y))
+        flow = self.flow._replace(
+            read=lambda start: (relabelled(b).element for b in self._batches(start)), native=None
+        )
+        first, labels = _look(flow, self.takes, gives)
+        return Stream(flow, self.takes, gives, first, labels, self.repeatable, self.faults)
+
+    def explain(self, error: BaseException) -> OrthwrapError | None:
+        if not self.faults:
+            return None
+        fault = self.faults[-1]
+        if isinstance(fault, OrthwrapError):
+            return fault
+        return ValueFault(f"reading a batch of {self.flow.kind} failed: {_gist(fault)}")
+
+    def _batches(self, start: int) -> Iterator[Batch]:
+        for batch in self.flow.read(start):
+            yield _parts(batch, self.takes, self.gives, self.flow.kind)
+
+    def _dataset(self, start: int, take: Callable[[Batch], tuple[Any, ...]]) -> Any:
+        """A `tf.data.Dataset` of what is taken of each batch, from a batch on."""
+        import keras
+        import tensorflow as tf
+
+        def spec(array: Array, shape: Sequence[int | None]) -> Any:
+            is_open = [d is None for d in shape] + [False] * array.ndim
+            own = (None if o else d for o, d in zip(is_open, array.shape[1:], strict=False))
+            return tf.TensorSpec((None, *own), trained_dtype(array.dtype))
+
+        def trained(array: Array) -> Array:
+            return array.astype(trained_dtype(array.dtype), copy=False)
+
+        def elements() -> Iterator[Any]:
+            try:
+                for batch in self._batches(start):
+                    yield keras.tree.map_structure(trained, take(batch))
+            except Exception as e:
+                self.faults.append(e)
+                raise
+
+        x, y, weights = self.first
+        specs = Batch(
+            tuple(spec(a, port.shape) for a, port in zip(x, self.takes, strict=True)),
+            tuple(spec(a, port.shape) for a, port in zip(y, self.gives, strict=True)),
+            tuple(spec(a, ()) for a in weights),
+        )
+        flow = tf.data.Dataset.from_generator(elements, output_signature=take(specs))
+        if self.flow.steps is not None:
+            flow = flow.apply(tf.data.experimental.assert_cardinality(self.flow.steps - start))
+        return flow.prefetch(2)
+
+
+def stream_of(
+    flow: Flow, inputs: Sequence[Port], outputs: Sequence[Port], labelled: bool
+) -> Stream:
+    """A stream whose first batches fit the model.
+
+    Raises:
+        ValueFault: there are none, or they do not fit; shapes are named.
+    """
+    takes, gives = tuple(inputs), tuple(outputs) if labelled else ()
+    first, labels = _look(flow, takes, gives)
+    again, _ = _look(flow, takes, gives, 1)
+    same = all(
+        a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+        for a, b in zip((*first.x, *first.y), (*again.x, *again.y), strict=True)
+    )
+    return Stream(flow, takes, gives, first, labels, same)
+
+
+def _look(
+    flow: Flow, takes: Sequence[Port], gives: Sequence[Port], batches: int = _LOOKED_AT
+) -> tuple[Batch, tuple[Array, ...]]:
+    """The first batch, and the labels of the first few."""
+    try:
+        read = list(islice(flow.read(0), batches))
+    except OrthwrapError:
+        raise
+    except Exception as e:  # the user's own code
+        raise ValueFault(f"reading a batch of {flow.kind} failed: {_gist(e)}") from e
+    if not read:
+        raise ValueFault(
+            f"{flow.kind} gave no batches: each epoch goes through it anew, and it must give "
+            "some each time"
+        )
+    parsed = [_parts(batch, takes, gives, flow.kind) for batch in read]
+    labels = []
+    for arrays in zip(*(batch.y for batch in parsed), strict=True):
+        alike = [a for a in arrays if a.shape[1:] == arrays[0].shape[1:]]
+        labels.append(np.concatenate(alike))
+    return parsed[0], tuple(labels)
+
+
+def _parts(batch: Any, takes: Sequence[Port], gives: Sequence[Port], where: str) -> Batch:
+    """A batch as Keras understands it: `(x, y, weights)`, `(x, y)`, `(x,)`, or x alone.
+
+    Several inputs or outputs are a tuple, or a mapping by their names. Without `gives`, labels are
+    left alone.
+    """
+    whole = tuple(batch) if isinstance(batch, (list, tuple)) else (batch,)
+    if not 1 <= len(whole) <= 3:
+        raise ValueFault(f"{where} gives batches of {len(whole)} parts; expected (x, y)")
+    if gives and len(whole) == 1:
+        raise ValueFault(f"{where} gives batches without labels; expected (x, y)")
+    x = _arrays("x", whole[0], takes, where)
+    for array, port in zip(x, takes, strict=True):
+        _check_batched(array, port, where)
+        check_input("x", array, port, where)
+    y = _arrays("y", whole[1], gives, where) if gives else ()
+    weights = whole[2] if gives and len(whole) == 3 else ()
+    if not isinstance(weights, (list, tuple)):
+        weights = (weights,)
+    found = Batch(x, y, tuple(map(np.asarray, weights)))
+    lengths = {len(array) for part in found for array in part}
+    if len(lengths) > 1:
+        raise ValueFault(
+            f"{where} gives a batch of {' and '.join(map(str, sorted(lengths)))} samples: "
+            "x and y must have as many"
+        )
+    return found
+
+
+def _arrays(letter: str, part: Any, ports: Sequence[Port], where: str) -> tuple[Array, ...]:
+    names = [port.name for port in ports]
+    if isinstance(part, Mapping):
+        if not all(name in part for name in names):
+            raise ValueFault(
+                f"{where} gives {letter} with the keys {', '.join(map(str, part)) or '(none)'}; "
+                f"expected {', '.join(names)}"
+            )
+        part = tuple(part[name] for name in names)
+    elif not isinstance(part, (list, tuple)):
+        part = (part,)
+    if len(part) != len(ports):
+        raise ValueFault(
+            f"{where} gives {len(part)} arrays as {letter}; the model has {len(ports)}: "
+            f"{', '.join(names)}"
+        )
+    arrays = []
+    for value in part:
+        try:
+            arrays.append(np.asarray(value))
+        except ValueError as e:
+            raise ValueFault(f"{where}: {letter} is no array ({e})") from e
+        check_numbers(letter, arrays[-1], where)
+    return tuple(arrays)
+
+
+def _check_batched(array: Array, port: Port, where: str) -> None:
+    is_single = array.ndim == len(port.shape) and all(
+        wanted in (None, have) for wanted, have in zip(port.shape, array.shape, strict=True)
+    )
+    if is_single:
+        raise ValueFault(
+            f"{where} gives single samples of shape {times(array.shape)}: let it give batches, "
+            "such as with batch(32)"
+        )
+
+
+def _gist(error: BaseException) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
