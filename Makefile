@@ -38,7 +38,7 @@ test-backends: $(VENV)/backends
 	KERAS_BACKEND=jax $(BIN)/pytest -n 2 --dist worksteal $(BACKEND_TESTS) -k "not test_gradient_agrees"
 
 BACKEND_TESTS := tests/test_penalties.py tests/test_lorth.py tests/test_regularizers.py \
-	tests/test_factor_auto.py tests/test_distillation.py
+	tests/test_factor_auto.py tests/test_distillation.py tests/test_schedules.py
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/bench_penalties.py

@@ -219,12 +219,15 @@ class FactorSchedule(keras.callbacks.Callback):  # type: ignore[misc]  # Keras i
     # What Keras calls
 
     def on_train_begin(self, logs: Any = None) -> None:
+        # `fit` makes its step before it calls us; a loop of one's own may have none.
+        has_step = getattr(self.model, "train_function", None) is not None
         self.start(self.model, self._length())
         self._split = split_losses(self.model)
         self._split.__enter__()
         self._split.forget_phases()
         self._split.begin("")
-        self.model.make_train_function(force=True)  # `fit` made one before it called us
+        if has_step:
+            self.model.make_train_function(force=True)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if self.by == "epoch":

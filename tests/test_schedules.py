@@ -633,6 +633,28 @@ def test_a_loop_of_ones_own() -> None:
     assert regularizer.factor == pytest.approx(FACTOR / 10)
 
 
+def test_a_loop_that_calls_callbacks() -> None:
+    """As one's own loop does, of a model that is not compiled."""
+    regularizer = orthwrap.SO(FACTOR)
+    model = keras.Sequential(
+        [layers.Input((4,)), layers.Dense(3, use_bias=False, kernel_regularizer=regularizer)]
+    )
+    callbacks = keras.callbacks.CallbackList(
+        [FactorSchedule("linear", by="step")], model=model, epochs=2, steps=2
+    )
+    factors = []
+    callbacks.on_train_begin()
+    for epoch in range(2):
+        callbacks.on_epoch_begin(epoch)
+        for batch in range(2):
+            callbacks.on_train_batch_begin(batch)
+            factors.append(regularizer.factor / FACTOR)
+            callbacks.on_train_batch_end(batch, {})
+        callbacks.on_epoch_end(epoch, {})
+    callbacks.on_train_end()
+    assert factors == pytest.approx([1, 0.75, 0.5, 0.25])
+
+
 def tensorflow_step(model: Any) -> Callable[[], None]:
     import tensorflow as tf
 
