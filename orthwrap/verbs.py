@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -179,10 +180,13 @@ def apply(
     known = custom_objects_of(custom_objects)
     settings = settings_of(training, has_data=data is not None)
     job = _Apply(tuple(rules), measure, _job(data, settings, progress), known, unsafe_lambda)
-    if not isinstance(model, (str, os.PathLike)):
-        return job.on_model(model, output, force=force, in_place=in_place, dry_run=dry_run)
-    _refuse_in_place(in_place)
-    return job.on_file(Path(model), output, force=force, dry_run=dry_run, upgrade=upgrade)
+    if in_place and settings is not None and settings.devices is not None:
+        raise UsageError("devices share a copy of the model: leave in_place out")
+    with contextlib.nullcontext() if job.job is None else job.job.on_devices():
+        if not isinstance(model, (str, os.PathLike)):
+            return job.on_model(model, output, force=force, in_place=in_place, dry_run=dry_run)
+        _refuse_in_place(in_place)
+        return job.on_file(Path(model), output, force=force, dry_run=dry_run, upgrade=upgrade)
 
 
 @dataclass(frozen=True)
@@ -299,24 +303,26 @@ def finetune(
         raise UsageError("finetune needs data")
     known = custom_objects_of(custom_objects)
     is_file = isinstance(model, (str, os.PathLike))
-    with opened(model) as source:
-        target = _target(model, output, "finetune", source.store, force)
-        surveyed = survey(source.store)
-        planned = plan_inspect(surveyed)
-        report = make_report("finetune", source, surveyed, planned, with_figures=measure)
-        if is_file:
-            with temporary_copy(source.store, source.store.root) as copy:
-                live, notes = load_compiled(
-                    copy, known, unsafe_lambda=unsafe_lambda, shown=Path(model)
-                )
-        else:
-            from orthwrap.stores.live import rebuild
+    with job.on_devices():
+        with opened(model) as source:
+            target = _target(model, output, "finetune", source.store, force)
+            surveyed = survey(source.store)
+            planned = plan_inspect(surveyed)
+            report = make_report("finetune", source, surveyed, planned, with_figures=measure)
+            if is_file:
+                with temporary_copy(source.store, source.store.root) as copy:
+                    live, notes = load_compiled(
+                        copy, known, unsafe_lambda=unsafe_lambda, shown=Path(model)
+                    )
+            else:
+                from orthwrap.stores.live import rebuild
 
-            live, notes = rebuild(source.store, ())
-    if not any(r.carries for r in report.layers):
-        notes = (*notes, "no kernel carries an orthwrap regularizer: use apply to attach one")
-    report, outcome = job.train(live, job.read(live), noted(report, notes), with_figures=measure)
-    return _trained(live, report, outcome, target, job)
+                live, notes = rebuild(source.store, ())
+        if not any(r.carries for r in report.layers):
+            notes = (*notes, "no kernel carries an orthwrap regularizer: use apply to attach one")
+        report = noted(report, notes)
+        report, outcome = job.train(live, job.read(live), report, with_figures=measure)
+        return _trained(live, report, outcome, target, job)
 
 
 # strip

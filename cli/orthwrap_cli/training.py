@@ -43,6 +43,10 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
             help="Preprocess images as this keras.applications family does: mobilenet_v2.",
         ),
     ),
+    "image_size": (
+        str,
+        _option(_DATA, metavar="HxW", help="Resize images to it, where the model takes any size."),
+    ),
     "epochs": (int, _option(_GOAL, help="Times through the data. Default: 5.")),
     "batch_size": (int, _option(_GOAL, help="Samples per step. Default: 32.")),
     "loss": (

@@ -41,6 +41,7 @@ class Samples:
         y: one array per output; () without labels.
         x_at, y_at: which row of x and of y each sample is; None: the first is the first.
         class_names: what the labels' numbers stand for, where a folder says so.
+        devices: that take an even share of each batch to train on.
     """
 
     x: Rows
@@ -48,6 +49,7 @@ class Samples:
     x_at: Array | None = None
     y_at: Array | None = None
     class_names: tuple[str, ...] = ()
+    devices: int = 1
 
     repeatable = True
 
@@ -67,19 +69,28 @@ class Samples:
             parts.append(f"{len(self.class_names)} classes: {some(self.class_names)}")
         return ", ".join(parts)
 
+    def shared_by(self, devices: int) -> Samples:
+        if self.count < devices:
+            raise ValueFault(f"{self.count} samples cannot be shared out over {devices} devices")
+        return replace(self, devices=devices)
+
     def steps(self, batch_size: int) -> int:
-        return -(-self.count // batch_size)
+        return -(-self._used(batch_size) // batch_size)
+
+    def _used(self, batch_size: int) -> int:
+        """How many samples of an epoch are trained on."""
+        return self.count - self.count % batch_size % self.devices
 
     def training(
         self, batch_size: int, seed: int, start_epoch: int, start_step: int, epochs: int
     ) -> Any:
         import tensorflow as tf
 
-        count = self.count
+        count, used = self.count, self._used(batch_size)
 
         def rows_of(epoch: Any) -> tuple[Array, Array]:
             skipped = start_step * batch_size if epoch == start_epoch else 0
-            return self._rows(order(count, seed, int(epoch))[skipped:])
+            return self._rows(order(count, seed, int(epoch))[skipped:used])
 
         def one_epoch(epoch: Any) -> Any:
             x_rows, y_rows = tf.numpy_function(

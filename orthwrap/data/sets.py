@@ -25,6 +25,7 @@ class Set(Protocol):
     @property
     def class_names(self) -> tuple[str, ...]: ...
     def describe(self) -> str: ...
+    def shared_by(self, devices: int) -> Set: ...
     def steps(self, batch_size: int) -> int | None: ...
     def training(
         self, batch_size: int, seed: int, start_epoch: int, start_step: int, epochs: int
@@ -89,6 +90,14 @@ class Data:
     def repeatable(self) -> bool:
         """Whether the order of samples depends on seed and epoch alone."""
         return self.train.repeatable
+
+    def shared_by(self, devices: int) -> Data:
+        """For so many devices: each takes an even share of every batch that is trained on.
+
+        An epoch's last batch loses what cannot be shared out, other samples in every epoch. A
+        stream has batches of its own.
+        """
+        return replace(self, train=self.train.shared_by(devices))
 
     def describe(self) -> str:
         """Shapes, dtypes, numbers of samples and classes in one line."""

@@ -239,6 +239,9 @@ class Stream:
     def inputs(self, batch_size: int) -> Any:
         return self._dataset(0, lambda batch: batch.element[:1])
 
+    def shared_by(self, devices: int) -> Stream:
+        return self
+
     def with_targets(self, y: tuple[Array, ...]) -> Stream:
         raise ValueFault(
             f"{self.flow.kind} gives batches of samples that have no numbers: its labels are "

@@ -153,6 +153,8 @@ def finetune(
         else:
             why = compile_model(model, data, settings)
         choices += (f"data: {data.describe()}", *why)
+        if settings.devices is not None:
+            choices += (f"on {settings.devices} devices, each with its share of a batch",)
         words = _words(model, data, session)
         state = session.state or State(0, 0, session.seed, words)
         if session.state is not None and session.folder is not None:

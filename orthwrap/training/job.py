@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from orthwrap.data import Data
 from orthwrap.records import Report
 from orthwrap.reports import with_trained
 from orthwrap.stores.live import LiveStore
+from orthwrap.training.devices import on_devices
 from orthwrap.training.factors import Place, with_resolved
 from orthwrap.training.fit import Progress, Session, begin, finetune
 from orthwrap.training.ports import read_data
@@ -35,6 +37,10 @@ class Job:
     def of(cls, source: Any, settings: Settings, progress: Progress | None) -> Job:
         """Ready to begin; checks first where the run will write."""
         return cls(begin(settings), source, progress)
+
+    def on_devices(self) -> AbstractContextManager[None]:
+        """Where the model is to be made, read and trained."""
+        return on_devices(self.session.settings)
 
     def read(self, model: Any) -> Data:
         """The data, checked against the model."""

@@ -32,13 +32,16 @@ def ports(model: Any) -> tuple[list[Port], list[Port]]:
 def read_data(model: Any, source: Any, settings: Settings, seed: int) -> Data:
     """The data, checked against the model's inputs and outputs."""
     inputs, outputs = ports(model)
-    words = {
-        "validation": settings.validation,
-        "validation_split": settings.validation_split,
-        "rescale": settings.rescale,
-        "preprocessing": settings.preprocessing,
-    }
-    given: dict[str, Any] = {k: v for k, v in words.items() if v is not None}
-    if settings.validation_split is not None:
-        given["seed"] = seed
-    return load(source, inputs, outputs, labelled=not settings.distill, **given)
+    data = load(
+        source,
+        inputs,
+        outputs,
+        validation=settings.validation,
+        validation_split=settings.validation_split,
+        seed=seed,
+        rescale=settings.rescale,
+        preprocessing=settings.preprocessing,
+        image_size=settings.image_size,
+        labelled=not settings.distill,
+    )
+    return data if settings.devices is None else data.shared_by(settings.devices)

@@ -32,6 +32,8 @@ class TrainingWords(TypedDict, total=False):
         validation_split: the share of `data` that is held out instead, between 0 and 1.
         rescale: what the pixels of an image folder are multiplied with, such as `"1/255"`.
         preprocessing: the `keras.applications` family whose preprocessing images get instead.
+        image_size: height and width of images, `(224, 224)` or `"224x224"`, where the model takes
+            any.
         loss: a Keras loss, by name or as an object; None takes the model's own, or one that
             follows from outputs and labels.
         optimizer: a Keras optimizer, by name or as an object; None takes the model's own, or Adam.
@@ -65,6 +67,7 @@ class TrainingWords(TypedDict, total=False):
     validation_split: float | None
     rescale: float | str | None
     preprocessing: str | None
+    image_size: Any
     loss: Any
     optimizer: Any
     metric: Any
@@ -99,6 +102,7 @@ class Settings:
     validation_split: float | None = None
     rescale: float | str | None = None
     preprocessing: str | None = None
+    image_size: Any = None
     loss: Any = None
     optimizer: Any = None
     metric: tuple[Any, ...] = ()
