@@ -30,7 +30,10 @@ class FactorSchedule(keras.callbacks.Callback):  # type: ignore[misc]  # Keras i
         ramp = orthwrap.FactorSchedule("warmup:500, cosine:0.1", by="step", target="all-conv")
         decay = orthwrap.FactorSchedule(keras.optimizers.schedules.ExponentialDecay(1.0, 10, 0.9))
 
-    While it trains, the logs have `task_loss` and `penalty` beside `loss`, their sum; `val_…` too.
+    While it trains, the logs have `task_loss` and `penalty` beside `loss`, their sum; `val_…` too
+    (not of a model whose `metrics` are a list of its own, or whose `train_step` does without
+    `compute_loss`).
+
     `regularizer.factor` and configs give the factor of the moment, so a file that a
     `ModelCheckpoint` writes holds a plain number. When training ends, the last factor becomes the
     regularizer's own. The object remembers the factors it began with: a second `fit` with it goes
@@ -48,7 +51,8 @@ class FactorSchedule(keras.callbacks.Callback):  # type: ignore[misc]  # Keras i
             `LearningRateSchedule`.
         by: `"epoch"` (default): the position is the number of epochs done, and the factor changes
             as each begins. `"step"`: the number of batches done; with `steps_per_execution`
-            above 1 the factor changes as each execution begins.
+            above 1 the factor changes as each execution begins. On JAX each change hands the
+            steps' state back to the model: milliseconds, where that has hundreds of variables.
         target, exclude: patterns (see `orthwrap.patterns`) of the layers whose regularizers it
             moves, of kernels and of activities. None, the default, moves all of orthwrap's.
 
@@ -278,7 +282,9 @@ class FactorSchedule(keras.callbacks.Callback):  # type: ignore[misc]  # Keras i
 
 
 def _patterns(words: Any) -> tuple[Pattern, ...]:
-    """One pattern or several."""
+    """One pattern or several; None is no pattern."""
+    if words is None:
+        return ()
     several = (words,) if isinstance(words, str) or callable(words) else words
     return tuple(parse(word) for word in several)
 

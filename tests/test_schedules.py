@@ -363,6 +363,7 @@ PICTURES = np.ones((4, 4, 4, 2), "float32"), np.zeros((4, 2), "float32")
     ("words", "moved"),
     [
         ({}, "conv dense activity"),
+        ({"exclude": None}, "conv dense activity"),
         ({"target": "all-conv"}, "conv"),
         ({"target": "class:Dense"}, "dense activity"),
         ({"target": ["dense@activity", "re:co.*"]}, "conv activity"),
