@@ -9,7 +9,7 @@ import contextlib
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from orthwrap.stores import hdf5
 from orthwrap.stores.files import is_hdf5, open_file
 from orthwrap.stores.replacing import replacing, scratch_folder
 from orthwrap.upgrades.h5_file import STATE_ASIDE
-from orthwrap.upgrades.training import spelled_out
+from orthwrap.upgrades.training import spelled_out, without_metrics
 from orthwrap.walker import Node
 
 
@@ -81,7 +81,7 @@ def load_compiled(
     """
     shown = shown or path
     try:
-        return _load(path, shown, custom_objects, unsafe_lambda, {})
+        return _load(path, shown, custom_objects, unsafe_lambda, {}, without_unknown_metrics=True)
     except OrthwrapError as e:
         try:
             model, _ = _load(path, shown, custom_objects, unsafe_lambda, {"compile": False})
@@ -96,6 +96,7 @@ def _load(
     custom_objects: CustomObjects | None,
     unsafe_lambda: bool,
     kwargs: Mapping[str, Any],
+    without_unknown_metrics: bool = False,
 ) -> tuple[Any, tuple[str, ...]]:
     given = custom_objects_of(custom_objects)
     root = _config_of(path, compiled=kwargs.get("compile", True))
@@ -105,6 +106,9 @@ def _load(
     import orthwrap.regularizers  # noqa: F401  # registers the classes
 
     given = _known_objects(root, given, shown)
+    notes: tuple[str, ...] = ()
+    if without_unknown_metrics and is_hdf5(path):
+        root, notes = _without_unknown_metrics(root, given)
     try:
         with _quiet_keras(), _readable(path, root) as readable:
             model = keras.models.load_model(
@@ -117,9 +121,8 @@ def _load(
         if ours is not None:
             raise type(ours)(str(ours)) from e
         raise FileFault(f"Keras cannot load {shown}: {_first_line(e)}") from e
-    notes: tuple[str, ...] = ()
     if is_hdf5(path) and getattr(model, "compiled", False) and model.optimizer is not None:
-        notes = _restore_optimizer(model, path)
+        notes += _restore_optimizer(model, path)
     return model, notes
 
 
@@ -136,26 +139,61 @@ def _config_of(path: Path, compiled: bool) -> Node:
     if not compiled:
         root.pop(needs.COMPILED, None)
     elif store.format == "h5":
-        with hdf5.open_hdf5(path) as f, contextlib.suppress(ValueError):
-            training = json.loads(hdf5.text(f, "training_config") or "null")
-            root[needs.COMPILED] = training if isinstance(training, dict) else None
+        root[needs.COMPILED] = _training_of(path)
     return root
 
 
 @contextlib.contextmanager
 def _readable(path: Path, root: Node) -> Iterator[Path]:
-    """The file, or a copy whose losses are named as Keras can read them from an `.h5`."""
+    """The file, or a copy that is compiled as `root` says, in names that Keras can read.
+
+    Only an `.h5` needs it; its losses must not be abbreviated.
+    """
     training = root.get(needs.COMPILED)
-    if not is_hdf5(path) or not training or spelled_out(training) == training:
+    wanted = spelled_out(training) if training and is_hdf5(path) else None
+    if wanted is None or wanted == _training_of(path):
         yield path
         return
     with scratch_folder() as folder:
         copy = folder / f"model{path.suffix}"
         shutil.copyfile(path, copy)
         with hdf5.open_hdf5(copy, "r+") as f:
-            text = json.dumps(spelled_out(training))
-            f.attrs.create("training_config", text, dtype=h5py.string_dtype())
+            f.attrs.create("training_config", json.dumps(wanted), dtype=h5py.string_dtype())
         yield copy
+
+
+def _training_of(path: Path) -> dict[str, Any] | None:
+    """How an `.h5` says that its model was compiled; None where it says nothing readable."""
+    with hdf5.open_hdf5(path) as f, contextlib.suppress(ValueError):
+        training = json.loads(hdf5.text(f, "training_config") or "null")
+        return training if isinstance(training, dict) else None
+    return None
+
+
+def _without_unknown_metrics(root: Node, given: Mapping[str, Any]) -> tuple[Node, tuple[str, ...]]:
+    """The config without metrics that only `fit` would find to be unknown; and what they were."""
+    import keras
+
+    dropped: dict[str, None] = {}
+
+    def is_known(name: str) -> bool:
+        if name in given or name in ("accuracy", "acc", "crossentropy", "ce"):
+            return True
+        with contextlib.suppress(Exception):  # Keras raises one or another for an unknown name
+            return keras.metrics.get(name) is not None
+        dropped[name] = None
+        return False
+
+    training = without_metrics(root.get(needs.COMPILED) or {}, is_known)
+    if not dropped:
+        return root, ()
+    named = ", ".join(map(repr, dropped))
+    note = (
+        f"the file's metric{'s' if len(dropped) > 1 else ''} {named} {_are(dropped)} not known "
+        "here, so left out: give --custom-objects package.module:Name to keep "
+        f"{'them' if len(dropped) > 1 else 'it'}"
+    )
+    return {**root, needs.COMPILED: training}, (note,)
 
 
 def _refuse_code(root: Node, shown: Path, unsafe_lambda: bool) -> None:
@@ -220,10 +258,9 @@ def _known_objects(root: Node, given: dict[str, Any], shown: Path) -> dict[str, 
             f"{name!r} (in {_listed(tuple(places), _MOST_PLACES)})"
             for name, places in users.items()
         )
-        verb = "is" if len(users) == 1 else "are"
         raise FileFault(
-            f"Keras cannot load {shown}: it needs {listed}, which {verb} not known here: give "
-            "--custom-objects package.module:Name (custom_objects= in Python)"
+            f"Keras cannot load {shown}: it needs {listed}, which {_are(users)} not known here: "
+            "give --custom-objects package.module:Name (custom_objects= in Python)"
         )
     return found
 
@@ -235,6 +272,10 @@ _NAMESPACES = (
 )
 _MODELS = frozenset(("functional", "model", "sequential"))
 _MOST_PLACES = 10
+
+
+def _are(things: Sized) -> str:
+    return "is" if len(things) == 1 else "are"
 
 
 def _listed(names: Sequence[str], most: int) -> str:

@@ -118,3 +118,22 @@ def test_abbreviated_losses_of_keras_3(tmp_path: Path, loss: Any) -> None:
     assert result.report.warnings == ()
     assert result.model.compiled
     assert source.read_bytes() == before
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_metric_that_nobody_knows_is_left_out(tmp_path: Path) -> None:
+    def qscore(truth: Any, said: Any) -> Any:
+        return keras.ops.mean(truth - said)
+
+    state = numbered([np.int64(7), *slots(1), *slots(3)])
+    path = file_with_state(tmp_path / "m.h5", ADAM, state)
+    with h5py.File(path, "r+") as f:
+        training = json.loads(f.attrs["training_config"])
+        f.attrs["training_config"] = json.dumps({**training, "metrics": ["qscore", "mae"]})
+    model, (note,) = load_compiled(path)
+    assert "metric 'qscore' is not known here, so left out" in note
+    model.fit(np.ones((4, 6)), np.ones((4, 3)), verbose=0)
+    assert int(model.optimizer.iterations) == 8
+    model, notes = load_compiled(path, {"qscore": qscore})
+    assert notes == ()
+    assert "qscore" in model.evaluate(np.ones((4, 6)), np.ones((4, 3)), return_dict=True)

@@ -135,6 +135,17 @@ def spelled_out(config: Config) -> Config:
     return {**config, "loss": _each(config.get("loss"), one_loss, Run((3, 0), "", None))}
 
 
+def without_metrics(config: Config, is_known: Callable[[str], bool]) -> Config:
+    """A `training_config` without the metrics whose names are not known."""
+
+    def one_metric(value: Any) -> Any:
+        return None if isinstance(value, str) and not is_known(value) else value
+
+    run = Run((3, 0), "", None)
+    keys = [key for key in ("metrics", "weighted_metrics") if config.get(key) is not None]
+    return {**config, **{key: _each(config[key], one_metric, run) for key in keys}}
+
+
 def modernise_compile(config: Any, run: Run) -> Config | None:
     """`compile_config` of a `.keras`, where objects name their modules."""
     if not isinstance(config, dict) or not config:
