@@ -262,7 +262,7 @@ def _cells(
 def _room(width: int, headers: Sequence[str], rows: Sequence[Sequence[Text]]) -> int:
     """The columns that are left for names."""
     widths: list[int] = [
-        max(len(header), *(cell.cell_len for cell in cells))
+        max([len(header), *(cell.cell_len for cell in cells)])
         for header, *cells in zip(headers, *rows, strict=True)
     ]
     return width - sum(min(w, _FOLDED) + _BETWEEN for w in widths)
@@ -306,7 +306,7 @@ def _carried(record: LayerRecord, command: str, wide: bool) -> Text:
     style = _STYLES[record.decision]
     if record.regularizer is not None:
         r = record.regularizer
-        text = Text(f"{r.name} {r.factor:g}", style=style)
+        text = Text(f"{r.name} {r.factor:.3g}", style=style)
         if record.previous and not wide:
             text = Text.assemble((f"{record.previous} → ", "dim"), text)
         if r.scale == "preserve":

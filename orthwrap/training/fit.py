@@ -153,7 +153,7 @@ def finetune(
         else:
             why = compile_model(model, data, settings)
         choices += (f"data: {data.describe()}", *why)
-        if settings.devices is not None:
+        if settings.devices not in (None, 1):
             choices += (f"on {settings.devices} devices, each with its share of a batch",)
         words = _words(model, data, session)
         state = session.state or State(0, 0, session.seed, words)
@@ -262,7 +262,8 @@ def _schedules(
         made.append(FactorSchedule.of(chosen, schedule, by=settings.schedule_by))
     if settings.schedule is not None:
         rest = [r for r in regularizers_in(model) if id(r) not in taken]
-        made.append(FactorSchedule.of(rest, settings.schedule, by=settings.schedule_by))
+        if rest or not taken:
+            made.append(FactorSchedule.of(rest, settings.schedule, by=settings.schedule_by))
     for schedule in made:
         schedule.resume_at(state.step, data.steps(settings.batch_size), settings.epochs)
     return made

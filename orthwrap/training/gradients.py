@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from keras.src.losses.loss import unscale_loss_for_distribution
 from numpy.typing import NDArray
 
 from orthwrap.regularizers import Attached, OrthogonalityRegularizer, from_attachment
@@ -103,7 +104,7 @@ def task_gradients(
         y_pred = model(x, **flag)
         total = model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weight, training=True)
         model._clear_losses()
-        return total
+        return unscale_loss_for_distribution(total)  # no device takes its share here
 
     gradient = gradients_of(loss, variables, model.variables)
     for batch in batches:
@@ -170,6 +171,7 @@ def _with_tape(function: Callable[..., Tensor]) -> Callable[..., Sequence[Any]]:
     import tensorflow as tf
 
     def call(values: list[Tensor], *rest: Any) -> Sequence[Any]:
+        values = [tf.convert_to_tensor(v) for v in values]  # variables of several devices stay so
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
             result = function(values, *rest)
