@@ -79,6 +79,12 @@ def test_a_report_stays_within_the_screen(width: int, suffix: str, tmp_path: Any
         assert any(line.startswith("outer/inner/") or line == "outer/inner/" for line in lines)
 
 
+def test_models_without_kernels() -> None:
+    report = orthwrap.compare(small_file(".h5"), small_file(".h5"), measure=False)
+    empty = replace(report, layers=())
+    assert "0 kernels: none; the same regularizers" in screen(render_compare(empty, 80), 80)
+
+
 def test_upgrades_are_a_table() -> None:
     report = replace(
         orthwrap.inspect(small_file(".h5")),
