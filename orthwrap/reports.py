@@ -143,8 +143,9 @@ def with_trained(report: Report, trained: Store, *, with_figures: bool) -> Repor
 def _as_trained(
     record: LayerRecord, kernel: Kernel, attachment: Attachment | None, with_figures: bool
 ) -> LayerRecord:
-    if record.trainable and not kernel.layer.trainable and record.carries:
-        record = replace(record, reason=f"{record.reason}; {FROZEN}")
+    if record.carries and record.trainable != kernel.layer.trainable:
+        told = record.reason.replace(f"; {FROZEN}", "")
+        record = replace(record, reason=told if kernel.layer.trainable else f"{told}; {FROZEN}")
     if record.regularizer is not None and attachment is not None:
         record = replace(record, regularizer=attachment.record())
     if record.before is not None and with_figures:
