@@ -240,6 +240,25 @@ def test_crossentropy_of_logits_is_told_so() -> None:
     assert same(named.model, found.model)
 
 
+@pytest.mark.parametrize("loss", ["categorical_crossentropy", "sparse_categorical_crossentropy"])
+@pytest.mark.parametrize("kind", ["numbers", "column", "one-hot"])
+def test_labels_become_what_the_models_own_loss_takes(loss: str, kind: str) -> None:
+    (x, y), (x_val, y_val) = classes(), classes(20, 1)
+    form = {
+        "numbers": lambda a: a,
+        "column": lambda a: a[:, None],
+        "one-hot": np.eye(3).__getitem__,
+    }
+    model = models.dense()
+    model.compile("sgd", loss)
+    words: dict[str, Any] = {"epochs": 1, "seed": 0}
+    shaped = orthwrap.apply(model, data=(x, form[kind](y), x_val, form[kind](y_val)), **words)
+    takes = np.eye(3)[y] if loss.startswith("cat") else y
+    plain = orthwrap.apply(model, data=(x, takes), **words)
+    assert same(shaped.model, plain.model)
+    assert "val_task_loss" in training_of(shaped).history
+
+
 def test_metrics_can_be_named() -> None:
     result = orthwrap.apply(
         models.dense(),

@@ -27,7 +27,6 @@ def compile_model(model: Any, data: Data, settings: Settings) -> tuple[str, ...]
         ValueFault: an unknown loss, optimizer or metric; labels that fit no loss, or lie outside
             the classes.
     """
-    _, outputs = ports(model)
     own = model._compile_config.config if _can_train(model) else None
     loss, metrics, chosen = _objective(model, data, settings, own is not None)
     optimizer, why = choose_optimizer(model, settings)
@@ -43,7 +42,6 @@ def compile_model(model: Any, data: Data, settings: Settings) -> tuple[str, ...]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model.compile(**kept | ({"auto_scale_loss": False} if scaled else {}))
-    _check_labels(data, outputs, model)
     return (*chosen, why, *settle_optimizer(model, settings))
 
 
@@ -187,19 +185,6 @@ def _can_train(model: Any) -> bool:
     has_own_way = type(model).compute_loss is not keras.Model.compute_loss
     has_own_way = has_own_way or type(model).train_step is not keras.Model.train_step
     return model.loss is not None or has_own_way
-
-
-def _check_labels(data: Data, outputs: list[Port], model: Any) -> None:
-    """Class numbers against the classes, where the model's own loss is about class numbers."""
-    losses = loss_of_each(model.loss, outputs)
-    for arrays in (data.labels, data.validation_labels):
-        for labels, port, loss in zip(arrays, outputs, losses, strict=False):
-            classes = port.shape[-1] if port.shape else None
-            if classes is None or "sparse_categorical" not in loss_names(loss).replace(" ", "_"):
-                continue
-            counted = labels[labels != getattr(loss, "ignore_class", None)]
-            if counted.size:
-                objectives.check_classes(counted, classes, port.name)
 
 
 def loss_of_each(loss: Any, outputs: list[Port]) -> list[Any]:

@@ -45,6 +45,7 @@ from orthwrap.training.factors import (
 )
 from orthwrap.training.freezing import freeze
 from orthwrap.training.interrupts import Interrupts
+from orthwrap.training.labels import fit_labels
 from orthwrap.training.logs import check_log
 from orthwrap.training.losses import split_losses
 from orthwrap.training.run import Outcome, Run, regularizers_in
@@ -152,6 +153,8 @@ def finetune(
             data, why = _distilled(stack, model, data, settings)
         else:
             why = compile_model(model, data, settings)
+            data, notes = fit_labels(model, data)
+            why += notes
         choices += (f"data: {data.describe()}", *why)
         if settings.devices not in (None, 1):
             choices += (f"on {settings.devices} devices, each with its share of a batch",)

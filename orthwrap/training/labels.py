@@ -1,0 +1,73 @@
+"""Labels as the loss takes them, and class numbers that there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from orthwrap.data import Data, Port
+from orthwrap.training import objectives
+from orthwrap.training.compiling import loss_names, loss_of_each
+from orthwrap.training.ports import ports
+
+
+def fit_labels(model: Any, data: Data) -> tuple[Data, tuple[str, ...]]:
+    """The data with class numbers as one-hot labels, or the other way, as the loss takes them.
+
+    Streams keep their labels. Says so where any were changed.
+
+    Raises:
+        ValueFault: a class number that has no output of its own.
+    """
+    _, outputs = ports(model)
+    losses = loss_of_each(model.loss, outputs)
+    pairs = list(zip(losses, outputs, strict=True))
+
+    def fitted(arrays: tuple[Any, ...]) -> list[Any]:
+        return [_as_taken(a, *pair) for a, pair in zip(arrays, pairs, strict=True)]
+
+    parts = [data.labels, data.validation_labels] if data.is_kept else []
+    now = [fitted(part) if part else None for part in parts]
+    notes: tuple[str, ...] = ()
+    if any(_differ(a, b) for a, b in zip(now, parts, strict=True)):
+        data = data.with_targets(now[0] or (), now[1])
+        notes = ("labels: between class numbers and one-hot, as the loss takes them",)
+    for part in (data.labels, data.validation_labels):
+        for labels, loss, port in zip(part, losses, outputs, strict=False):
+            _check(labels, loss, port)
+    return data, notes
+
+
+def _differ(now: list[Any] | None, before: tuple[Any, ...]) -> bool:
+    return now is not None and any(a is not b for a, b in zip(now, before, strict=True))
+
+
+def _as_taken(labels: Any, loss: Any, port: Port) -> Any:
+    classes = port.shape[-1] if len(port.shape) == 1 else None
+    name = _name(loss)
+    if classes is None or classes < 2 or "categorical_crossentropy" not in name:
+        return labels
+    if "sparse" in name:
+        is_one_hot = labels.shape[1:] == (classes,) and bool(
+            np.all((labels == 0) | (labels == 1)) and np.all(labels.sum(axis=-1) == 1)
+        )
+        return labels.argmax(axis=-1) if is_one_hot else labels
+    if labels.shape[1:] not in ((), (1,)) or not np.all(labels % 1 == 0):
+        return labels
+    objectives.check_classes(labels, classes, port.name)
+    return np.eye(classes, dtype="float32")[labels.reshape(-1).astype(int)]
+
+
+def _check(labels: Any, loss: Any, port: Port) -> None:
+    """Class numbers against the classes, where the loss is about class numbers."""
+    classes = port.shape[-1] if port.shape else None
+    if classes is None or "sparse_categorical" not in _name(loss):
+        return
+    counted = labels[labels != getattr(loss, "ignore_class", None)]
+    if counted.size:
+        objectives.check_classes(counted, classes, port.name)
+
+
+def _name(loss: Any) -> str:
+    return loss_names(loss).replace(" ", "_")
