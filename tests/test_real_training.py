@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import pytest
 from keras import layers
+from skimage import data as photographs
 from sklearn.datasets import load_digits
 
 import orthwrap
 from orthwrap.training.distillation import SOFTMAX, agreement, outputs_of
+from tests.conftest import REAL_MODELS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -129,3 +132,56 @@ def test_the_original_teaches_it_on_pictures_without_labels(plain: tuple[Any, Di
     teacher, student = (outputs_of(m)(data.x_out) for m in (original, result.model))
     assert agreement(teacher, student, [SOFTMAX]) >= 0.99
     assert result.model.loss == original.loss
+
+
+# A network of others
+
+
+MASKS = REAL_MODELS / "facemask_mobilenetv2.h5"
+
+
+def patches(count: int, side: int) -> Array:
+    """Squares of photographs that ship inside scikit-image, as MobileNetV2 takes them."""
+    whole = [getattr(photographs, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")]
+    rng = np.random.default_rng(0)
+    found = []
+    for i in range(count):
+        image = whole[i % len(whole)]
+        top, left = (rng.integers(0, size - side + 1) for size in image.shape[:2])
+        found.append(image[top : top + side, left : left + side])
+    return np.stack(found).astype("float32") / 127.5 - 1.0
+
+
+@pytest.mark.skipif(not MASKS.exists(), reason="the real models are not here")
+def test_frozen_layers_of_an_old_file_are_trained_on_photographs(tmp_path: Path) -> None:
+    """The last block and the head of a MobileNetV2, which its file has frozen."""
+    x = patches(24, 224)
+    result = orthwrap.apply(
+        MASKS,
+        tmp_path / "out.h5",
+        target="re:block_16_(expand|project)|Conv_1",
+        scale="preserve",
+        data={"x": x},
+        distill=True,
+        factor="auto",
+        unfreeze="re:block_16_(expand|project)|Conv_1",
+        freeze_batchnorm=True,
+        rho=3.0,
+        optimizer=keras.optimizers.Adam(5e-4),
+        epochs=8,
+        batch_size=8,
+        seed=0,
+    )
+    selected = [r for r in result.report.layers if r.carries]
+    assert [r.path for r in selected] == ["block_16_expand", "block_16_project", "Conv_1"]
+    for record in selected:
+        assert record.before is not None
+        assert record.after is not None
+        assert record.after.scaled_residual < record.before.scaled_residual / 1.8
+        assert "factor auto: " in record.reason
+        assert "frozen" not in record.reason
+    training = result.report.training
+    assert training is not None
+    assert training.metrics_before["agreement"] == 1.0
+    assert training.metrics_after["agreement"] >= 0.8
+    assert orthwrap.inspect(tmp_path / "out.h5").summary["regularized"] == 3
