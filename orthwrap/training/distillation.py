@@ -229,6 +229,7 @@ def outputs_of(model: Any) -> Callable[[Any], tuple[Array, ...]]:
     """What gives the model's outputs on one batch of inputs, in the order of its outputs."""
 
     def call(x: Any) -> tuple[Array, ...]:
+        x = keras.tree.map_structure(_native, x)
         found = keras.tree.flatten(model.predict_on_batch(x))
         # float16 is not fine enough for what is compared, and NumPy has no bfloat16.
         return tuple(
@@ -236,6 +237,11 @@ def outputs_of(model: Any) -> Callable[[Any], tuple[Array, ...]]:
         )
 
     return call
+
+
+def _native(array: Any) -> Any:
+    """Another backend's tensors, such as tf.data gives, as arrays."""
+    return array if ops.is_tensor(array) else np.asarray(array)
 
 
 def teacher_outputs(model: Any, batches: Iterable[Any]) -> tuple[Array, ...]:
