@@ -239,6 +239,22 @@ def test_a_model_that_was_not_compiled_is_not_afterwards(tmp_path: Path) -> None
     model.fit(x, np.zeros((16, 3)), verbose=0)
 
 
+def test_noise_is_off_meanwhile_and_an_exact_copy_stays_one() -> None:
+    inputs = layers.Input((6,))
+    x = layers.Dropout(0.5, name="drop")(layers.GaussianNoise(0.7, name="noise")(inputs))
+    x = layers.SpatialDropout1D(0.4, name="whole")(layers.Reshape((3, 2), name="shape")(x))
+    outputs = layers.Dense(3, activation="softmax")(layers.Flatten(name="flat")(x))
+    model = models.randomized(keras.Model(inputs, outputs))
+    losses, lines = distillation_losses(model)
+    assert lines[-1] == "dropout and other noise: off while the copy imitates the original"
+    x = drawn(32, 6)
+    with imitating(model, losses, keras.optimizers.SGD(0.1)):
+        logs = model.fit(x, teacher_outputs(model, [x])[0], verbose=0).history
+    assert logs["loss"][0] == pytest.approx(0.0, abs=1e-5)
+    assert model.get_layer("noise").stddev == 0.7
+    assert [model.get_layer(n).rate for n in ("drop", "whole")] == [0.5, 0.4]
+
+
 def test_an_error_on_the_way_leaves_it_as_it_was() -> None:
     model = compiled(several())
     config = model.get_compile_config()

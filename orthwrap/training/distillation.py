@@ -143,6 +143,8 @@ def distillation_losses(
         f"{_how(kind, temperature)}"
         for port, kind in zip(outputs, kinds, strict=True)
     ]
+    if _noise_in(model):
+        lines.append("dropout and other noise: off while the copy imitates the original")
     return [_loss(kind, temperature) for kind in kinds], tuple(lines)
 
 
@@ -165,6 +167,8 @@ def _how(kind: str, temperature: float) -> str:
 class imitating:
     """While active, the model is compiled to imitate; afterwards it is as it was compiled before.
 
+    Dropout and other noise is off meanwhile: to an exact copy it is the whole of the gradient, and
+    leads a deep network away from its teacher within a few steps.
     It is trained by its own optimizer, which goes on from the state it has; without one by Adam.
     Of the training, the optimizer alone stays, and only where the model was compiled: a file
     that is saved afterwards names none of the losses here.
@@ -196,6 +200,9 @@ class imitating:
 
     def __enter__(self) -> None:
         model = self._model
+        self._noise = [(layer, name, getattr(layer, name)) for layer, name in _noise_in(model)]
+        for layer, name, _ in self._noise:
+            setattr(layer, name, 0.0)
         held = vars(model)
         self._before = {name: held[name] for name in self._STATE if name in held}
         own = getattr(model, "optimizer", None)
@@ -212,6 +219,8 @@ class imitating:
 
     def __exit__(self, *error: object) -> None:
         model = self._model
+        for layer, name, strength in self._noise:
+            setattr(layer, name, strength)
         held = vars(model)
         trained = model.optimizer
         for name in self._STATE:
@@ -220,6 +229,27 @@ class imitating:
         if self._before.get("optimizer") is not None:
             set_optimizer(model, trained)
         forget_compiled_steps(model)
+
+
+def _noise_in(model: Any) -> list[tuple[Any, str]]:
+    """The layers that add noise in training, and what says how much."""
+    found = []
+    for layer in model._flatten_layers():
+        if isinstance(layer, _DROPOUTS):
+            found.append((layer, "rate"))
+        elif isinstance(layer, keras.layers.GaussianNoise):
+            found.append((layer, "stddev"))
+    return found
+
+
+_DROPOUTS = (
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+    keras.layers.GaussianDropout,
+    keras.layers.AlphaDropout,
+)
 
 
 # The teacher's outputs, and how near the copy's are
