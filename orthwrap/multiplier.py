@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+MULTIPLIER = "factor_multiplier"  # what its variable is called
+
 
 class Multiplier(keras.random.SeedGenerator):  # type: ignore[misc]  # Keras is untyped
     """A number that training steps read as state, so that it moves without retracing.
@@ -23,7 +25,7 @@ class Multiplier(keras.random.SeedGenerator):  # type: ignore[misc]  # Keras is 
     """
 
     def __init__(self, model: Any, owner: Any = None, value: float = 1.0) -> None:
-        self.name = "factor_multiplier"
+        self.name = MULTIPLIER
         self.owner = owner
         self._model = model
         self.value = value

@@ -196,8 +196,10 @@ class OrthogonalityRegularizer(_Regularizer):
             g, rows = activity.gram(x)
             if self.penalty == "srip":
                 start = self._signs((g.shape[-1], 1), count, x.dtype)
-                return activity.srip(g, rows, start, self.attachment.option("steps"))
-            return activity.PENALTIES[self.penalty](g, rows)
+                value = activity.srip(g, rows, start, self.attachment.option("steps"))
+            else:
+                value = activity.PENALTIES[self.penalty](g, rows)
+            return value / _replicas()
         layout = self._layout_for(tuple(x.shape))
         if self.attachment.alpha != 1.0:
             x = x / self.attachment.alpha
@@ -237,6 +239,18 @@ class OrthogonalityRegularizer(_Regularizer):
         if isinstance(by_rank, str):
             raise ValueFault(f"{by_rank}; got shape {shape}: give the regularizer a layout")
         return by_rank
+
+
+def _replicas() -> int:
+    """Over how many devices TensorFlow shares a batch.
+
+    Keras divides a penalty of outputs by the samples of a device, which are fewer by as much.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
 def _register(cls: type[_Regularizer]) -> Any:

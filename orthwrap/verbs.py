@@ -49,11 +49,13 @@ class Result:
         model: the new `keras.Model`; None where a file became a file.
         output: the file written, or None.
         report: what was done, layer by layer.
+        process: which of several processes that train together this is; all but 0 write nothing.
     """
 
     model: Any
     output: Path | None
     report: Report
+    process: int = 0
 
 
 # inspect
@@ -514,8 +516,10 @@ def _saved(model: Any, report: Report, target: Path | None) -> Result:
 
 def _trained(model: Any, report: Report, outcome: Outcome, target: Path | None, job: Job) -> Result:
     """The trained model, saved; where the run was cut short, saved where it harms nothing."""
+    if not job.processes.writes:
+        target = None
     if not (outcome.fault or outcome.interrupted):
-        return _saved(model, report, target)
+        return replace(_saved(model, report, target), process=job.processes.index)
     folder = job.session.settings.checkpoint_dir
     if outcome.interrupted and folder is not None:
         raise Interrupted(

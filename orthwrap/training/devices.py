@@ -1,26 +1,32 @@
-"""Training on several devices of one machine, by Keras's own means."""
+"""Training on several devices, of one process or of many, by Keras's own means."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
 
 from orthwrap.errors import OrthwrapError, UsageError, ValueFault
+from orthwrap.training.processes import Processes, ask_for_cpus
 from orthwrap.training.settings import Settings
 
 
 @contextlib.contextmanager
-def on_devices(settings: Settings) -> Iterator[None]:
+def on_devices(settings: Settings, processes: Processes) -> Iterator[None]:
     """While active, models that are made are spread over so many devices.
 
     TensorFlow mirrors the model (`tf.distribute.MirroredStrategy`), JAX spreads each batch
     (`keras.distribution.DataParallel`). Each device takes its share of a batch, and gradients are
     those of the whole batch; the penalty counts once. Where there is no GPU, the CPU stands for
     several devices.
+
+    Args:
+        settings: whose `devices` are those of all processes together.
+        processes: that train together, each with as many devices.
 
     Raises:
         ValueFault: fewer devices than asked for, or a batch that cannot be shared out evenly.
@@ -40,7 +46,7 @@ def on_devices(settings: Settings) -> Iterator[None]:
     if backend == "tensorflow":
         scope = _tensorflow(count)
     elif backend == "jax":
-        scope = _jax(count)
+        scope = _jax(count, processes)
     else:
         raise UsageError(f"devices works on TensorFlow and JAX; the backend is {backend}")
     with scope:
@@ -66,31 +72,84 @@ def _tensorflow(count: int) -> AbstractContextManager[Any]:
                     len(there), count, "tf.config.set_logical_device_configuration"
                 ) from e
         names = [f"CPU:{i}" for i in range(count)]
-    scope: AbstractContextManager[Any] = tf.distribute.MirroredStrategy(names).scope()
+    scope: AbstractContextManager[Any] = _mirrors(tuple(names)).scope()
     return scope
 
 
-def _jax(count: int) -> AbstractContextManager[Any]:
+@functools.cache
+def _mirrors(names: Sequence[str]) -> Any:
+    """One strategy for all runs of a process: two would use the same keys for their sums."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(names)
+
+
+def _jax(count: int, processes: Processes) -> AbstractContextManager[Any]:
     import jax
 
-    with contextlib.suppress(RuntimeError):  # JAX is running already, with what it has
-        if jax.config.jax_num_cpu_devices < count:
-            jax.config.update("jax_num_cpu_devices", count)
-    names = keras.distribution.list_devices()
-    if len(names) < count and names[0].startswith("cpu"):
-        raise _running(len(names), count, 'jax.config.update("jax_num_cpu_devices", …)')
-    _check(count, len(names), "device")
-    return _distribution(keras.distribution.DataParallel(devices=names[:count]))
+    each = count // processes.count
+    ask_for_cpus(each)
+    there = jax.local_devices()
+    if len(there) < each and there[0].platform == "cpu":
+        raise _running(len(there), each, 'jax.config.update("jax_num_cpu_devices", …)')
+    _check(each, len(there), "device")
+    chosen = [
+        f"{device.platform}:{device.id}"
+        for index in range(processes.count)
+        for device in [d for d in jax.devices() if d.process_index == index][:each]
+    ]
+    scope: AbstractContextManager[Any] = _Shares(devices=chosen).scope()
+    return scope
+
+
+class _Shares(keras.distribution.DataParallel):  # type: ignore[misc]  # Keras is untyped
+    """Every device takes its share of each batch; where `whole` is set, all take all of it.
+
+    Each process reads whole batches, so that they are those of a single process, and keeps the
+    rows of its own devices.
+    """
+
+    whole = False
+
+    def get_data_layout(self, data_shape: Sequence[int]) -> Any:
+        if self.whole:
+            return keras.distribution.TensorLayout([None] * len(data_shape), self.device_mesh)
+        return super().get_data_layout(data_shape)
+
+    def distribute_dataset(self, dataset: Any) -> Any:
+        if self.whole or self.num_processes == 1:
+            return dataset
+        import tensorflow as tf
+
+        devices, count, index = self.num_model_replicas, self.num_processes, self._process_id
+
+        def own_rows(array: Any) -> Any:
+            rows = tf.shape(array)[0]
+            even = tf.debugging.assert_equal(
+                rows % devices, 0, f"batches cannot be shared out evenly over {devices} devices"
+            )
+            with tf.control_dependencies([even]):
+                share = rows // count
+            return array[index * share : (index + 1) * share]
+
+        return dataset.map(lambda *batch: tf.nest.map_structure(own_rows, batch))
 
 
 @contextlib.contextmanager
-def _distribution(distribution: Any) -> Iterator[None]:
-    before = keras.distribution.distribution()
-    keras.distribution.set_distribution(distribution)
+def whole_batches(samples: int | None) -> Iterator[None]:
+    """While active, batches need not be shared out evenly: to evaluate on so many samples.
+
+    JAX can share out no other batches, so there each device takes all of them.
+    """
+    distribution = keras.distribution.distribution()
+    if not isinstance(distribution, _Shares):
+        yield
+        return
+    distribution.whole = samples is None or samples % distribution.num_model_replicas > 0
     try:
         yield
     finally:
-        keras.distribution.set_distribution(before)
+        distribution.whole = False
 
 
 def _check(count: int, there: int, kind: str) -> None:

@@ -27,6 +27,7 @@ from orthwrap.training.compiling import (
     optimizer_name,
     settle_optimizer,
 )
+from orthwrap.training.devices import whole_batches
 from orthwrap.training.distillation import (
     agreement,
     distillation_losses,
@@ -48,6 +49,7 @@ from orthwrap.training.interrupts import Interrupts
 from orthwrap.training.labels import fit_labels
 from orthwrap.training.logs import check_log
 from orthwrap.training.losses import split_losses
+from orthwrap.training.processes import Processes
 from orthwrap.training.run import Outcome, Run, regularizers_in
 from orthwrap.training.settings import Settings
 
@@ -76,6 +78,7 @@ class Session:
         is_seeded: whether all that is random follows from the seed.
         folder: of the checkpoints; None for none.
         state: what the last checkpoint says; None at the beginning.
+        processes: that train together.
     """
 
     settings: Settings
@@ -83,9 +86,10 @@ class Session:
     is_seeded: bool
     folder: Folder | None
     state: State | None
+    processes: Processes
 
 
-def begin(settings: Settings) -> Session:
+def begin(settings: Settings, processes: Processes) -> Session:
     """Checks where the run writes, before anything is read or trained.
 
     Raises:
@@ -98,7 +102,7 @@ def begin(settings: Settings) -> Session:
     if seed is None:
         seed = random.getrandbits(31) if state is None else state.seed
     is_seeded = settings.seed is not None or folder is not None
-    return Session(settings, seed, is_seeded, folder, state)
+    return Session(settings, seed, is_seeded, folder, state, processes)
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,9 @@ def finetune(
             why += notes
         choices += (f"data: {data.describe()}", *why)
         if settings.devices not in (None, 1):
-            choices += (f"on {settings.devices} devices, each with its share of a batch",)
+            among = f" of {session.processes.count} processes"
+            where = among if session.processes.are_several else ""
+            choices += (f"on {settings.devices} devices{where}, each with its share of a batch",)
         words = _words(model, data, session)
         state = session.state or State(0, 0, session.seed, words)
         if session.state is not None and session.folder is not None:
@@ -172,7 +178,9 @@ def finetune(
             apply_resolved(chosen, resolved)
             choices += tuple(f"{r.name}: {r.why}" for r in resolved)
         stack.enter_context(split_losses(model))
-        interrupts = stack.enter_context(Interrupts())
+        interrupts = Interrupts()
+        if not session.processes.are_several:  # the others would wait for the next step
+            stack.enter_context(interrupts)
         before = _figures(model, data, settings, kinds)
         run = Run(
             settings,
@@ -284,14 +292,14 @@ def _validation(
     model: Any, data: Data, settings: Settings
 ) -> Callable[[], Mapping[str, float]] | None:
     flow = data.validation(settings.batch_size)
-    return None if flow is None else lambda: _evaluate(model, flow)
+    return None if flow is None else lambda: _evaluate(model, flow, data)
 
 
 def _figures(
     model: Any, data: Data, settings: Settings, kinds: tuple[str, ...]
 ) -> dict[str, float]:
     """Losses and metrics where the model stands; distilled, how far it agrees with the teacher."""
-    figures = _evaluate(model, data.evaluation(settings.batch_size))
+    figures = _evaluate(model, data.evaluation(settings.batch_size), data)
     if kinds:
         call = outputs_of(model)
         pairs = [(keras.tree.flatten(y), call(x)) for x, y in data.evaluation(settings.batch_size)]
@@ -303,8 +311,9 @@ def _figures(
     return figures
 
 
-def _evaluate(model: Any, flow: Any) -> dict[str, float]:
-    logs = model.evaluate(flow, verbose=0, return_dict=True)
+def _evaluate(model: Any, flow: Any, data: Data) -> dict[str, float]:
+    with whole_batches((data.held_out or data.train).count):
+        logs = model.evaluate(flow, verbose=0, return_dict=True)
     return {k: float(v) for k, v in logs.items() if np.ndim(v) == 0}
 
 

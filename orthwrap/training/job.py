@@ -15,6 +15,7 @@ from orthwrap.training.devices import on_devices
 from orthwrap.training.factors import Place, with_resolved
 from orthwrap.training.fit import Progress, Session, begin, finetune
 from orthwrap.training.ports import read_data
+from orthwrap.training.processes import Processes, join
 from orthwrap.training.run import Outcome
 from orthwrap.training.settings import Settings
 
@@ -27,20 +28,24 @@ class Job:
         session: the settings, and where the run goes on from.
         source: the data, in any form that `orthwrap.data.load` takes.
         progress: who shows the training, or None.
+        processes: that train together.
     """
 
     session: Session
     source: Any
     progress: Progress | None
+    processes: Processes
 
     @classmethod
     def of(cls, source: Any, settings: Settings, progress: Progress | None) -> Job:
         """Ready to begin; checks first where the run will write."""
-        return cls(begin(settings), source, progress)
+        processes, settings = join(settings)
+        session = begin(settings, processes)
+        return cls(session, source, progress if processes.writes else None, processes)
 
     def on_devices(self) -> AbstractContextManager[None]:
         """Where the model is to be made, read and trained."""
-        return on_devices(self.session.settings)
+        return on_devices(self.session.settings, self.processes)
 
     def read(self, model: Any) -> Data:
         """The data, checked against the model."""

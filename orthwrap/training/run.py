@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orthwrap.errors import ValueFault
+from orthwrap.multiplier import MULTIPLIER
 from orthwrap.regularizers import Attached, OrthogonalityRegularizer
 from orthwrap.stores.live import regularizers_of
 from orthwrap.training.checkpoints import Folder, State
@@ -94,6 +95,7 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         self._kept: Snapshot | None = None
         self._factors: list[float] = []  # of each regularizer, before any schedule moves it
         self._metrics: list[NDArray[Any]] | None = None  # of the epoch that is gone on with
+        self._random: list[NDArray[Any]] = []
         self._skipped = state.step
         self.outcome = Outcome(
             epoch=state.epoch,
@@ -115,6 +117,7 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
             self.model.optimizer.build(self.model.trainable_variables)
         snapshot = self._folder.read()
         self._metrics = snapshot.pop("metrics", [])
+        self._random = snapshot.pop("random", [])
         _assign(self.model, snapshot)
         held = regularizers_in(self.model)
         for regularizer, kept in zip(held, self._state.regularizers, strict=True):
@@ -142,6 +145,11 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         if self._metrics and self._skipped:  # an epoch's figures are of all its steps
             for variable, value in zip(self.model.metrics_variables, self._metrics, strict=True):
                 variable.assign(value)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if self._random:  # not before: PyTorch's loaders draw from it as they are made
+            _set_random_state(self._random)
+            self._random = []
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         out = self.outcome
@@ -234,6 +242,7 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         )
         snapshot = _snapshot(self.model)
         snapshot["metrics"] = _arrays(self.model.metrics_variables)
+        snapshot["random"] = _random_state()
         self._folder.write(state, snapshot, best)
 
 
@@ -259,15 +268,33 @@ def _arrays(variables: Sequence[Any]) -> list[NDArray[Any]]:
     return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
 
 
+def _random_state() -> list[NDArray[Any]]:
+    """Of PyTorch itself, which Keras's dropout draws from there; elsewhere models hold theirs."""
+    if keras.backend.backend() != "torch":
+        return []
+    import torch
+
+    return [torch.get_rng_state().numpy()]
+
+
+def _set_random_state(state: Sequence[NDArray[Any]]) -> None:
+    if state:
+        import torch
+
+        torch.set_rng_state(torch.from_numpy(state[0].copy()))
+
+
+def _held(model: Any) -> dict[str, list[Any]]:
+    """The variables of a model and its optimizer, but for what a schedule adds while it runs."""
+    own = [v for v in model.variables if v.name != MULTIPLIER]
+    return {"model": own, "optimizer": list(model.optimizer.variables)}
+
+
 def _snapshot(model: Any) -> Snapshot:
-    return {
-        "model": _arrays(model.variables),
-        "optimizer": _arrays(model.optimizer.variables),
-    }
+    return {group: _arrays(variables) for group, variables in _held(model).items()}
 
 
 def _assign(model: Any, snapshot: Snapshot) -> None:
-    held = {"model": model.variables, "optimizer": model.optimizer.variables}
-    for group, variables in held.items():
+    for group, variables in _held(model).items():
         for variable, value in zip(variables, snapshot[group], strict=True):
             variable.assign(value)
