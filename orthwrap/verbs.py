@@ -179,6 +179,9 @@ def apply(
         raise UsageError("factor auto needs data: give data, or a number like 1e-3")
     if data is None and any(rule.schedule is not None for rule in rules):
         raise UsageError("a schedule is about training, which needs data")
+    for word in ("rho", "rho_over"):
+        if training.get(word) is not None and not any(rule.is_auto for rule in rules):
+            raise UsageError(f"{word} is about factor auto: give that as factor, or leave it out")
     known = custom_objects_of(custom_objects)
     settings = settings_of(training, has_data=data is not None)
     job = _Apply(tuple(rules), measure, _job(data, settings, progress), known, unsafe_lambda)

@@ -120,6 +120,12 @@ def test_values_out_of_range_are_named(words: Any, said: str) -> None:
         settings_of(words, has_data=True)
 
 
+def test_rho_is_about_factor_auto() -> None:
+    for words in ({"rho": 0.5}, {"rho_over": "all"}):
+        with pytest.raises(orthwrap.UsageError, match="is about factor auto"):
+            orthwrap.apply(models.dense(), data=classes(), factor=0.1, **words)
+
+
 def test_word_that_there_is_not_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="unexpected keyword 'epoch'"):
         orthwrap.apply(models.dense(), data=classes(), epoch=3)  # type: ignore[call-arg]

@@ -38,6 +38,9 @@ MOVED = 0.2
 
 Array = NDArray[np.float64]
 
+# So many factors are told one by one.
+_FEW = 6
+
 # What names a kernel's regularizer: the layer's path and the slot.
 Place = tuple[str, str]
 
@@ -262,6 +265,22 @@ def _moved(variable: Any, drawn: Sequence[Array], share: float) -> Array:
 
 
 # From factors to model and report
+
+
+def told(resolved: Sequence[Resolved]) -> tuple[str, ...]:
+    """What was found, in a few lines however many kernels there are."""
+    found = [r for r in resolved if not r.problem]
+    if len(resolved) <= _FEW:
+        return tuple(f"{r.name}: {r.why}" for r in resolved)
+    lines = []
+    if found:
+        low, high = (pick(r.factor for r in found) for pick in (min, max))
+        lines.append(f"factor auto: {low:.3g} to {high:.3g} over {len(found)} kernels")
+    for problem in dict.fromkeys(r.problem for r in resolved if r.problem):
+        names = [r.name for r in resolved if r.problem == problem]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        lines.append(f"factor auto: the default for {', '.join(names[:3])}{more}, as {problem}")
+    return tuple(lines)
 
 
 def apply_resolved(chosen: Sequence[Chosen], resolved: Sequence[Resolved]) -> None:

@@ -26,6 +26,7 @@ from orthwrap.training.compiling import (
     loss_names,
     optimizer_name,
     settle_optimizer,
+    settle_steps,
 )
 from orthwrap.training.devices import whole_batches
 from orthwrap.training.distillation import (
@@ -43,6 +44,7 @@ from orthwrap.training.factors import (
     apply_resolved,
     chosen_of,
     resolve,
+    told,
 )
 from orthwrap.training.freezing import freeze
 from orthwrap.training.interrupts import Interrupts
@@ -159,7 +161,7 @@ def finetune(
             why = compile_model(model, data, settings)
             data, notes = fit_labels(model, data)
             why += notes
-        choices += (f"data: {data.describe()}", *why)
+        choices += (f"data: {data.describe()}", *why, *settle_steps(model))
         if settings.devices not in (None, 1):
             among = f" of {session.processes.count} processes"
             where = among if session.processes.are_several else ""
@@ -176,7 +178,7 @@ def finetune(
             moved = MOVED if settings.distill else 0.0  # it begins as its own teacher
             resolved = resolve(model, batches, chosen, settings.rho, settings.rho_over, moved=moved)
             apply_resolved(chosen, resolved)
-            choices += tuple(f"{r.name}: {r.why}" for r in resolved)
+            choices += told(resolved)
         stack.enter_context(split_losses(model))
         interrupts = Interrupts()
         if not session.processes.are_several:  # the others would wait for the next step
