@@ -522,7 +522,8 @@ def _trained(model: Any, report: Report, outcome: Outcome, target: Path | None, 
     if not job.processes.writes:
         target = None
     if not (outcome.fault or outcome.interrupted):
-        return replace(_saved(model, report, target), process=job.processes.index)
+        with job.off_devices():
+            return replace(_saved(model, report, target), process=job.processes.index)
     folder = job.session.settings.checkpoint_dir
     if outcome.interrupted and folder is not None:
         raise Interrupted(
@@ -535,7 +536,8 @@ def _trained(model: Any, report: Report, outcome: Outcome, target: Path | None, 
         stopped = f"{what}: nothing was saved{advice}"
     else:
         aside = target.with_name(f"{target.name}.interrupted") if target.exists() else target
-        save_model(model, aside, like=target)
+        with job.off_devices():
+            save_model(model, aside, like=target)
         as_of = f" as of epoch {outcome.kept}" if outcome.fault else " as it was then"
         stopped = f"{what}; {aside} holds the model{as_of}{advice}"
     if outcome.interrupted:

@@ -10,7 +10,7 @@ import typer
 from orthwrap.errors import UsageError
 from orthwrap_cli import options as o
 from orthwrap_cli import training as t
-from orthwrap_cli.run import check_json, command, progress, show_report
+from orthwrap_cli.run import check_json, command, progress, show_result
 
 
 @command
@@ -107,4 +107,4 @@ def apply(
         upgrade=not no_upgrade,
         progress=None if data is None else progress(json, quiet),
     )
-    show_report(result.report, json, quiet)
+    show_result(result, json, quiet)

@@ -7,7 +7,7 @@ from typing import Any
 from orthwrap.errors import UsageError
 from orthwrap_cli import options as o
 from orthwrap_cli import training as t
-from orthwrap_cli.run import check_json, command, progress, show_report
+from orthwrap_cli.run import check_json, command, progress, show_result
 
 
 @command
@@ -31,7 +31,7 @@ def finetune(
     if data is None:
         raise UsageError("finetune needs --data: what to train on")
     check_json(json)
-    report = verbs.finetune(
+    result = verbs.finetune(
         model,
         data,
         output,
@@ -41,5 +41,5 @@ def finetune(
         unsafe_lambda=unsafe_lambda,
         measure=not no_measure,
         progress=progress(json, quiet),
-    ).report
-    show_report(report, json, quiet)
+    )
+    show_result(result, json, quiet)

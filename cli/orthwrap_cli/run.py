@@ -93,6 +93,14 @@ def show_report(report: Any, json_target: str | None, quiet: bool) -> None:
     show(report.to_json(), rendered, json_target, quiet)
 
 
+def show_result(result: Any, json_target: str | None, quiet: bool) -> None:
+    """A verb's report; of several processes that trained together, process 0 alone has one."""
+    if not result.process:
+        show_report(result.report, json_target, quiet)
+    elif not quiet:
+        sys.stdout.write(f"process {result.process}: trained; process 0 has model and report\n")
+
+
 def progress(json_target: str | None, quiet: bool) -> Any:
     """Who shows how training goes; on standard error where `--json -` has standard output."""
     if quiet:

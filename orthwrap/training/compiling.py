@@ -11,6 +11,7 @@ import keras
 
 from orthwrap.data import Data, Port
 from orthwrap.errors import ValueFault
+from orthwrap.stores.live import forget_compiled_steps
 from orthwrap.training import objectives
 from orthwrap.training.optimizers import follow_variables, set_learning_rate
 from orthwrap.training.ports import ports
@@ -50,6 +51,21 @@ def settle_optimizer(model: Any, settings: Settings) -> tuple[str, ...]:
     if settings.learning_rate is not None:
         set_learning_rate(model, settings.learning_rate)
     return follow_variables(model)
+
+
+def settle_steps(model: Any) -> tuple[str, ...]:
+    """On JAX, training steps are compiled; says so where the model would not have it.
+
+    `jit_compile=False` is in files that Keras wrote on TensorFlow, where steps become a graph all
+    the same. JAX would run them one operation at a time.
+    """
+    if keras.backend.backend() != "jax" or model.run_eagerly or model.jit_compile:
+        return ()
+    if not all(layer.supports_jit for layer in model._flatten_layers()):
+        return ()
+    model.jit_compile = True
+    forget_compiled_steps(model)
+    return ("steps are compiled, which jit_compile=False in the model does not ask JAX for",)
 
 
 def _objective(

@@ -102,6 +102,20 @@ def _jax(count: int, processes: Processes) -> AbstractContextManager[Any]:
     return scope
 
 
+@contextlib.contextmanager
+def off_devices() -> Iterator[None]:
+    """While active, JAX variables that are made are this process's own.
+
+    Keras makes some while it saves; on shared devices every process would have to.
+    """
+    before = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(before)
+
+
 class _Shares(keras.distribution.DataParallel):  # type: ignore[misc]  # Keras is untyped
     """Every device takes its share of each batch; where `whole` is set, all take all of it.
 

@@ -11,7 +11,7 @@ from orthwrap.data import Data
 from orthwrap.records import Report
 from orthwrap.reports import with_trained
 from orthwrap.stores.live import LiveStore
-from orthwrap.training.devices import on_devices
+from orthwrap.training.devices import off_devices, on_devices
 from orthwrap.training.factors import Place, with_resolved
 from orthwrap.training.fit import Progress, Session, begin, finetune
 from orthwrap.training.ports import read_data
@@ -46,6 +46,10 @@ class Job:
     def on_devices(self) -> AbstractContextManager[None]:
         """Where the model is to be made, read and trained."""
         return on_devices(self.session.settings, self.processes)
+
+    def off_devices(self) -> AbstractContextManager[None]:
+        """Where the trained model is to be saved, by one process alone."""
+        return off_devices()
 
     def read(self, model: Any) -> Data:
         """The data, checked against the model."""
