@@ -93,9 +93,10 @@ def test_where_no_factor_follows_the_default_stays_and_says_why(
     assert found.why == f"factor auto: 0.001, the default, as {found.problem}"
     assert told([found]) == (f"{found.name}: {found.why}",)
     good = [Resolved((f"conv{i}", "kernel"), 0.01 * i, 1.0, 1.0) for i in range(1, 9)]
+    names = ", ".join([found.name] * 3)
     assert told([*good, *[found] * 4]) == (
         "factor auto: 0.01 to 0.08 over 8 kernels",
-        f"factor auto: the default for {', '.join([found.name] * 3)} and 1 more, as {found.problem}",
+        f"factor auto: the default for {names} and 1 more, as {found.problem}",
     )
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from orthwrap.patterns import SHORTHANDS
 from orthwrap.rules import read_rules
@@ -31,6 +32,14 @@ def test_the_python_runs_from_top_to_bottom(tmp_path: Path) -> None:
 def test_the_commands_run_as_they_stand(tmp_path: Path, run) -> None:
     (tmp_path / "model.h5").write_bytes(small_file(".h5").read_bytes())
     np.savez(tmp_path / "mydata.npz", x=np.ones((8, 8, 8, 1)), y=np.arange(8))
+    (tmp_path / "my_data.py").write_text(
+        "import numpy as np\ndef make(): return np.ones((8, 8, 8, 1)), np.arange(8)\n"
+    )
+    for i in range(10):
+        folder = tmp_path / "photos" / f"class{i}"
+        folder.mkdir(parents=True)
+        image = np.full((8, 8, 1), 20 * i, np.uint8)
+        (folder / "photo.png").write_bytes(tf.io.encode_png(image).numpy())
     lines = re.findall(r"^\$ orthwrap (.*?)(?: +#.*)?$", README, re.MULTILINE)
     assert len(lines) >= 3
     for line in lines:
