@@ -7,7 +7,8 @@ fifth of the images is held out to validate on. A run that was cut short goes on
 
     python examples/image_folder.py photos/ --weights imagenet --size 224 --epochs 10 --resume
 
-The result is written to photos.keras; `orthwrap strip photos.keras` makes a plain Keras file of it.
+Writes photos.keras, and photos.checkpoints, which a new run wants removed first or another --output
+instead; `orthwrap strip photos.keras` makes a plain Keras file of it.
 """
 
 from __future__ import annotations
