@@ -534,3 +534,16 @@ def test_a_pipe_is_no_model(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.h5")
     with pytest.raises(FileFault, match="not a regular file"):
         orthwrap.inspect(tmp_path / "pipe.h5")
+
+
+def test_an_archive_with_weights_where_a_user_block_would_end_is_an_archive(tmp_path: Path) -> None:
+    held = members(small_file(".keras"))
+    weights = held.pop("model.weights.h5")
+    headers = sum(30 + len(name) + len(data) for name, data in held.items())
+    place = next(512 << i for i in range(20) if 512 << i > headers + 200)
+    padding = place - headers - 30 - len("padding") - 30 - len("model.weights.h5")
+    path = pack(
+        tmp_path / "m.keras", {**held, "padding": bytes(padding), "model.weights.h5": weights}
+    )
+    assert path.read_bytes()[place : place + 4] == weights[:4]
+    assert figures(path) == figures(small_file(".keras"))

@@ -72,9 +72,14 @@ def _what_folder(path: Path) -> str:
 
 
 def is_hdf5(path: Path) -> bool:
-    """True where the file begins as HDF5 does (after a user block, if it has one)."""
+    """True where the file begins as HDF5 does (after a user block, if it has one).
+
+    A zip may hold HDF5 at the very place where a user block would end.
+    """
     size = path.stat().st_size
     with path.open("rb") as f:
+        if f.read(4) == b"PK\x03\x04":
+            return False
         offset = 0
         while offset < size:
             f.seek(offset)
