@@ -260,7 +260,9 @@ def outputs_of(model: Any) -> Callable[[Any], tuple[Array, ...]]:
 
     def call(x: Any) -> tuple[Array, ...]:
         x = keras.tree.map_structure(_native, x)
-        found = keras.tree.flatten(model.predict_on_batch(x))
+        # On TensorFlow each device that shares batches computes all of this one, one after another.
+        samples = len(keras.tree.flatten(x)[0])
+        found = [a[:samples] for a in keras.tree.flatten(model.predict_on_batch(x))]
         # float16 is not fine enough for what is compared, and NumPy has no bfloat16.
         return tuple(
             np.asarray(a, np.float32) if a.dtype.itemsize < 4 else np.asarray(a) for a in found
