@@ -17,6 +17,7 @@ from orthwrap.records import ModelRecord
 from orthwrap.stores import hdf5
 from orthwrap.stores.base import WeightRef
 from orthwrap.stores.config import parse_config, same_json
+from orthwrap.stores.heaps import check_heaps
 from orthwrap.walker import Layer, Node, walk, with_old_names
 
 _MOST_COMPARED = 500  # weights of one group whose names are compared one by one
@@ -32,7 +33,10 @@ class H5Store:
         self.old_names: Mapping[str, str] = {}  # a layer's name → the one that modernising took
         self._indexes: dict[str, _Index] = {}  # of each group's weights, made once
         try:
+            check_heaps(path)
             self._file = hdf5.open_hdf5(path)
+        except FileFault as e:
+            raise FileFault(f"{path} is {e}: copy or save it again") from e
         except OSError as e:
             raise FileFault(
                 f"{path} is a broken HDF5 file ({first_line(e)}): copy or save it again"

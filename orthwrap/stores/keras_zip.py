@@ -19,6 +19,7 @@ from orthwrap.stores import hdf5
 from orthwrap.stores.base import WeightRef
 from orthwrap.stores.config import parse_config, same_json
 from orthwrap.stores.h5 import reference
+from orthwrap.stores.heaps import check_heaps
 from orthwrap.stores.members import Archive, Folder, Members
 from orthwrap.walker import Layer, Node, Step, walk, with_old_names
 
@@ -124,8 +125,9 @@ class KerasStore:
             handle = self._members.open(name)
             self._open.append(handle)
             try:
+                check_heaps(handle)
                 self._weights.append(hdf5.open_hdf5(handle))
-            except (OSError, RuntimeError, ValueError) as e:
+            except (FileFault, OSError, RuntimeError, ValueError) as e:
                 raise FileFault(
                     f"{self.path} holds broken weights ({name}: {str(e).splitlines()[0]}): "
                     "copy or save it again"
