@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import orthwrap
-from orthwrap.data import Port, load
+from orthwrap.data import Port, images, load
 from orthwrap.data.order import order, split
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -206,10 +206,15 @@ def test_validation_is_a_source_of_its_own() -> None:
         ((5,), {"rescale": True}, ValueError, "rescale True must"),
         ((5,), {"rescale": "nan"}, ValueError, "rescale 'nan' must"),
         ((5,), {"preprocessing": "MobileNetV2"}, ValueError, "did you mean 'mobilenet_v2'"),
-        ((5,), {"preprocessing": 7}, ValueError, "unknown preprocessing 7"),
+        (
+            (5,),
+            {"preprocessing": 7},
+            ValueError,
+            "takes the name of .*; got int",
+        ),
         ((5,), {"image_size": "big"}, ValueError, "image size 'big' must be height and width"),
-        ((5,), {"image_size": (3,)}, ValueError, r"image size \(3,\) must"),
-        ((5,), {"image_size": 3}, ValueError, "image size 3 must"),
+        ((5,), {"image_size": (1, 2, 3)}, ValueError, r"image size \(1, 2, 3\) must"),
+        ((5,), {"image_size": True}, ValueError, "image size True must"),
         (
             (5,),
             {"rescale": 1, "preprocessing": "resnet"},
@@ -493,13 +498,14 @@ X, Y = np.ones((2, 3)), np.zeros(2)
     ("source", "words"),
     [
         ("own_data:nobody", "module 'own_data' has no function 'nobody'"),
-        ("own_data:number", "has no function 'number'"),
+        ("own_data:fail", "has no function 'fail' .*; did you mean fails"),
+        ("own_data:number", "'number' of module 'own_data' is no function but of type int"),
         ("no_such_data:f", "cannot import 'no_such_data' for data"),
         ("own_data:fails", r"data function fails\(\) failed: ZeroDivisionError: division by zero"),
         ("own_data:late", r"reading a batch of late\(\) failed: OSError: the disk is gone"),
         ("own_data:empty", r"empty\(\) gave no batches"),
-        ("own_data:nothing", "got NoneType"),
-        ("own_data:alone", "got ndarray"),
+        ("own_data:nothing", r"nothing\(\) returned None: let it return the data"),
+        ("own_data:alone", r"what alone\(\) returned: data must be .*; got a single array"),
         (lambda: dataset().repeat(), "tf.data.Dataset never ends.*leave repeat"),
         (lambda: dataset().unbatch(), "gives single samples of shape 3: let it give batches"),
         (lambda: dataset().take(0), "tf.data.Dataset gave no batches"),
@@ -510,14 +516,15 @@ X, Y = np.ones((2, 3)), np.zeros(2)
         (one_batch({"a": X}, Y), "gives x with the keys a; expected image"),
         (one_batch(X, {}), r"gives y with the keys \(none\); expected label"),
         (one_batch(X[:, :2], Y), "x has samples of shape 2; input 'image' of the model takes 3"),
-        (one_batch(X, Y[:1]), "a batch of 1 and 2 samples"),
+        (one_batch(X, Y[:1]), r"a batch of .*: x has 2, y has 1 samples"),
+        (one_batch(X, Y, Y[:1]), "not as many weights as samples"),
         (one_batch(X, np.array(["a", "b"])), "y is a <U1 array"),
         (one_batch([[1, 2], [3]], Y), "gives 2 arrays as x"),
         (((n, n) for n in ()), "an iterator ends for good; got generator: give the function"),
         (iter([(X, Y)]), "got list_iterator"),
-        ((dataset(), (numbered(2)[0],)), "got tuple"),
+        ((dataset(), (numbered(2)[0],)), "got a tuple of 1"),
         ((dataset(), (*numbered(2), *numbered(2))), "a pair of sources must be"),
-        (lambda: [dataset(), dataset(), dataset()], "got list"),
+        (lambda: [dataset(), dataset(), dataset()], "got a list of 3"),
     ],
 )
 @pytest.mark.usefixtures("own")
@@ -526,6 +533,21 @@ def test_streams_at_fault(source: Any, words: str) -> None:
         load(source, *ONE)
     assert isinstance(caught.value, orthwrap.OrthwrapError)
     assert "\n" not in str(caught.value)
+
+
+def test_preprocessing_is_named_where_its_function_was_given() -> None:
+    with raises(ValueError, "a keras.applications family, such as 'mobilenet'; got a function"):
+        load(numbered(5), *ONE, preprocessing=keras.applications.mobilenet.preprocess_input)  # type: ignore[arg-type]  # what is at fault
+
+
+def test_words_that_name_no_file_may_have_meant_a_function() -> None:
+    for words in ("own_data", "own_data.number"):
+        with raises(orthwrap.FileFault, f"{words} does not exist: .*folder of images, or module:f"):
+            load(words, *ONE)
+
+
+def test_one_number_is_height_and_width() -> None:
+    assert {images.pixels(image_size=s).size for s in (16, "16", [16], "16x16")} == {(16, 16)}
 
 
 def test_pydataset_must_end() -> None:

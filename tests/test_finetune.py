@@ -115,8 +115,11 @@ def test_validation_arrays_end_in_val() -> None:
             "x has samples of shape 3×4; input 'image' of",
         ),
         ((zeros(6), zeros(6)), "x has samples of shape (); input 'image' of the model takes 4×3"),
-        ((zeros(6, 4, 3), zeros(5)), "arrays of 5 and 6 samples: x and y must have as many"),
-        ((zeros(6, 4, 3), zeros(6), zeros(2, 4, 3), zeros(3)), "arrays of 2 and 3 samples"),
+        ((zeros(6, 4, 3), zeros(5)), "data: x has 6, y has 5 samples: x and y must have as many"),
+        (
+            (zeros(6, 4, 3), zeros(6), zeros(2, 4, 3), zeros(3)),
+            "x_val has 2, y_val has 3 samples",
+        ),
         ((zeros(0, 4, 3), zeros(0)), "no samples: x is empty"),
         ((zeros(6, 4, 3), zeros(6), zeros(0, 4, 3), zeros(0)), "no samples: x_val is empty"),
         ((zeros(6, 4, 3), np.array(["a"] * 6)), "y is a <U1 array of shape (6,); expected numbers"),
@@ -124,7 +127,7 @@ def test_validation_arrays_end_in_val() -> None:
         ((zeros(6, 4, 3).astype("object"), zeros(6)), "x is a object array"),
         ((zeros(6, 4, 3) * 1j, zeros(6)), "x is a complex128 array"),
         (([[1, 2], [3]], zeros(2)), "x is no array"),
-        ((zeros(6, 4, 3),), "data must be the path of a .npz, a mapping or (x, y); got tuple"),
+        ((zeros(6, 4, 3),), "function that returns one of these; got a tuple of 1"),
         (7, "got int"),
         ((a for a in ()), "got generator"),
     ],
@@ -142,10 +145,10 @@ def npz_files(folder: Path) -> dict[str, tuple[Path, str]]:
     np.savez_compressed(good, x=np.random.default_rng(0).normal(size=(60, 4, 3)), y=zeros(60))
     content = good.read_bytes()
     made = {
-        "pickled": "Object arrays cannot be loaded",
+        "pickled": "is not a .npz of plain arrays (it holds objects)",
         "single": "holds a single array",
-        "text": "is not a .npz",
-        "empty": "is not a .npz",
+        "text": "is no .npz file: give a .npz with x and y (np.savez), a folder of images",
+        "empty": "is no .npz file",
         "cut": "is not a .npz",
         "flipped": "is not a .npz",
     }

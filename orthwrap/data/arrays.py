@@ -18,13 +18,20 @@ from orthwrap.data.ports import (
     Port,
     as_model_takes,
     check_input,
+    check_lengths,
     check_numbers,
     shapes,
     trained_dtype,
 )
 from orthwrap.errors import FileFault, OrthwrapError, ValueFault
 
-KINDS = "the path of a .npz, a mapping or (x, y)"
+KINDS = (
+    "the path of a .npz or of a folder of images, package.module:function, arrays (x, y), a "
+    "mapping, a tf.data.Dataset, a PyDataset, a DataLoader, or a function that returns one of these"
+)
+
+
+_ZIP, _NPY = b"PK", b"\x93NUMPY"  # how files of NumPy begin
 
 
 class Found(NamedTuple):
@@ -110,13 +117,8 @@ def find_arrays(
         if any(key.endswith("_val") for key in keys):
             x_val = collect("x", "_val")
             y_val = collect("y", "_val") if labelled else ()
-    for arrays_of_part in ((*x, *y), (*(x_val or ()), *(y_val or ()))):
-        lengths = {len(a) for a in arrays_of_part}
-        if len(lengths) > 1:
-            raise ValueFault(
-                f"{where} has arrays of {' and '.join(map(str, sorted(lengths)))} samples: "
-                "x and y must have as many"
-            )
+    check_lengths(where, x, y)
+    check_lengths(where, x_val or (), y_val or (), "_val")
     for key, samples in (("x", x), ("x_val", x_val)):
         if samples is not None and not len(samples[0]):
             raise ValueFault(f"{where} has no samples: {key} is empty")
@@ -133,14 +135,22 @@ def _opened(source: Any) -> Iterator[tuple[list[str], Callable[[str], Array], st
         yield list(given), lambda key: _array(key, given[key]), "data"
         return
     if not isinstance(source, (str, os.PathLike)):
-        raise ValueFault(f"data must be {KINDS}; got {type(source).__name__}")
+        raise ValueFault(f"data must be {KINDS}; got {_what(source)}")
     path = Path(source)
-    if path.is_dir():
-        raise FileFault(f"{path} is a folder: data must be a .npz file with x and y")
     if not path.exists():
-        raise FileFault(f"data file {path} does not exist: give a .npz with x and y")
+        raise FileFault(
+            f"data {path} does not exist: give a .npz with x and y, a folder of images, or "
+            "module:function"
+        )
     try:
         with path.open("rb") as f:  # NumPy does not close a file that it cannot read
+            if not f.read(len(_NPY)).startswith((_ZIP, _NPY)):
+                # NumPy would take it for pickled objects, and say how to run them.
+                raise FileFault(
+                    f"{path} is no .npz file: give a .npz with x and y (np.savez), a folder of "
+                    "images, or module:function"
+                )
+            f.seek(0)
             file = np.load(f, allow_pickle=False)
             if isinstance(file, np.ndarray):
                 raise FileFault(f"{path} holds a single array: save x and y with np.savez")
@@ -149,9 +159,19 @@ def _opened(source: Any) -> Iterator[tuple[list[str], Callable[[str], Array], st
         raise
     except (ValueError, OSError, zipfile.BadZipFile, zlib.error, EOFError) as e:
         first = (str(e).splitlines() or [""])[0]
+        if "allow_pickle" in first:
+            first = "it holds objects"
         raise FileFault(
             f"{path} is not a .npz of plain arrays ({first}): save x and y with np.savez"
         ) from e
+
+
+def _what(source: Any) -> str:
+    """What was given, in a few words."""
+    kind = type(source).__name__
+    if isinstance(source, (tuple, list)):
+        return f"a {kind} of {len(source)}"
+    return "a single array" if isinstance(source, np.ndarray) else kind
 
 
 def _array(key: str, value: Any) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import numbers
 import os
 import re
 from collections import Counter
@@ -90,12 +91,17 @@ def _scale(value: Any) -> float:
 
 def _size(value: Any) -> tuple[int, int]:
     parts = re.split(r"[x×,]", value) if isinstance(value, str) else value
+    if isinstance(parts, numbers.Integral) and not isinstance(parts, bool):
+        parts = [parts]
     try:
+        parts = list(parts) * (2 if len(parts) == 1 else 1)  # one number is both
         height, width = (int(part) for part in parts)
     except (TypeError, ValueError):
         height = width = 0
     if min(height, width) < 1:
-        raise ValueFault(f"image size {value!r} must be height and width, like 224x224")
+        raise ValueFault(
+            f"image size {value!r} must be height and width, like 224x224, or one for both"
+        )
     return height, width
 
 
@@ -103,6 +109,14 @@ def _module(name: Any) -> str:
     import keras
 
     known = [n for n in dir(keras.applications) if hasattr(_application(n), "preprocess_input")]
+    if not isinstance(name, str):
+        module = getattr(name, "__module__", None) or getattr(name, "__name__", "")
+        family = str(module).rpartition(".")[2]
+        example = family if family in known else "mobilenet_v2"
+        raise ValueFault(
+            f"preprocessing takes the name of a keras.applications family, such as {example!r}; "
+            f"got {'a function' if callable(name) else type(name).__name__}"
+        )
     if name not in known:
         close = difflib.get_close_matches(str(name).lower(), known, 1, 0.0)
         raise ValueFault(

@@ -48,6 +48,18 @@ def check_numbers(key: str, array: Array, where: str) -> None:
         )
 
 
+def check_lengths(where: str, x: Sequence[Array], y: Sequence[Array], suffix: str = "") -> None:
+    """Raises ValueFault where not all arrays have as many samples; says which have how many."""
+    several = [
+        (f"{letter}{i if len(arrays) > 1 else ''}{suffix}", len(array))
+        for letter, arrays in (("x", x), ("y", y))
+        for i, array in enumerate(arrays)
+    ]
+    if len({length for _, length in several}) > 1:
+        found = ", ".join(f"{name} has {length}" for name, length in several)
+        raise ValueFault(f"{where}: {found} samples: x and y must have as many")
+
+
 def times(shape: Sequence[int | None]) -> str:
     """A shape as `3×?`."""
     return "×".join("?" if d is None else str(d) for d in shape)

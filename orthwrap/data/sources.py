@@ -133,7 +133,14 @@ class _Reader:
         if isinstance(made, Iterator):
             flow = flow_of_generators(function, name_of(function))
             return stream_of(flow, self.inputs, self.outputs, self.labelled), None
-        return self.read(made)
+        if made is None:
+            raise ValueFault(
+                f"data function {name_of(function)} returned None: let it return the data"
+            )
+        try:
+            return self.read(made)
+        except ValueFault as e:
+            raise type(e)(f"what {name_of(function)} returned: {e}") from e
 
 
 def _is_made(source: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import re
 import sys
@@ -18,6 +19,7 @@ from orthwrap.data.ports import (
     Port,
     as_model_takes,
     check_input,
+    check_lengths,
     check_numbers,
     shapes,
     times,
@@ -82,9 +84,17 @@ def referenced(reference: str) -> Callable[[], Any]:
     except Exception as e:  # a module of the user's may fail in any way
         raise ValueFault(f"cannot import {module!r} for data {reference!r}: {_gist(e)}") from e
     function = getattr(sys.modules[module], name, None)
-    if not callable(function):
-        raise ValueFault(f"module {module!r} has no function {name!r} for data {reference!r}")
-    return function  # type: ignore[no-any-return]  # whatever the user wrote
+    if callable(function):
+        return function  # type: ignore[no-any-return]  # whatever the user wrote
+    if function is not None:
+        raise ValueFault(
+            f"{name!r} of module {module!r} is no function but of type {type(function).__name__}: "
+            f"data {reference!r} must name a function without arguments that returns the data"
+        )
+    public = [n for n, v in vars(sys.modules[module]).items() if callable(v) and n[0] != "_"]
+    close = difflib.get_close_matches(name, public, 2)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    raise ValueFault(f"module {module!r} has no function {name!r} for data {reference!r}{hint}")
 
 
 def called(function: Callable[[], Any]) -> Any:
@@ -368,12 +378,9 @@ def _parts(batch: Any, takes: Sequence[Port], gives: Sequence[Port], where: str)
     if not isinstance(weights, (list, tuple)):
         weights = (weights,)
     found = Batch(x, y, tuple(map(np.asarray, weights)))
-    lengths = {len(array) for part in found for array in part}
-    if len(lengths) > 1:
-        raise ValueFault(
-            f"{where} gives a batch of {' and '.join(map(str, sorted(lengths)))} samples: "
-            "x and y must have as many"
-        )
+    check_lengths(f"a batch of {where}", x, y)
+    if any(len(array) != len(x[0]) for array in found.weights):
+        raise ValueFault(f"a batch of {where}: not as many weights as samples")
     return found
 
 
