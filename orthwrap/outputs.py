@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from orthwrap.errors import FileFault
 
@@ -68,9 +70,26 @@ def check_output(target: Path, source: Path | None, force: bool) -> None:
     if target.is_dir():
         raise FileFault(f"output {target} is a folder: name a file")
     if target.exists() and not force:
-        raise FileFault(f"output {target} exists: name another file, or use --force")
+        raise FileFault(
+            f"output {target} exists: name another file, or use --force (force=True in Python)"
+        )
     if not target.parent.is_dir():
         raise FileFault(f"folder {target.parent} does not exist: make it first")
+
+
+def check_apart(path: PathLike | None, word: str, others: Mapping[str, Any]) -> None:
+    """FileFault where a file that is written besides the output would replace another.
+
+    Args:
+        path: where it goes; None where it is not written.
+        word: what it is, `"log"` or `"json"`.
+        others: by what they are, the paths that it must not be; what is no path is passed over.
+    """
+    if path is None:
+        return
+    for kind, other in others.items():
+        if isinstance(other, (str, os.PathLike)) and _same_file(Path(path), Path(other)):
+            raise FileFault(f"{word} {path} is {kind}, which it would replace: name another file")
 
 
 def _same_file(a: Path, b: Path) -> bool:

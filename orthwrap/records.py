@@ -241,6 +241,7 @@ class Training:
         factors: of each regularizer at the start, by where it stands.
         history: per epoch, every log that `fit` kept, `task_loss` and `penalty` among them.
         kept_epoch: the epoch whose weights the model has now, counted from 1; 0 for none.
+        held_out: whether the metrics are those on validation data; else of the training data.
         seed: what all that is random followed from; None where that was left as it was.
         class_names: of a folder of images, in the order of the class numbers.
     """
@@ -252,6 +253,7 @@ class Training:
     metrics_after: Mapping[str, float]
     choices: tuple[str, ...] = ()
     kept_epoch: int = 0
+    held_out: bool = False
     seed: int | None = None
     class_names: tuple[str, ...] = ()
 
@@ -259,6 +261,7 @@ class Training:
         return {
             "epochs": self.epochs,
             "kept_epoch": self.kept_epoch,
+            "held_out": self.held_out,
             "seed": self.seed,
             "class_names": list(self.class_names),
             "factors": {k: finite(v) for k, v in self.factors.items()},
@@ -297,6 +300,12 @@ class Report:
             "penalty_before": _total_penalty(carrying, "before"),
             "penalty_after": _total_penalty(carrying, "after"),
         }
+
+    def __str__(self) -> str:
+        """As the commands show it, at 100 columns."""
+        from orthwrap.render.terminal import as_text, render
+
+        return as_text(lambda width: render(self, width))
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-ready data, schema `orthwrap.report/1`; no NaN, no Infinity."""
@@ -362,6 +371,12 @@ class CompareReport:
                 c.regularizer_before != c.regularizer_after for c in self.layers
             ),
         }
+
+    def __str__(self) -> str:
+        """As the command shows it, at 100 columns."""
+        from orthwrap.render.terminal import as_text, render_compare
+
+        return as_text(lambda width: render_compare(self, width))
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as JSON-ready data, schema `orthwrap.compare/1`."""

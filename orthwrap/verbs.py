@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,7 +115,7 @@ def apply(
     data: Any = None,
     custom_objects: CustomObjects | None = None,
     unsafe_lambda: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **training: Unpack[TrainingWords],
 ) -> Result:
     """Attaches a regularizer to every kernel that matches; with `data`, fine-tunes as well.
@@ -146,7 +147,8 @@ def apply(
         custom_objects: the file's own classes, for training and conversion: a mapping by name,
             or references `package.module:Name` (`package.module`: all that it defines).
         unsafe_lambda: for training and conversion, run the code that the file keeps.
-        progress: shows the training.
+        progress: True shows the training on the screen; so does an object like
+            `orthwrap.render.progress.TrainingProgress`.
         **training: how to train; see `orthwrap.training.settings.TrainingWords`.
 
     Returns:
@@ -179,9 +181,11 @@ def apply(
         raise UsageError("factor auto needs data: give data, or a number like 1e-3")
     if data is None and any(rule.schedule is not None for rule in rules):
         raise UsageError("a schedule is about training, which needs data")
-    for word in ("rho", "rho_over"):
-        if training.get(word) is not None and not any(rule.is_auto for rule in rules):
-            raise UsageError(f"{word} is about factor auto: give that as factor, or leave it out")
+    _check_effect(
+        training,
+        auto=any(rule.is_auto for rule in rules),
+        schedule=any(rule.schedule is not None for rule in rules),
+    )
     known = custom_objects_of(custom_objects)
     settings = settings_of(training, has_data=data is not None)
     job = _Apply(tuple(rules), measure, _job(data, settings, progress), known, unsafe_lambda)
@@ -208,6 +212,8 @@ class _Apply:
         with opened(path, upgrade=upgrade) as source:
             store = source.store
             target = _target(path, output, "apply", store, force, dry_run)
+            if self.job is not None:
+                self.job.check_log(path, target)
             templates, functions = templates_of(self.rules)
             check_references(functions)
             surveyed = survey(store)
@@ -232,6 +238,8 @@ class _Apply:
     ) -> Result:
         with opened(model) as source:
             target = _target(model, output, "apply", source.store, force, dry_run)
+            if self.job is not None:
+                self.job.check_log(None, target)
             # Data that does not fit is found before anything is done.
             data = None if self.job is None else self.job.read(model)
             templates, functions = templates_of(self.rules)
@@ -292,7 +300,7 @@ def finetune(
     force: bool = False,
     custom_objects: CustomObjects | None = None,
     unsafe_lambda: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **training: Unpack[TrainingWords],
 ) -> Result:
     """Goes on training a model that already carries regularizers.
@@ -303,6 +311,7 @@ def finetune(
         custom_objects, unsafe_lambda: as in `apply`.
         output: from a path, None writes `name-tuned` beside the input.
     """
+    _check_effect(training)
     job = _job(data, settings_of(training, has_data=data is not None), progress)
     if job is None:
         raise UsageError("finetune needs data")
@@ -311,6 +320,7 @@ def finetune(
     with job.on_devices():
         with opened(model) as source:
             target = _target(model, output, "finetune", source.store, force)
+            job.check_log(model, target)
             surveyed = survey(source.store)
             planned = plan_inspect(surveyed)
             report = make_report("finetune", source, surveyed, planned, with_figures=measure)
@@ -545,9 +555,31 @@ def _trained(model: Any, report: Report, outcome: Outcome, target: Path | None, 
     raise OrthwrapError(stopped)
 
 
-def _job(data: Any, settings: Settings | None, progress: Progress | None) -> Job | None:
+def _check_effect(
+    training: Mapping[str, Any], *, auto: bool = False, schedule: bool = False
+) -> None:
+    """UsageError for a word that says how something is done that is not done at all."""
+    schedule = schedule or training.get("schedule") is not None
+    for words, is_done, what in (
+        (("rho", "rho_over"), auto, "factor auto"),
+        (("schedule_by",), schedule, "a schedule"),
+        (("temperature",), bool(training.get("distill")), "distill"),
+    ):
+        for word in words:
+            if training.get(word) is not None and not is_done:
+                raise UsageError(f"{word} is about {what}: ask for that, or leave it out")
+
+
+def _job(data: Any, settings: Settings | None, progress: Progress | bool | None) -> Job | None:
     if settings is None:
         return None
     from orthwrap.training.job import Job
 
-    return Job.of(data, settings, progress)
+    shown = None if isinstance(progress, bool) else progress
+    if progress is True:
+        from orthwrap.render.progress import TrainingProgress
+        from orthwrap.render.terminal import console
+
+        shown = TrainingProgress(console(sys.stdout))
+
+    return Job.of(data, settings, shown)

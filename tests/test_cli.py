@@ -307,3 +307,21 @@ def test_the_test_above_can_fail(folder: Path) -> None:
 def test_importing_orthwrap_loads_neither() -> None:
     code = "import orthwrap, sys; assert not {'keras', 'tensorflow'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_json_replaces_no_file_of_the_command(run, tmp_path: Path) -> None:
+    model = tmp_path / "model.h5"
+    model.write_bytes(small_file(".h5").read_bytes())
+    then = model.read_bytes()
+    for words in (
+        ("inspect", "model.h5"),
+        ("apply", "model.h5"),
+        ("apply", "other.h5", "-o", "model.h5", "--force"),
+        ("strip", "model.h5"),
+        ("upgrade", "model.h5"),
+        ("compare", "model.h5", "model.h5"),
+    ):
+        done = run(*words, "--json", "./model.h5")
+        assert done.returncode == 1
+        assert "which it would replace" in done.stderr
+    assert model.read_bytes() == then

@@ -120,10 +120,35 @@ def test_values_out_of_range_are_named(words: Any, said: str) -> None:
         settings_of(words, has_data=True)
 
 
-def test_rho_is_about_factor_auto() -> None:
-    for words in ({"rho": 0.5}, {"rho_over": "all"}):
-        with pytest.raises(orthwrap.UsageError, match="is about factor auto"):
-            orthwrap.apply(models.dense(), data=classes(), factor=0.1, **words)
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"rho": 0.5}, "rho is about factor auto"),
+        ({"rho_over": "all"}, "rho_over is about factor auto"),
+        ({"schedule_by": "step"}, "schedule_by is about a schedule"),
+        ({"temperature": 3.0}, "temperature is about distill"),
+    ],
+)
+def test_words_without_effect_are_wrong_usage(words: dict[str, Any], said: str) -> None:
+    with pytest.raises(orthwrap.UsageError, match=said):
+        orthwrap.apply(models.dense(), data=classes(), factor=0.1, **words)
+    with pytest.raises(orthwrap.UsageError, match=said):
+        orthwrap.finetune(models.dense(), classes(), **words)
+
+
+def test_log_replaces_nothing_that_is_read_or_written(tmp_path: Path) -> None:
+    model, arrays = tmp_path / "m.keras", tmp_path / "d.npz"
+    dropping().save(model)
+    np.savez(arrays, **dict(zip("xy", classes(), strict=True)))
+    out = tmp_path / "out.keras"
+    then = model.read_bytes(), arrays.read_bytes()
+    for log in (model, arrays, out):
+        with pytest.raises(orthwrap.FileFault, match="which it would replace"):
+            orthwrap.apply(model, out, data=arrays, log=log)
+        with pytest.raises(orthwrap.FileFault, match="which it would replace"):
+            orthwrap.finetune(model, arrays, out, log=log)
+    assert (model.read_bytes(), arrays.read_bytes()) == then
+    assert not out.exists()
 
 
 def test_word_that_there_is_not_is_a_type_error() -> None:
@@ -140,11 +165,15 @@ def test_word_that_there_is_not_is_a_type_error() -> None:
         ({"freeze": "plain"}, {"grouped", "norm", "deep", "separable", "up", "head"}),
         ({"freeze": "all-conv"}, {"norm", "deep", "head"}),
         ({"freeze": ["class:Dense", "re:(up|deep)"]}, {"plain", "grouped", "norm", "separable"}),
-        ({"freeze": "*", "unfreeze": "head"}, set()),
+        ({"freeze": "*", "unfreeze": "head"}, {"head"}),
+        (
+            {"freeze_batchnorm": True, "unfreeze": "*", "freeze": "re:.*"},
+            {"plain", "grouped", "deep", "separable", "up", "head"},
+        ),
         ({"freeze_batchnorm": True}, {"plain", "grouped", "deep", "separable", "up", "head"}),
         (
-            {"freeze": lambda layer: layer.path != "head", "unfreeze": "all-conv"},
-            {"head"},
+            {"freeze": lambda layer: layer.path != "head", "unfreeze": "up"},
+            {"head", "up"},
         ),
     ],
     ids=str,
@@ -187,6 +216,7 @@ def test_layer_of_a_frozen_model_inside_can_be_trained_again() -> None:
         ({"freeze": "haed"}, "freeze 'haed' matches no layer; nearest: head"),
         ({"unfreeze": "class:Conv2D"}, "unfreeze 'class:Conv2D' matches no layer"),
         ({"freeze": "head@kernel"}, "leave @kernel out"),
+        ({"freeze": "*"}, "nothing is left to train"),
     ],
 )
 def test_patterns_of_layers_are_checked(words: Any, said: str) -> None:

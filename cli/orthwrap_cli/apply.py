@@ -70,7 +70,15 @@ def apply(
     """
     from orthwrap import verbs
 
-    check_json(json)
+    check_json(
+        json,
+        model=model,
+        output=output,
+        rules=rules,
+        data=data,
+        validation=training["validation"],
+        log=training["log"],
+    )
     words: dict[str, Any] = {
         "target": target or None,
         "exclude": exclude or None,

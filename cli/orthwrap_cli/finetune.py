@@ -30,7 +30,14 @@ def finetune(
 
     if data is None:
         raise UsageError("finetune needs --data: what to train on")
-    check_json(json)
+    check_json(
+        json,
+        model=model,
+        output=output,
+        data=data,
+        validation=training["validation"],
+        log=training["log"],
+    )
     result = verbs.finetune(
         model,
         data,

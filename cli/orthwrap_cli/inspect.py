@@ -20,7 +20,7 @@ def inspect(
     """How orthogonal is each layer, and what it carries; changes nothing."""
     from orthwrap import verbs
 
-    check_json(json)
+    check_json(json, model=model)
     report = verbs.inspect(
         model,
         target=target or None,

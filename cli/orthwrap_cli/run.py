@@ -13,6 +13,7 @@ from typing import Any, ParamSpec
 import typer
 
 from orthwrap.errors import FileFault, OrthwrapError, UsageError, printable
+from orthwrap.outputs import check_apart
 
 P = ParamSpec("P")
 
@@ -51,12 +52,16 @@ def _fail(error: BaseException, message: str, code: int, debug: bool) -> None:
     raise typer.Exit(code) from None
 
 
-def check_json(target: str | None) -> None:
-    """FileFault where the JSON could not be written in the end."""
-    if target not in (None, "-") and not Path(str(target)).parent.is_dir():
-        raise FileFault(
-            f"folder {Path(str(target)).parent} for --json does not exist: make it first"
-        )
+def check_json(target: str | None, **others: Any) -> None:
+    """FileFault where the JSON could not be written in the end, or would replace another file.
+
+    `others` are the command's own files, by their words.
+    """
+    if target is None or target == "-":
+        return
+    check_apart(target, "--json", {f"the {word} of this command": p for word, p in others.items()})
+    if not Path(target).parent.is_dir():
+        raise FileFault(f"folder {Path(target).parent} for --json does not exist: make it first")
 
 
 def show(data: Any, renderable: Callable[[int], Any], json_target: str | None, quiet: bool) -> None:

@@ -21,7 +21,7 @@ def strip(
     """Remove orthwrap's regularizers: a plain Keras file again."""
     from orthwrap import verbs
 
-    check_json(json)
+    check_json(json, model=model, output=output)
     report = verbs.strip(
         model,
         output,

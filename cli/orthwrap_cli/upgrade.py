@@ -20,7 +20,7 @@ def upgrade(
     """Bring an old file to Keras 3, nothing else."""
     from orthwrap import verbs
 
-    check_json(json)
+    check_json(json, model=model, output=output)
     report = verbs.upgrade(
         model,
         output,

@@ -29,6 +29,8 @@ from orthwrap.errors import OrthwrapError, ValueFault, first_line
 
 # Of how many batches the labels are looked at, to choose a loss.
 _LOOKED_AT = 8
+# Of how many batches figures are taken, where only the end would tell how many there are.
+_EVALUATED = 1000
 
 
 class Flow(NamedTuple):
@@ -244,7 +246,9 @@ class Stream:
         return self._dataset(start_step, lambda batch: batch.element)
 
     def ordered(self, batch_size: int) -> Any:
-        return self.training(batch_size, 0, 0, 0, 1)
+        flow = self.training(batch_size, 0, 0, 0, 1)
+        # A stream whose length is not known may have no end.
+        return flow.take(_EVALUATED) if self.flow.steps is None else flow
 
     def inputs(self, batch_size: int) -> Any:
         return self._dataset(0, lambda batch: batch.element[:1])

@@ -25,12 +25,12 @@ class TrainingProgress:
         self._bars: Progress | None = None
         self._epochs: TaskID | None = None
         self._steps: TaskID | None = None
-        self._total = (0, 0)
+        self._total = 0
 
-    def start(self, choices: tuple[str, ...], epochs: int, steps: int) -> None:
+    def start(self, choices: tuple[str, ...], epochs: int, steps: int | None) -> None:
         for choice in choices:
             self._console.print(choice, style="dim", soft_wrap=True)
-        self._total = (epochs, steps)
+        self._total = epochs
         if not self._console.is_terminal:
             return
         self._bars = Progress(
@@ -51,7 +51,7 @@ class TrainingProgress:
             self._bars.update(self._steps, completed=step, logs=_line(logs, short=True))
 
     def epoch(self, epoch: int, logs: Mapping[str, float]) -> None:
-        epochs, _ = self._total
+        epochs = self._total
         width = len(str(epochs))
         line = f"epoch {epoch + 1:>{width}}/{epochs}  {_line(logs)}"
         if self._bars is not None and self._epochs is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -429,7 +430,7 @@ def _upgrades(upgrades: Iterable[Mapping[str, Any]], width: int) -> RenderableTy
 
 def _training(training: Training) -> RenderableType:
     table = _table()
-    table.add_column("metric")
+    table.add_column("on validation data" if training.held_out else "on training data")
     table.add_column("before", justify="right")
     table.add_column("after", justify="right")
     for name in _in_order(training.metrics_before):
@@ -439,6 +440,8 @@ def _training(training: Training) -> RenderableType:
             *("–" if v is None else f"{v:.4f}" for v in (before, after)),
         )
     head = Text(f"Trained for {_count(training.epochs, 'epoch')}", style="bold")
+    if training.kept_epoch != training.epochs:
+        head.append(f"; the weights are those of epoch {training.kept_epoch}, the best")
     choices = [Padding(Text(c, style="dim"), (0, 0, 0, 2)) for c in training.choices]
     return Group(head, *choices, Text(""), table)
 
@@ -480,6 +483,14 @@ def _compare_cells(row: Comparison, wide: bool) -> list[Text]:
 def console(file: Any = None) -> Console:
     """A console whose colours follow the terminal and NO_COLOR; pipes get plain text."""
     return _SafeConsole(file=file, highlight=False, soft_wrap=False, markup=False)
+
+
+def as_text(rendered: Callable[[int], RenderableType], width: int = 100) -> str:
+    """What a console of `width` columns would show, without colours."""
+    buffer = io.StringIO()
+    screen = _SafeConsole(file=buffer, width=width, highlight=False, markup=False)
+    screen.print(rendered(width))
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 
 
 class _SafeConsole(Console):

@@ -218,6 +218,7 @@ def finetune(
         metrics_after=after,
         choices=choices,
         kept_epoch=out.kept,
+        held_out=data.held_out is not None,
         seed=session.seed if session.is_seeded else None,
         class_names=data.class_names,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from orthwrap.errors import NoMatchError, UsageError
+from orthwrap.errors import NoMatchError, UsageError, ValueFault
 from orthwrap.patterns import Candidate, Pattern, nearest, parse
 from orthwrap.stores.live import LiveStore
 from orthwrap.survey import survey
@@ -16,9 +16,10 @@ def freeze(model: Any, settings: Settings) -> tuple[str, ...]:
     """Sets which layers of `model` are trained; says what was frozen and unfrozen.
 
     A pattern that matches a model inside the model stands for all of its layers. What both
-    `freeze` and `unfreeze` match is frozen.
+    `freeze` and `unfreeze` match is trained: the one makes exceptions of the other.
 
     Raises:
+        ValueFault: nothing is left to train.
         NoMatchError: a pattern that matches no layer.
         UsageError: a pattern with a slot.
     """
@@ -51,10 +52,12 @@ def freeze(model: Any, settings: Settings) -> tuple[str, ...]:
             continue
         wanted = layer.trainable
         statistics = settings.freeze_batchnorm and layer.class_name == "BatchNormalization"
-        if statistics or chosen["freeze"](layer.paths):
+        if statistics:
             wanted = False
         elif chosen["unfreeze"](layer.paths):
             wanted = True
+        elif chosen["freeze"](layer.paths):
+            wanted = False
         if wanted != layer.trainable:
             counts["unfreeze" if wanted else "freeze"] += 1
         trained[id(live)] = (live, wanted)
@@ -70,6 +73,8 @@ def freeze(model: Any, settings: Settings) -> tuple[str, ...]:
         live.trainable = wanted
     for variable, wanted in own:
         variable.trainable = wanted
+    if not model.trainable_variables:
+        raise ValueFault("nothing is left to train: freeze fewer layers, or unfreeze some")
     words = {"freeze": "frozen", "unfreeze": "unfrozen"}
     changed = ", ".join(f"{n} {words[word]}" for word, n in counts.items() if n)
     numbers = sum(_size(v) for v in model.trainable_variables)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orthwrap.data import Data
+from orthwrap.outputs import check_apart
 from orthwrap.records import Report
 from orthwrap.reports import with_trained
 from orthwrap.stores.live import LiveStore
@@ -50,6 +51,17 @@ class Job:
     def off_devices(self) -> AbstractContextManager[None]:
         """Where the trained model is to be saved, by one process alone."""
         return off_devices()
+
+    def check_log(self, model: Any, target: Any) -> None:
+        """FileFault where the log would replace what is read, or what is written."""
+        settings = self.session.settings
+        others = {
+            "the model": model,
+            "the output": target,
+            "the data": self.source,
+            "the validation data": settings.validation,
+        }
+        check_apart(settings.log, "log", others)
 
     def read(self, model: Any) -> Data:
         """The data, checked against the model."""

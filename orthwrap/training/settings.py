@@ -39,7 +39,7 @@ class TrainingWords(TypedDict, total=False):
         optimizer: a Keras optimizer, by name or as an object; None takes the model's own, or Adam.
         metric: one or several Keras metrics, by name or as objects.
         freeze, unfreeze: patterns of layers that are not trained, or are again; what both name
-            is not trained.
+            is trained.
         freeze_batchnorm: no BatchNormalization layer is trained, nor its statistics.
         rho: with factor `"auto"`, the norm of the penalty's gradient over the task's; 1.
         rho_over: `"kernel"` (default): a factor for each kernel; `"all"`: one for all.
