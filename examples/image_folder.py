@@ -20,8 +20,6 @@ from pathlib import Path
 import keras
 
 import orthwrap
-from orthwrap.render.progress import TrainingProgress
-from orthwrap.render.terminal import console, render
 
 
 def network(classes: int, size: int, alpha: float, weights: str | None) -> keras.Model:
@@ -57,7 +55,6 @@ def main() -> None:
     classes = [f for f in args.folder.iterdir() if f.is_dir() and not f.name.startswith(".")]
     model = network(len(classes), args.size, args.alpha, args.weights)
 
-    screen = console()
     result = orthwrap.apply(
         model,
         output,
@@ -75,9 +72,9 @@ def main() -> None:
         checkpoint_dir=output.with_suffix(".checkpoints"),
         resume=args.resume,
         force=True,  # an output of an earlier run is replaced
-        progress=TrainingProgress(screen),
+        progress=True,
     )
-    screen.print(render(result.report, screen.width))
+    print(result.report)
 
 
 if __name__ == "__main__":
