@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         regularizer,
     )
     from orthwrap.schedules import Schedule
+    from orthwrap.training.settings import TrainingWords
     from orthwrap.verbs import Result, apply, compare, finetune, inspect, strip, upgrade
 
 _WHERE = {
@@ -62,6 +63,7 @@ _WHERE = {
     ),
     "FactorSchedule": "orthwrap.callbacks",
     "Schedule": "orthwrap.schedules",
+    "TrainingWords": "orthwrap.training.settings",
     "load_model": "orthwrap.loading",
 }
 
@@ -85,6 +87,7 @@ __all__ = [
     "Result",
     "Rule",
     "Schedule",
+    "TrainingWords",
     "UsageError",
     "ValueFault",
     "__version__",

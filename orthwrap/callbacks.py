@@ -126,7 +126,15 @@ class FactorSchedule(keras.callbacks.Callback):  # type: ignore[misc]  # Keras i
 
         Args:
             total: epochs or steps of the whole training, for schedules that go over all of it.
+
+        Raises:
+            ValueFault: what is no model.
         """
+        if not isinstance(model, keras.Model):
+            raise ValueFault(
+                f"start takes a keras.Model; got {type(model).__name__}: load a file with "
+                "orthwrap.load_model first"
+            )
         self.stop()
         if isinstance(self.schedule, Schedule) and self.schedule.needs_total:
             self.schedule.at(0, total)  # which asks for the total

@@ -19,7 +19,9 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
-from orthwrap.errors import ValueFault
+import numpy as np
+
+from orthwrap.errors import ValueFault, first_line
 from orthwrap.layouts import SLOT_KEYS
 
 SHORTHANDS = {
@@ -77,16 +79,37 @@ def parse(pattern: str | Callable[[Any], bool]) -> Pattern:
     """A pattern from its text, or from a callable of the layer's record.
 
     Raises:
-        ValueFault: an empty pattern, or a regular expression that does not compile.
+        ValueFault: an empty pattern, a regular expression that does not compile, or a layer
+            itself. Later: a callable that fails, or gives neither True nor False.
     """
+    if isinstance(pattern, type):
+        raise ValueFault(f"a class is no pattern: write 'class:{pattern.__name__}'")
+    if callable(pattern) and hasattr(pattern, "get_config"):  # a layer or a model can be called
+        name = getattr(pattern, "name", "conv1")
+        raise ValueFault(f"a layer is no pattern: give its path, such as {str(name)!r}")
     if callable(pattern):
-        return Pattern(
-            getattr(pattern, "__name__", "callable"), None, lambda c: bool(pattern(c.layer))
-        )
+        return Pattern(getattr(pattern, "__name__", "callable"), None, _asking(pattern))
     if not isinstance(pattern, str) or not pattern:
         raise ValueFault(f"a pattern is a non-empty string or a callable; got {pattern!r}")
     body, slot = _split_slot(pattern)
     return Pattern(pattern, slot, _matcher(body))
+
+
+def _asking(function: Callable[[Any], bool]) -> Callable[[Candidate], bool]:
+    """Whether a function of the user's own says True of a layer's record."""
+    name = getattr(function, "__name__", type(function).__name__)
+
+    def matches(candidate: Candidate) -> bool:
+        at = f"pattern function {name} at layer {candidate.paths[0]!r}"
+        try:
+            found: Any = function(candidate.layer)
+        except Exception as e:  # the user's own code
+            raise ValueFault(f"{at} failed: {type(e).__name__}: {first_line(e)}") from e
+        if not isinstance(found, (bool, np.bool_)):
+            raise ValueFault(f"{at} returned {found!r}: it must return True or False")
+        return bool(found)
+
+    return matches
 
 
 def _split_slot(pattern: str) -> tuple[str, str | None]:

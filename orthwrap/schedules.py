@@ -111,8 +111,10 @@ class Schedule:
             total: of the whole training; only a `linear` or `cosine` without OVER asks for it.
 
         Raises:
-            ValueFault: the total is asked for and not given.
+            ValueFault: a position below 0, or the total is asked for and not given.
         """
+        if not position >= 0:
+            raise ValueFault(f"schedule is asked at {position!r}; positions count from 0 up")
         if self.needs_total and total is None:
             raise ValueFault(
                 f"schedule '{self}' goes over the whole training, whose length is not known here: "

@@ -32,7 +32,7 @@ from orthwrap.surgery import (
     write_copy,
 )
 from orthwrap.survey import survey
-from orthwrap.training.settings import Settings, TrainingWords, settings_of
+from orthwrap.training.settings import Settings, TrainingWords, settings_of, spoken
 from orthwrap.walker import edit
 
 if TYPE_CHECKING:
@@ -149,7 +149,12 @@ def apply(
         unsafe_lambda: for training and conversion, run the code that the file keeps.
         progress: True shows the training on the screen; so does an object like
             `orthwrap.render.progress.TrainingProgress`.
-        **training: how to train; see `orthwrap.training.settings.TrainingWords`.
+        **training: how to train (see `help(orthwrap.TrainingWords)`): `epochs`, `batch_size`,
+            `learning_rate`, `optimizer`, `loss`, `metric`, `seed`, `devices`; `validation` or
+            `validation_split`; of images `rescale`, `preprocessing`, `image_size`; which layers:
+            `freeze`, `unfreeze`, `freeze_batchnorm`; of the factor `schedule`, `schedule_by`,
+            `rho`, `rho_over`; `distill`, `temperature`; what is kept: `keep`, `monitor`, `log`,
+            `tensorboard`, `checkpoint_dir`, `resume`; and Keras `callbacks`.
 
     Returns:
         Result; its model is None where a file became a file without Keras.
@@ -187,7 +192,7 @@ def apply(
         schedule=any(rule.schedule is not None for rule in rules),
     )
     known = custom_objects_of(custom_objects)
-    settings = settings_of(training, has_data=data is not None)
+    settings = settings_of(training, has_data=data is not None, others=apply.__kwdefaults__ or ())
     job = _Apply(tuple(rules), measure, _job(data, settings, progress), known, unsafe_lambda)
     if in_place and settings is not None and settings.devices is not None:
         raise UsageError("devices share a copy of the model: leave in_place out")
@@ -307,12 +312,21 @@ def finetune(
 
     Args:
         model: a path, or a `keras.Model`, of which a copy is trained.
-        data, progress, **training: as in `apply`.
+        data, progress: as in `apply`.
+        **training: how to train (see `help(orthwrap.TrainingWords)`): `epochs`, `batch_size`,
+            `learning_rate`, `optimizer`, `loss`, `metric`, `seed`, `devices`; `validation` or
+            `validation_split`; of images `rescale`, `preprocessing`, `image_size`; which layers:
+            `freeze`, `unfreeze`, `freeze_batchnorm`; of the factor `schedule`, `schedule_by`,
+            `rho`, `rho_over`; `distill`, `temperature`; what is kept: `keep`, `monitor`, `log`,
+            `tensorboard`, `checkpoint_dir`, `resume`; and Keras `callbacks`.
         custom_objects, unsafe_lambda: as in `apply`.
         output: from a path, None writes `name-tuned` beside the input.
     """
     _check_effect(training)
-    job = _job(data, settings_of(training, has_data=data is not None), progress)
+    settings = settings_of(
+        training, has_data=data is not None, others=finetune.__kwdefaults__ or ()
+    )
+    job = _job(data, settings, progress)
     if job is None:
         raise UsageError("finetune needs data")
     known = custom_objects_of(custom_objects)
@@ -567,7 +581,7 @@ def _check_effect(
     ):
         for word in words:
             if training.get(word) is not None and not is_done:
-                raise UsageError(f"{word} is about {what}: ask for that, or leave it out")
+                raise UsageError(f"{spoken(word)} is about {what}: ask for that, or leave it out")
 
 
 def _job(data: Any, settings: Settings | None, progress: Progress | bool | None) -> Job | None:

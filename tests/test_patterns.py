@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 
 from orthwrap.errors import ValueFault
@@ -90,6 +93,30 @@ def test_a_pattern_that_is_none_is_refused_in_one_line(pattern: object) -> None:
     with pytest.raises(ValueFault) as caught:
         parse(pattern)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+def raising(layer: object) -> bool:
+    raise KeyError("width")
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (raising, "pattern function raising at layer 'conv1' failed: KeyError: 'width'"),
+        (lambda layer: layer.width, "<lambda> at layer 'conv1' failed: AttributeError"),
+        (lambda layer: None, "returned None: it must return True or False"),
+        (lambda layer: "conv", "returned 'conv': it must return True or False"),
+    ],
+)
+def test_a_function_that_cannot_tell_is_named_with_the_layer(function: Any, said: str) -> None:
+    with pytest.raises(ValueFault) as caught:
+        parse(function).matches(candidate("conv1"))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_function_may_answer_with_a_number_of_numpy() -> None:
+    assert parse(lambda layer: np.True_).matches(candidate("conv1"))
 
 
 @pytest.mark.parametrize(

@@ -91,9 +91,10 @@ def test_words_of_python_and_of_the_commands_are_the_same() -> None:
     [
         ({"validation": "v.npz", "validation_split": 0.1}, "exclude each other"),
         ({"rescale": 1.0, "preprocessing": "vgg16"}, "exclude each other"),
-        ({"resume": True}, "resume needs checkpoint_dir"),
+        ({"resume": True}, "resume needs a checkpoint dir"),
         ({"distill": True, "loss": "mse"}, "a loss of its own"),
         ({"keep": "last", "monitor": "loss"}, "about keep best"),
+        ({"freeze_batchnorm": True, "batchnorm_momentum": 0.9}, "exclude each other"),
     ],
 )
 def test_words_that_contradict_each_other_are_wrong_usage(words: Any, said: str) -> None:
@@ -107,6 +108,7 @@ def test_words_that_contradict_each_other_are_wrong_usage(words: Any, said: str)
         ({"validation_split": 1.0}, "between 0 and 1"),
         ({"validation_split": 0.0}, "above 0"),
         ({"rho": -1}, "rho -1 must be"),
+        ({"batchnorm_momentum": 1.0}, "between 0 and 1"),
         ({"temperature": 0}, "temperature 0 must be"),
         ({"rho_over": "layer"}, "choose one of: kernel, all"),
         ({"schedule_by": "batch"}, "choose one of: epoch, step"),
@@ -124,8 +126,8 @@ def test_values_out_of_range_are_named(words: Any, said: str) -> None:
     ("words", "said"),
     [
         ({"rho": 0.5}, "rho is about factor auto"),
-        ({"rho_over": "all"}, "rho_over is about factor auto"),
-        ({"schedule_by": "step"}, "schedule_by is about a schedule"),
+        ({"rho_over": "all"}, "rho over is about factor auto"),
+        ({"schedule_by": "step"}, "schedule by is about a schedule"),
         ({"temperature": 3.0}, "temperature is about distill"),
     ],
 )
@@ -152,8 +154,45 @@ def test_log_replaces_nothing_that_is_read_or_written(tmp_path: Path) -> None:
 
 
 def test_word_that_there_is_not_is_a_type_error() -> None:
-    with pytest.raises(TypeError, match="unexpected keyword 'epoch'"):
+    with pytest.raises(TypeError, match="unexpected keyword 'epoch'; did you mean 'epochs'"):
         orthwrap.apply(models.dense(), data=classes(), epoch=3)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("validation_data", "did you mean 'validation'?"),
+        ("learningrate", "did you mean 'learning_rate'?"),
+        ("lr", "did you mean 'learning_rate'?"),
+        ("verbose", "did you mean 'progress'?"),
+        ("targets", "did you mean 'target'"),
+        ("zzz", "help(orthwrap.TrainingWords)"),
+    ],
+)
+def test_unknown_words_have_neighbours(word: str, said: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        orthwrap.apply(models.dense(), data=classes(), **{word: 1})  # type: ignore[arg-type]
+    assert said in str(caught.value)
+
+
+def test_help_names_every_word() -> None:
+    for verb in (orthwrap.apply, orthwrap.finetune):
+        told = str(verb.__doc__)
+        assert [name for name in TrainingWords.__annotations__ if f"`{name}`" not in told] == []
+
+
+@pytest.mark.parametrize("word", ["freeze", "unfreeze", "target"])
+def test_layers_and_classes_are_no_patterns(word: str) -> None:
+    model = models.dense()
+    for value, said in (
+        (
+            model.layers[1],
+            f"a layer is no pattern: give its path, such as '{model.layers[1].name}'",
+        ),
+        ([layers.Dense], "a class is no pattern: write 'class:Dense'"),
+    ):
+        with pytest.raises(orthwrap.ValueFault, match=said):
+            orthwrap.apply(model, data=classes(), factor=0.1, **{word: value})
 
 
 # Which layers are trained
@@ -194,6 +233,20 @@ def test_frozen_layers_stay_as_they_were(words: dict[str, Any], trained: set[str
     assert all("no penalty" in r.reason for r in result.report.layers if r.path in frozen)
     assert any("inactive" in w for w in result.report.warnings) == bool(frozen)
     assert all(layer.trainable for layer in model.layers)
+
+
+def test_statistics_follow_as_slowly_as_asked_for() -> None:
+    x = np.full((8, 6), 3.0, "float32") + np.eye(8, 6, dtype="float32")
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [layers.Input((6,)), layers.BatchNormalization(name="norm"), layers.Dense(3, name="head")]
+    )
+    words: dict[str, Any] = {"data": (x, x[:, :3]), "epochs": 2, "batch_size": 8}
+    result = orthwrap.apply(model, batchnorm_momentum=0.5, **words)
+    mean = np.array(keras.ops.convert_to_numpy(result.model.get_layer("norm").moving_mean))
+    np.testing.assert_allclose(mean, 0.75 * x.mean(axis=0), rtol=1e-5)
+    assert result.model.get_layer("norm").momentum == 0.99
+    assert result.model.get_layer("norm").get_config()["momentum"] == 0.99
 
 
 def test_layer_of_a_frozen_model_inside_can_be_trained_again() -> None:

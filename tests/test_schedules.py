@@ -403,6 +403,19 @@ def test_only_the_own_factor_moves() -> None:
     assert float(held["conv"](ops.convert_to_tensor(kernel))) == pytest.approx(value, rel=1e-6)
 
 
+def test_what_is_no_model_is_said() -> None:
+    schedule = FactorSchedule("0:1")
+    with pytest.raises(ValueFault, match=r"takes a keras\.Model; got str: load a file with"):
+        schedule.start("m.keras")
+
+
+@pytest.mark.parametrize("text", ["constant", "cosine:0:3", "warmup:2, linear:0:5", "0:1, 2:0"])
+def test_positions_count_from_0(text: str) -> None:
+    for position in (-1, -0.5, math.nan):
+        with pytest.raises(ValueFault, match="positions count from 0 up"):
+            Schedule.parse(text).at(position)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -67,11 +67,11 @@ def load(
     """
     reader = _Reader(inputs, outputs, labelled, pixels(rescale, preprocessing, image_size))
     if validation is not None and validation_split is not None:
-        raise UsageError("validation and validation_split contradict each other: give one")
+        raise UsageError("validation and validation split contradict each other: give one")
     fraction = None if validation_split is None else _fraction(validation_split)
     train, held_out = reader.read(source)
     if held_out is not None and (validation is not None or fraction is not None):
-        word = "validation" if fraction is None else "validation_split"
+        word = "validation" if fraction is None else "validation split"
         raise UsageError(f"the data has its own validation set: leave {word} out")
     if validation is not None:
         held_out, more = reader.read(validation)
@@ -107,7 +107,7 @@ class _Reader:
             )
         if self.pixels is not None:
             raise UsageError(
-                "rescale, preprocessing and image_size are about a folder of images: other data "
+                "rescale, preprocessing and image size are about a folder of images: other data "
                 "is used as it is"
             )
         if _is_pair(source):
@@ -160,7 +160,7 @@ def _is_pair(source: Any) -> bool:
 def _fraction(value: Any) -> float:
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not (is_number and 0 < value < 1):
-        raise ValueFault(f"validation_split {value!r} must be a number above 0 and below 1")
+        raise ValueFault(f"validation split {value!r} must be a number above 0 and below 1")
     return float(value)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import numbers
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypedDict
@@ -41,6 +42,8 @@ class TrainingWords(TypedDict, total=False):
         freeze, unfreeze: patterns of layers that are not trained, or are again; what both name
             is trained.
         freeze_batchnorm: no BatchNormalization layer is trained, nor its statistics.
+        batchnorm_momentum: how slowly those statistics follow while training, instead of each
+            layer's own; 0.9 follows within some ten steps, Keras's 0.99 within some hundred.
         rho: with factor `"auto"`, the norm of the penalty's gradient over the task's; 1.
         rho_over: `"kernel"` (default): a factor for each kernel; `"all"`: one for all.
         schedule: how the factors move, such as `"cosine"` or `"0:1, 20:1e-2"`; see
@@ -74,6 +77,7 @@ class TrainingWords(TypedDict, total=False):
     freeze: Any
     unfreeze: Any
     freeze_batchnorm: bool
+    batchnorm_momentum: float | None
     rho: float | None
     rho_over: str | None
     schedule: Any
@@ -109,6 +113,7 @@ class Settings:
     freeze: tuple[Any, ...] = ()
     unfreeze: tuple[Any, ...] = ()
     freeze_batchnorm: bool = False
+    batchnorm_momentum: float | None = None
     rho: float = DEFAULT_RHO
     rho_over: str = "kernel"
     schedule: Any = None
@@ -132,10 +137,13 @@ class Settings:
         for name in ("learning_rate", "rho", "temperature"):
             value = getattr(self, name)
             if value is not None:
-                self._set(name, _positive(name.replace("_", " "), value))
+                self._set(name, _positive(name, value))
         share = self.validation_split
         if share is not None and not 0 < _positive("validation_split", share) < 1:
-            raise ValueFault(f"validation_split {share!r} must lie between 0 and 1, as 0.2 does")
+            raise ValueFault(f"validation split {share!r} must lie between 0 and 1, as 0.2 does")
+        momentum = self.batchnorm_momentum
+        if momentum is not None and not 0 < _positive("batchnorm_momentum", momentum) < 1:
+            raise ValueFault(f"batchnorm_momentum {momentum!r} must lie between 0 and 1, as 0.9")
         for name, choices in (
             ("rho_over", ("kernel", "all")),
             ("schedule_by", ("epoch", "step")),
@@ -144,7 +152,7 @@ class Settings:
             value = getattr(self, name)
             if value not in choices:
                 known = ", ".join(c for c in choices if c)
-                raise ValueFault(f"{name} {value!r} is not known; choose one of: {known}")
+                raise ValueFault(f"{spoken(name)} {value!r} is not known; choose one of: {known}")
         for name in ("metric", "freeze", "unfreeze", "callbacks"):
             self._set(name, _several(getattr(self, name)))
         if isinstance(self.schedule, str):
@@ -158,13 +166,15 @@ class Settings:
     def _check_together(self) -> None:
         """UsageError where two words contradict each other."""
         if self.validation is not None and self.validation_split is not None:
-            raise UsageError("validation and validation_split exclude each other: give one")
+            raise UsageError("validation and validation split exclude each other: give one")
         if self.rescale is not None and self.preprocessing is not None:
             raise UsageError("rescale and preprocessing exclude each other: give one")
         if self.resume and self.checkpoint_dir is None:
-            raise UsageError("resume needs checkpoint_dir: the folder to go on from")
+            raise UsageError("resume needs a checkpoint dir: the folder to go on from")
         if self.distill and self.loss is not None:
             raise UsageError("distill has a loss of its own: leave loss out")
+        if self.freeze_batchnorm and self.batchnorm_momentum is not None:
+            raise UsageError("freeze_batchnorm and batchnorm_momentum exclude each other: give one")
         if self.keep == "last" and self.monitor is not None:
             raise UsageError("monitor is about keep best: leave one out")
 
@@ -172,8 +182,15 @@ class Settings:
         object.__setattr__(self, name, value)
 
 
-def settings_of(words: Mapping[str, Any], *, has_data: bool) -> Settings | None:
+def settings_of(
+    words: Mapping[str, Any], *, has_data: bool, others: Iterable[str] = ()
+) -> Settings | None:
     """The settings of a verb's keywords; None where there is nothing to train on.
+
+    Args:
+        words: about training, the verb has found.
+        has_data: whether there is something to train on.
+        others: the verb's own keywords, one of which may have been meant.
 
     Raises:
         TypeError: a keyword that there is not.
@@ -183,13 +200,39 @@ def settings_of(words: Mapping[str, Any], *, has_data: bool) -> Settings | None:
     known = [f.name for f in fields(Settings)]
     for name in words:
         if name not in known:
-            raise TypeError(f"unexpected keyword {name!r}; about training there are: {known}")
+            raise TypeError(f"unexpected keyword {name!r}; {_meant(name, [*known, *others])}")
     given = {name: value for name, value in words.items() if _is_given(name, value)}
     if has_data:
         return Settings(**given)
     if given:
-        raise UsageError(f"{next(iter(given))} is about training, which needs data")
+        raise UsageError(f"{spoken(next(iter(given)))} is about training, which needs data")
     return None
+
+
+# What other libraries call them.
+_ALIASES = {
+    "validation_data": "validation",
+    "verbose": "progress",
+    "lr": "learning_rate",
+    "batch": "batch_size",
+    "lambda_": "factor",
+}
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    alias = _ALIASES.get(name.lower())
+    if alias in known:
+        return f"did you mean {alias!r}?"
+    flat = {word.replace("_", ""): word for word in known}
+    close = difflib.get_close_matches(name.lower().replace("_", ""), flat, 2, 0.6)
+    if not close:
+        return "help(orthwrap.TrainingWords) lists those about training"
+    return f"did you mean {' or '.join(repr(flat[c]) for c in close)}?"
+
+
+def spoken(name: str) -> str:
+    """A keyword in a sentence, which is for readers of commands and of Python alike."""
+    return name.replace("_", " ")
 
 
 def _is_given(name: str, value: Any) -> bool:
@@ -206,6 +249,7 @@ def _several(value: Any) -> tuple[Any, ...]:
 
 
 def _positive(name: str, value: Any) -> float:
+    name = spoken(name)
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not (is_number and math.isfinite(value) and value > 0):
         raise ValueFault(f"{name} {value!r} must be a finite number above 0")
@@ -213,6 +257,7 @@ def _positive(name: str, value: Any) -> float:
 
 
 def _whole_number(name: str, value: Any, lowest: int) -> int:
+    name = spoken(name)
     is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not (is_whole and lowest <= value < 2**32):
         limit = " and below 2**32" if is_whole and value > 0 else ""
