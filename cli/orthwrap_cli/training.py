@@ -95,6 +95,14 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
             _LAYERS, "--freeze-batchnorm", help="Train no BatchNormalization, nor its statistics."
         ),
     ),
+    "batchnorm_momentum": (
+        float,
+        _option(
+            _LAYERS,
+            metavar="M",
+            help="How slowly statistics follow in training: 0.9 where there are few steps.",
+        ),
+    ),
     "rho": (
         float,
         _option(

@@ -46,7 +46,7 @@ from orthwrap.training.factors import (
     resolve,
     told,
 )
-from orthwrap.training.freezing import freeze
+from orthwrap.training.freezing import batchnorm_momentum, freeze
 from orthwrap.training.interrupts import Interrupts
 from orthwrap.training.labels import fit_labels
 from orthwrap.training.logs import check_log
@@ -153,6 +153,7 @@ def finetune(
     with contextlib.ExitStack() as stack:
         stack.enter_context(_one_line_errors(model, data))
         choices = freeze(model, settings)
+        stack.enter_context(batchnorm_momentum(model, settings.batchnorm_momentum))
         kinds: tuple[str, ...] = ()
         if settings.distill:
             kinds = kinds_of(model)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from orthwrap.errors import NoMatchError, UsageError, ValueFault
@@ -79,6 +80,24 @@ def freeze(model: Any, settings: Settings) -> tuple[str, ...]:
     changed = ", ".join(f"{n} {words[word]}" for word, n in counts.items() if n)
     numbers = sum(_size(v) for v in model.trainable_variables)
     return (f"layers: {changed or 'none frozen or unfrozen'}; {numbers:,} weights are trained",)
+
+
+@contextlib.contextmanager
+def batchnorm_momentum(model: Any, momentum: float | None) -> Iterator[None]:
+    """While active, the statistics of every BatchNormalization follow with this momentum.
+
+    Few steps on other data than it was made for leave a pretrained network with statistics that
+    belong to its old kernels, if they follow as slowly as in its first training.
+    """
+    norms = (layer for layer in model._flatten_layers() if hasattr(layer, "moving_variance"))
+    own = [] if momentum is None else [(layer, layer.momentum) for layer in norms]
+    for layer, _ in own:
+        layer.momentum = momentum
+    try:
+        yield
+    finally:
+        for layer, before in own:
+            layer.momentum = before
 
 
 def _size(variable: Any) -> int:
