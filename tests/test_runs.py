@@ -71,6 +71,11 @@ def dropping() -> Any:
     return model
 
 
+def told(value: Any) -> str:
+    """A test's name, the same in every process: objects tell where they lie in memory."""
+    return "-".join(value) if isinstance(value, dict) else str(value)
+
+
 def training_of(result: Any) -> Any:
     assert result.report.training is not None
     return result.report.training
@@ -215,7 +220,7 @@ def test_layers_and_classes_are_no_patterns(word: str) -> None:
             {"head", "up"},
         ),
     ],
-    ids=str,
+    ids=told,
 )
 def test_frozen_layers_stay_as_they_were(words: dict[str, Any], trained: set[str]) -> None:
     model = models.convolutional()
@@ -306,7 +311,7 @@ def test_optimizer_keeps_what_it_knows_of_layers_that_are_still_trained() -> Non
         ({"optimizer": "sgd", "learning_rate": 0.5}, "optimizer SGD, learning rate 0.5: as given"),
         ({"optimizer": "rmsprop"}, "optimizer RMSprop: as given"),
     ],
-    ids=str,
+    ids=told,
 )
 def test_loss_and_optimizer_can_be_named(words: dict[str, Any], expected: str) -> None:
     x, y = classes()
