@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -82,6 +83,8 @@ class FactorSchedule(keras.callbacks.Callback):  # type: ignore[misc]  # Keras i
                 f"a schedule is a text, a Schedule or a callable; got {schedule!r}: write for "
                 "example 'cosine:0.1'"
             )
+        if not isinstance(self.schedule, Schedule):
+            _check_callable(self.schedule)
         self.by = by
         self._target = None if target is None else _patterns(target)
         self._exclude = _patterns(exclude)
@@ -287,6 +290,24 @@ class FactorSchedule(keras.callbacks.Callback):  # type: ignore[misc]  # Keras i
         if self.by == "epoch" or epochs is None:
             return epochs
         return None if steps is None else epochs * steps
+
+
+def _check_callable(function: Callable[[int], Any]) -> None:
+    """ValueFault for a class, and for a function that does not take a position."""
+    name = getattr(function, "__name__", type(function).__name__)
+    if isinstance(function, type):
+        raise ValueFault(f"schedule {name} is a class: give an object of it, {name}(...)")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of some built into Python it is not known
+        return
+    try:
+        signature.bind(0)
+    except TypeError:
+        raise ValueFault(
+            f"schedule function {name}{signature} must take one argument, the epoch or step: "
+            "lambda epoch: 0.9**epoch"
+        ) from None
 
 
 def _patterns(words: Any) -> tuple[Pattern, ...]:

@@ -152,9 +152,10 @@ def apply(
         **training: how to train (see `help(orthwrap.TrainingWords)`): `epochs`, `batch_size`,
             `learning_rate`, `optimizer`, `loss`, `metric`, `seed`, `devices`; `validation` or
             `validation_split`; of images `rescale`, `preprocessing`, `image_size`; which layers:
-            `freeze`, `unfreeze`, `freeze_batchnorm`; of the factor `schedule`, `schedule_by`,
-            `rho`, `rho_over`; `distill`, `temperature`; what is kept: `keep`, `monitor`, `log`,
-            `tensorboard`, `checkpoint_dir`, `resume`; and Keras `callbacks`.
+            `freeze`, `unfreeze`, `freeze_batchnorm`, `batchnorm_momentum`; of the factor
+            `schedule`, `schedule_by`, `rho`, `rho_over`; `distill`, `temperature`; what is kept:
+            `keep`, `monitor`, `log`, `tensorboard`, `checkpoint_dir`, `resume`; and Keras
+            `callbacks`.
 
     Returns:
         Result; its model is None where a file became a file without Keras.
@@ -316,9 +317,10 @@ def finetune(
         **training: how to train (see `help(orthwrap.TrainingWords)`): `epochs`, `batch_size`,
             `learning_rate`, `optimizer`, `loss`, `metric`, `seed`, `devices`; `validation` or
             `validation_split`; of images `rescale`, `preprocessing`, `image_size`; which layers:
-            `freeze`, `unfreeze`, `freeze_batchnorm`; of the factor `schedule`, `schedule_by`,
-            `rho`, `rho_over`; `distill`, `temperature`; what is kept: `keep`, `monitor`, `log`,
-            `tensorboard`, `checkpoint_dir`, `resume`; and Keras `callbacks`.
+            `freeze`, `unfreeze`, `freeze_batchnorm`, `batchnorm_momentum`; of the factor
+            `schedule`, `schedule_by`, `rho`, `rho_over`; `distill`, `temperature`; what is kept:
+            `keep`, `monitor`, `log`, `tensorboard`, `checkpoint_dir`, `resume`; and Keras
+            `callbacks`.
         custom_objects, unsafe_lambda: as in `apply`.
         output: from a path, None writes `name-tuned` beside the input.
     """

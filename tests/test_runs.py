@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
@@ -26,6 +27,7 @@ import orthwrap
 from orthwrap.stores import replacing
 from orthwrap.training import checkpoints
 from orthwrap.training.checkpoints import Folder, State
+from orthwrap.training.logs import write_csv
 from orthwrap.training.settings import Settings, TrainingWords, settings_of
 from orthwrap_cli.training import OPTIONS
 
@@ -367,7 +369,11 @@ def test_metrics_can_be_named() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ({"loss": "sparse_categorical_crosentropy"}, "loss .*did you mean .*Sparse"),
+        (
+            {"loss": "sparse_categorical_crosentropy"},
+            "did you mean sparse_categorical_crossentropy",
+        ),
+        ({"loss": "crossentropy"}, "did you mean .*sparse_categorical_crossentropy"),
         ({"optimizer": "adan"}, "optimizer 'adan'; did you mean .*Adam"),
         ({"metric": "acuracy"}, "metric 'acuracy'; did you mean .*ccuracy"),
         ({"loss": "zzzz"}, "knows no loss 'zzzz'"),
@@ -376,6 +382,102 @@ def test_metrics_can_be_named() -> None:
 def test_unknown_names_have_neighbours(words: Any, said: str) -> None:
     with pytest.raises(orthwrap.ValueFault, match=said):
         orthwrap.apply(models.dense(), data=classes(), **words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"schedule": lambda: 1}, r"<lambda>\(\) must take one argument, the epoch or step"),
+        ({"schedule": 3}, "a schedule is a text, a Schedule or a callable; got 3"),
+        (
+            {"schedule": keras.optimizers.schedules.ExponentialDecay},
+            r"ExponentialDecay is a class: give an object of it, ExponentialDecay\(\.\.\.\)",
+        ),
+        ({"callbacks": [keras.callbacks.EarlyStopping]}, "callback EarlyStopping is a class"),
+        ({"callbacks": print}, "must be objects of keras.callbacks.Callback; got builtin"),
+        ({"optimizer": keras.optimizers.SGD}, "optimizer SGD is a class: give an object"),
+        ({"optimizer": 0.1}, "optimizer 0.1 is none"),
+        ({"loss": 3}, "loss 3 is none: give the name of a Keras loss"),
+        ({"metric": 3}, "metric 3 is none: give the name of a Keras metric"),
+        ({"metric": ["accuracy", 3]}, "metric 3 is none"),
+    ],
+)
+def test_objects_of_another_kind_are_told_before_data_is_read(words: Any, said: str) -> None:
+    with pytest.raises(orthwrap.ValueFault, match=said) as caught:
+        orthwrap.apply(models.dense(), data="nowhere.npz", **words)
+    assert "\n" not in str(caught.value)
+
+
+def test_objects_that_keras_takes_are_let_through() -> None:
+    result = orthwrap.apply(
+        models.dense(),
+        data=(classes()[0], np.eye(3)[classes()[1]]),
+        epochs=1,
+        loss=keras.losses.MeanSquaredError,
+        metric=[keras.metrics.MeanSquaredError, lambda y, given: keras.ops.mean(given)],
+        schedule=keras.optimizers.schedules.ExponentialDecay(1.0, 1, 0.5),
+    )
+    assert "mean_squared_error" in training_of(result).metrics_after
+
+
+@pytest.mark.parametrize("loss", ["mse", keras.losses.Huber(), keras.losses.mean_absolute_error])
+def test_loss_of_many_numbers_says_so_of_class_numbers(loss: Any) -> None:
+    x, y = classes()
+    for labels in (y, y[:, None]):
+        with pytest.raises(orthwrap.ValueFault, match=r"wants 3 numbers .*one-hot"):
+            orthwrap.apply(models.dense(), data=(x, labels), loss=loss)
+
+
+def test_loss_of_ones_own_may_take_class_numbers() -> None:
+    def mine(y: Any, given: Any) -> Any:
+        return keras.ops.mean(keras.ops.square(given - keras.ops.cast(y, given.dtype)), axis=-1)
+
+    x, y = classes()
+    assert orthwrap.apply(models.dense(), data=(x, y[:, None]), loss=mine, epochs=1).model
+
+
+# Numbers that are none
+
+
+def spoiled(at: int, value: float = np.nan) -> tuple[Array, Array]:
+    x, y = classes()
+    x = x.copy()
+    x[at, 2] = value
+    return x, y
+
+
+@pytest.mark.parametrize(
+    ("data", "words", "said"),
+    [
+        (spoiled(7), {}, "x holds NaN or infinity in 1 sample, first in number 7, and so does the model"),
+        (spoiled(7, np.inf), {}, "x holds NaN or infinity in 1 sample, first in number 7"),
+        (spoiled(7), {"validation": classes()}, "x holds NaN or infinity in 1 sample"),
+        (spoiled(7), {"validation_split": 0.25}, "NaN or infinity in 1 sample, first in number 7"),
+        (classes(), {"validation": spoiled(3)}, "x to validate on holds NaN .* first in number 3"),
+        (spoiled(7), {"distill": True}, "x holds NaN"),
+        (spoiled(7), {"factor": "auto"}, "x holds NaN"),
+        (lambda: iter([spoiled(7)]), {}, "x holds NaN or infinity in 1 sample, first in number 7"),
+        ((classes()[0], np.full((40, 3), np.nan)), {"loss": "mse"}, "y holds NaN or infinity"),
+    ],
+)
+def test_data_that_is_no_number_is_found_before_training(data: Any, words: Any, said: str) -> None:
+    with pytest.raises(orthwrap.ValueFault, match=said) as caught:
+        orthwrap.apply(models.dense(), data=data, callbacks=[Never()], **words)
+    assert "\n" not in str(caught.value)
+
+
+def test_weight_that_is_no_number_is_named() -> None:
+    model = models.dense()
+    model.get_layer("wide").bias.assign(np.full(9, np.nan))
+    with pytest.raises(orthwrap.ValueFault, match=r"^weight .*wide/bias of the model holds NaN"):
+        orthwrap.apply(model, data=classes(), callbacks=[Never()])
+
+
+def test_model_may_know_what_to_do_with_nan() -> None:
+    inputs = layers.Input((6,))
+    found = layers.Dense(3, activation="softmax")(keras.ops.nan_to_num(inputs))
+    result = orthwrap.apply(keras.Model(inputs, found), data=spoiled(7), epochs=1)
+    assert math.isfinite(training_of(result).metrics_after["loss"])
 
 
 # What is shown and kept
@@ -389,13 +491,28 @@ def test_csv_log_is_the_history(tmp_path: Path) -> None:
     history = training_of(result).history
     assert {"task_loss", "penalty", "val_task_loss", "val_penalty"} <= set(history)
     for name, values in history.items():
-        assert [float(row[name]) for row in rows] == list(values)
+        assert [np.float32(row[name]) for row in rows] == [np.float32(v) for v in values]
+    # A number is no longer than it must be, nor is it rounded further than its own precision.
+    assert all(len(row["accuracy"]) <= 11 for row in rows)
+    double = {"loss": [0.1, 1e300, float(np.float32(0.1)), math.inf]}
+    write_csv(log, double)
+    text = log.read_text(encoding="utf-8").split()
+    assert text == ["epoch,loss", "1,0.1", "2,1e+300", "3,0.1", "4,inf"]
 
 
 def test_log_that_cannot_be_written_is_found_before_training(tmp_path: Path) -> None:
     for log in (tmp_path, tmp_path / "no" / "run.csv"):
         with pytest.raises(orthwrap.FileFault, match="log "):
             orthwrap.apply(models.dense(), data=classes(), log=log)
+
+
+def test_tensorboard_folder_that_is_a_file_is_found_before_training(tmp_path: Path) -> None:
+    file = tmp_path / "d.npz"
+    file.write_bytes(b"mine")
+    for place in (file, file / "board"):
+        with pytest.raises(orthwrap.FileFault, match=r"d\.npz is a file; name a folder"):
+            orthwrap.apply(models.dense(), data=classes(), tensorboard=place)
+    assert file.read_bytes() == b"mine"
 
 
 def test_tensorboard_gets_figures_of_each_layer_and_epoch(tmp_path: Path) -> None:
@@ -432,6 +549,13 @@ class Spoil(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         if epoch == self._epoch:
             for variable in self.model.trainable_variables:
                 variable.assign(variable * self._number)
+
+
+class Never(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
+    """Training must not begin."""
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        raise AssertionError
 
 
 class Note(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
@@ -489,7 +613,9 @@ def test_without_validation_the_last_epoch_is_kept() -> None:
 
 def test_figure_to_monitor_must_be_there() -> None:
     with pytest.raises(orthwrap.ValueFault, match="monitor 'val_f1' is none of the figures"):
-        orthwrap.apply(models.dense(), data=with_validation(), epochs=1, monitor="val_f1")
+        orthwrap.apply(
+            models.dense(), data=with_validation(), monitor="val_f1", callbacks=[Never()]
+        )
 
 
 def test_callback_may_end_the_run() -> None:
@@ -592,7 +718,10 @@ def test_more_epochs_may_follow_on_a_run_that_ended(tmp_path: Path) -> None:
         ({"batch_size": 16}, "batch size 8; this one has 16"),
         ({"seed": 4}, "seed 3; this one has 4"),
         ({"data": classes(39)}, "data x 40×6"),
-        ({"loss": "poisson"}, "loss sparse_categorical_crossentropy; this one has poisson"),
+        (
+            {"loss": keras.losses.SparseCategoricalCrossentropy(name="own_sparse_categorical")},
+            "loss sparse_categorical_crossentropy; this one has own_sparse_categorical",
+        ),
     ],
 )
 def test_checkpoint_of_another_run_is_refused(

@@ -15,11 +15,13 @@ import numpy as np
 
 from orthwrap.data.ports import (
     Array,
+    NotFinite,
     Port,
     as_model_takes,
     check_input,
     check_lengths,
     check_numbers,
+    not_finite,
     shapes,
     trained_dtype,
 )
@@ -60,6 +62,9 @@ class ArrayRows:
 
         numbers = tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
         return numbers.map(gatherer(self.arrays))
+
+    def not_finite(self, rows: Array | None) -> NotFinite | None:
+        return not_finite(self.arrays, rows)
 
     def explain(self, error: BaseException) -> OrthwrapError | None:
         return None

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from orthwrap.data.ports import Array, Port, some, times
+from orthwrap.data.ports import Array, NotFinite, Port, some, times
 from orthwrap.data.samples import Samples
 from orthwrap.errors import FileFault, OrthwrapError, UsageError, ValueFault, first_line
 
@@ -176,6 +176,9 @@ class ImageRows:
         if self.pixels.preprocessing is None:
             return batches
         return batches.map(self._preprocessor(), num_parallel_calls=2, deterministic=True)
+
+    def not_finite(self, rows: Array | None) -> NotFinite | None:
+        return None  # images hold whole numbers
 
     def explain(self, error: BaseException) -> OrthwrapError | None:
         """Decodes the files again until one fails."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from orthwrap.errors import ValueFault
 
 Array = NDArray[Any]
 
+_BLOCK = 2**24  # bytes that are looked at at once
+
 
 @dataclass(frozen=True)
 class Port:
@@ -20,6 +22,43 @@ class Port:
 
     name: str
     shape: tuple[int | None, ...]
+
+
+class NotFinite(NamedTuple):
+    """Samples whose x holds NaN or infinity.
+
+    Attributes:
+        samples: how many, of those that were looked at.
+        first: the number of the first in the arrays, from 0; in a stream, in its first batch.
+        x: the first of them, as a batch of one.
+    """
+
+    samples: int
+    first: int
+    x: tuple[Array, ...]
+
+
+def not_finite(arrays: Sequence[Array], rows: Array | None = None) -> NotFinite | None:
+    """Which rows of arrays hold NaN or infinity, looked for block by block; None for none.
+
+    Args:
+        rows: those that count; None for all.
+    """
+    odd = np.zeros(len(arrays[0]), bool)
+    for array in arrays:
+        if array.dtype.kind != "f":
+            continue
+        step = max(1, _BLOCK * len(array) // max(1, array.nbytes))
+        for start in range(0, len(array), step):
+            block = array[start : start + step]
+            is_finite = np.isfinite(block)
+            if not is_finite.all():
+                odd[start : start + step] |= ~is_finite.reshape(len(block), -1).all(axis=1)
+    numbers = np.flatnonzero(odd) if rows is None else np.sort(rows[odd[rows]])
+    if not numbers.size:
+        return None
+    first = int(numbers[0])
+    return NotFinite(len(numbers), first, tuple(a[first : first + 1] for a in arrays))
 
 
 def check_input(key: str, array: Array, port: Port, where: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from orthwrap.data.arrays import gatherer
 from orthwrap.data.order import order, split
-from orthwrap.data.ports import Array, shapes, some
+from orthwrap.data.ports import Array, NotFinite, shapes, some
 from orthwrap.errors import OrthwrapError, ValueFault
 
 
@@ -25,6 +25,10 @@ class Rows(Protocol):
 
     def batches(self, rows: Any, batch_size: int) -> Any:
         """A `tf.data.Dataset` of x in batches, the rows as given by an int64 tensor."""
+        ...
+
+    def not_finite(self, rows: Array | None) -> NotFinite | None:
+        """Of some rows, or all, those that hold NaN or infinity."""
         ...
 
     def explain(self, error: BaseException) -> OrthwrapError | None:
@@ -139,6 +143,9 @@ class Samples:
 
         train, held_out = split(self.count, fraction, seed)
         return chosen(train), chosen(held_out)
+
+    def not_finite(self) -> NotFinite | None:
+        return self.x.not_finite(self.x_at)
 
     def explain(self, error: BaseException) -> OrthwrapError | None:
         return self.x.explain(error)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from orthwrap.data.ports import Array
+from orthwrap.data.ports import Array, NotFinite
 from orthwrap.data.samples import Samples
 from orthwrap.errors import OrthwrapError
 
@@ -34,6 +34,7 @@ class Set(Protocol):
     def inputs(self, batch_size: int) -> Any: ...
     def with_targets(self, y: tuple[Array, ...]) -> Set: ...
     def relabelled(self, outputs_of: Callable[[Any], Any], batch_size: int) -> Set: ...
+    def not_finite(self) -> NotFinite | None: ...
     def explain(self, error: BaseException) -> OrthwrapError | None: ...
 
 

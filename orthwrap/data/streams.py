@@ -16,11 +16,13 @@ import numpy as np
 
 from orthwrap.data.ports import (
     Array,
+    NotFinite,
     Port,
     as_model_takes,
     check_input,
     check_lengths,
     check_numbers,
+    not_finite,
     shapes,
     times,
     trained_dtype,
@@ -275,6 +277,9 @@ class Stream:
         )
         first, labels = _look(flow, self.takes, gives)
         return Stream(flow, self.takes, gives, first, labels, self.repeatable, self.faults)
+
+    def not_finite(self) -> NotFinite | None:
+        return not_finite(self.first.x)
 
     def explain(self, error: BaseException) -> OrthwrapError | None:
         if not self.faults:

@@ -151,10 +151,17 @@ def _named(module: Any, kind: str, given: Any) -> Any:
         names = [n for n in dir(module) if not n.startswith("_") and n not in _NO_NAMES]
         close = difflib.get_close_matches(given.lower(), [n.lower() for n in names], 3, 0.4)
         shown = [n for c in close for n in names if n.lower() == c]
+        if kind == "loss" and "entropy" in given.lower():
+            shown = difflib.get_close_matches(given.lower(), _ENTROPY_NAMES, 3, 0.0)
         hint = f"did you mean {', '.join(dict.fromkeys(shown))}?" if shown else "see Keras's list"
         raise ValueFault(f"Keras knows no {kind} {given!r}; {hint}") from e
 
 
+_ENTROPY_NAMES = (
+    "sparse_categorical_crossentropy",
+    "categorical_crossentropy",
+    "binary_crossentropy",
+)
 _NO_NAMES = ("get", "serialize", "deserialize", "schedules")
 
 

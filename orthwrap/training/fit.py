@@ -20,6 +20,7 @@ from orthwrap.records import Training
 from orthwrap.regularizers import OrthogonalityRegularizer
 from orthwrap.stores.live import LiveStore, rebuild, regularizers_of
 from orthwrap.training.checkpoints import Folder, State, check_same_run, fingerprint
+from orthwrap.training.checks import check_figures, check_numbers, check_objects
 from orthwrap.training.compiling import (
     choose_optimizer,
     compile_model,
@@ -49,7 +50,7 @@ from orthwrap.training.factors import (
 from orthwrap.training.freezing import batchnorm_momentum, freeze
 from orthwrap.training.interrupts import Interrupts
 from orthwrap.training.labels import fit_labels
-from orthwrap.training.logs import check_log
+from orthwrap.training.logs import check_board, check_log
 from orthwrap.training.losses import split_losses
 from orthwrap.training.processes import Processes
 from orthwrap.training.run import Outcome, Run, regularizers_in
@@ -95,9 +96,12 @@ def begin(settings: Settings, processes: Processes) -> Session:
     """Checks where the run writes, before anything is read or trained.
 
     Raises:
+        ValueFault: a loss, optimizer, metric, callback or schedule that is none.
         FileFault: a log or a folder that cannot be written, or checkpoints of another run.
     """
+    check_objects(settings)
     check_log(settings.log)
+    check_board(settings.tensorboard)
     folder = None if settings.checkpoint_dir is None else Folder(settings.checkpoint_dir)
     state = None if folder is None else folder.open(resume=settings.resume)
     seed = settings.seed
@@ -143,7 +147,8 @@ def finetune(
             the one in the settings.
 
     Raises:
-        ValueFault: labels that fit no loss, or lie outside the classes.
+        ValueFault: labels that fit no loss, or lie outside the classes; numbers that are none;
+            a figure to monitor that there is not.
         OrthwrapError: the model's loss or metrics fail.
     """
     settings = session.settings
@@ -154,6 +159,7 @@ def finetune(
         stack.enter_context(_one_line_errors(model, data))
         choices = freeze(model, settings)
         stack.enter_context(batchnorm_momentum(model, settings.batchnorm_momentum))
+        suspect = check_numbers(model, data, settings.devices)
         kinds: tuple[str, ...] = ()
         if settings.distill:
             kinds = kinds_of(model)
@@ -185,6 +191,7 @@ def finetune(
         if not session.processes.are_several:  # the others would wait for the next step
             stack.enter_context(interrupts)
         before = _figures(model, data, settings, kinds)
+        check_figures(model, data, before, settings)
         run = Run(
             settings,
             state,
@@ -211,6 +218,8 @@ def finetune(
         run.finish()
         after = _figures(model, data, settings, kinds)
     out = run.outcome
+    if out.fault and suspect:
+        out.advice = suspect
     training = Training(
         epochs=out.epoch,
         factors={},

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from orthwrap.data import Data, Port
+from orthwrap.errors import ValueFault
 from orthwrap.training import objectives
 from orthwrap.training.compiling import loss_names, loss_of_each
 from orthwrap.training.ports import ports
@@ -18,7 +19,8 @@ def fit_labels(model: Any, data: Data) -> tuple[Data, tuple[str, ...]]:
     Streams keep their labels. Says so where any were changed.
 
     Raises:
-        ValueFault: a class number that has no output of its own.
+        ValueFault: a class number that has no output of its own, or one number a sample where
+            the loss wants as many as the output has.
     """
     _, outputs = ports(model)
     losses = loss_of_each(model.loss, outputs)
@@ -60,13 +62,38 @@ def _as_taken(labels: Any, loss: Any, port: Port) -> Any:
 
 
 def _check(labels: Any, loss: Any, port: Port) -> None:
-    """Class numbers against the classes, where the loss is about class numbers."""
+    """Class numbers against the classes, and against a loss that is about none."""
     classes = port.shape[-1] if port.shape else None
-    if classes is None or "sparse_categorical" not in _name(loss):
+    if classes is None:
+        return
+    if "sparse_categorical" not in _name(loss):
+        _check_width(labels, loss, port, classes)
         return
     counted = labels[labels != getattr(loss, "ignore_class", None)]
     if counted.size:
         objectives.check_classes(counted, classes, port.name)
+
+
+def _check_width(labels: Any, loss: Any, port: Port, width: int) -> None:
+    """One number a sample against Keras's losses of as many as the output has."""
+    is_one = len(port.shape) == 1 and width > 1 and labels.shape[1:] in ((), (1,))
+    if is_one and _is_keras_own(loss) and _name(loss) not in _OF_CLASS_NUMBERS:
+        raise ValueFault(
+            f"loss {loss_names(loss)} wants {width} numbers for each sample, as output "
+            f"{port.name!r} gives; y has 1: give such y (one-hot, if they are class numbers), or "
+            "take the loss sparse_categorical_crossentropy"
+        )
+
+
+_OF_CLASS_NUMBERS = ("circle", "ctc")
+
+
+def _is_keras_own(loss: Any) -> bool:
+    if isinstance(loss, str):
+        return True
+    function = getattr(loss, "fn", loss)
+    module = getattr(function, "__module__", "") or ""
+    return module.startswith("keras.") and not isinstance(loss, type)
 
 
 def _name(loss: Any) -> str:

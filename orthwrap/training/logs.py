@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from orthwrap.errors import FileFault
 from orthwrap.reports import figures
 from orthwrap.stores.live import LiveStore
@@ -21,6 +23,15 @@ def check_log(path: Path | None) -> None:
         raise FileFault(f"log {path} {what}: name a CSV file in a folder that exists")
 
 
+def check_board(path: Path | None) -> None:
+    """FileFault where TensorBoard's folder is a file, or would be within one."""
+    if path is None:
+        return
+    there = next(place for place in (path, *path.parents) if place.exists())
+    if not there.is_dir():
+        raise FileFault(f"tensorboard {path}: {there} is a file; name a folder")
+
+
 def write_csv(path: Path, history: Mapping[str, Sequence[float]]) -> None:
     """A line for each epoch so far, a column for each figure; whole at any moment."""
     epochs = max(map(len, history.values()), default=0)
@@ -28,7 +39,16 @@ def write_csv(path: Path, history: Mapping[str, Sequence[float]]) -> None:
         writer = csv.writer(f)
         writer.writerow(["epoch", *history])
         for i in range(epochs):
-            writer.writerow([i + 1, *(v[i] if i < len(v) else "" for v in history.values())])
+            figures = (_shortest(v[i]) if i < len(v) else "" for v in history.values())
+            writer.writerow([i + 1, *figures])
+
+
+def _shortest(value: float) -> str:
+    """The shortest text of a number; of a float32, as most figures are, the one that gives it."""
+    if abs(value) > float(np.finfo(np.float32).max):
+        return repr(value)
+    narrow = np.float32(value)
+    return str(narrow) if narrow == value else repr(value)
 
 
 class Board:

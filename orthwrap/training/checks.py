@@ -1,0 +1,138 @@
+"""What would go wrong in training, found before it begins: objects of other kinds, numbers that
+are none, a figure to monitor that there is not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from orthwrap.callbacks import FactorSchedule
+from orthwrap.data import Data
+from orthwrap.data.ports import Array, as_model_takes
+from orthwrap.errors import ValueFault
+from orthwrap.training.settings import Settings
+
+
+def check_objects(settings: Settings) -> None:
+    """Raises ValueFault for what Keras would not take as loss, optimizer, metric or callback.
+
+    Names are looked up later; here it is about objects of another kind.
+    """
+    if settings.schedule is not None:
+        FactorSchedule(settings.schedule, by=settings.schedule_by)
+    _check_optimizer(settings.optimizer)
+    for kind, values in (("loss", (settings.loss,)), ("metric", settings.metric)):
+        for value in _leaves(values):
+            if not (value is None or isinstance(value, str) or callable(value)):
+                raise ValueFault(
+                    f"{kind} {value!r} is none: give the name of a Keras {kind}, an object of "
+                    "one, or a function of y and the output"
+                )
+    for callback in settings.callbacks:
+        if isinstance(callback, type):
+            raise ValueFault(_is_class("callback", callback))
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise ValueFault(
+                f"callbacks must be objects of keras.callbacks.Callback; got "
+                f"{type(callback).__name__}"
+            )
+
+
+def _check_optimizer(given: Any) -> None:
+    if given is None or isinstance(given, (str, keras.optimizers.Optimizer)):
+        return
+    if isinstance(given, type):
+        raise ValueFault(_is_class("optimizer", given))
+    raise ValueFault(
+        f"optimizer {given!r} is none: give the name of a Keras optimizer, or an object of one"
+    )
+
+
+def _is_class(kind: str, given: type) -> str:
+    return f"{kind} {given.__name__} is a class: give an object of it, {given.__name__}(...)"
+
+
+def _leaves(values: Any) -> Iterator[Any]:
+    """What is inside lists, tuples and mappings."""
+    if isinstance(values, Mapping):
+        values = tuple(values.values())
+    if isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _leaves(value)
+    else:
+        yield values
+
+
+def check_numbers(model: Any, data: Data, devices: int | None) -> str:
+    """Raises ValueFault for NaN and infinity in weights, and in x if they reach the output.
+
+    A model may know what to do with them, so it is asked about a sample. Returns what to say
+    where the training fails all the same; "" for nothing.
+    """
+    for variable in model.trainable_weights:  # an activation such as ReLU may hide them at first
+        if not _is_finite(variable):
+            raise ValueFault(_weight(variable))
+    for part, name in ((data.train, "x"), (data.held_out, "x to validate on")):
+        found = None if part is None else part.not_finite()
+        if found is None:
+            continue
+        some = "1 sample" if found.samples == 1 else f"{found.samples} samples"
+        said = f"{name} holds NaN or infinity in {some}, first in number {found.first}"
+        x = tuple(np.repeat(a, devices or 1, axis=0) for a in found.x)
+        outputs = keras.tree.flatten(model(as_model_takes(x), training=False))
+        if not all(_is_finite(output) for output in outputs):
+            raise ValueFault(f"{said}, and so does the model's output: mend or remove them")
+        return f"{said}: mend or remove them"
+    return ""
+
+
+def check_figures(model: Any, data: Data, figures: Mapping[str, float], settings: Settings) -> None:
+    """Raises ValueFault where the figures before training say that it cannot go well.
+
+    Args:
+        figures: losses and metrics of the model as it is.
+    """
+    for name in ("task_loss", "penalty", "loss"):
+        value = figures.get(name, 0.0)
+        if not math.isfinite(value):
+            word = name.replace("_", " ")
+            raise ValueFault(f"the {word} is {value} before training: {_culprit(model, data)}")
+    has_own_step = type(model).train_step is not keras.Model.train_step
+    if settings.monitor is None or has_own_step:
+        return
+    names = [name for name in figures if name != "agreement"]
+    if data.held_out is not None:
+        names += [f"val_{name}" for name in names]
+    if settings.monitor not in names:
+        raise ValueFault(
+            f"monitor {settings.monitor!r} is none of the figures; there are: {', '.join(names)}"
+        )
+
+
+def _culprit(model: Any, data: Data) -> str:
+    """What holds NaN or infinity, where that can be told."""
+    for variable in model.weights:
+        if not _is_finite(variable):
+            return _weight(variable)
+    for labels in (*data.labels, *data.validation_labels):
+        if not np.all(np.isfinite(labels)):
+            return "y holds NaN or infinity: mend or remove these samples"
+    return "the data, or what the model or its loss computes, is no finite number"
+
+
+def _weight(variable: Any) -> str:
+    return (
+        f"weight {variable.path} of the model holds NaN or infinity: take the model as it was "
+        "before"
+    )
+
+
+def _is_finite(tensor: Any) -> bool:
+    array: Array = np.asarray(keras.ops.convert_to_numpy(tensor))
+    if array.dtype.kind in "biu":
+        return True
+    return bool(np.all(np.isfinite(array.astype("float32", copy=False))))
