@@ -75,7 +75,9 @@ def dropping() -> Any:
 
 def told(value: Any) -> str:
     """A test's name, the same in every process: objects tell where they lie in memory."""
-    return "-".join(value) if isinstance(value, dict) else str(value)
+    if isinstance(value, set):
+        value = sorted(value)
+    return "-".join(value) if isinstance(value, (dict, list)) else str(value)
 
 
 def training_of(result: Any) -> Any:
