@@ -172,7 +172,12 @@ FAULTS = [
     (["apply", "model.h5", "--rules", "missing.toml"], 1, "cannot be read"),
     (["apply", "model.h5", "--json", "no/such/r.json"], 1, "does not exist"),
     (["apply", "model.h5", "--data", "missing.npz"], 1, "does not exist"),
-    (["apply", "model.h5", "--data", "model.h5"], 1, "not a .npz"),
+    (["apply", "model.h5", "--data", "model.h5"], 1, "is no .npz file"),
+    (["apply", "model.h5", "--data", "nowhere"], 1, "a folder of images, or module:function"),
+    (["apply", "model.h5", "--data", "data.npz", "--batch-size", "0"], 1, "batch size 0 must be"),
+    (["apply", "model.h5", "--data", "data.npz", "--tensorboard", "data.npz"], 1, "is a file"),
+    (["apply", "model.h5", "--data", "data.npz", "--monitor", "f1"], 1, "none of the figures"),
+    (["apply", "model.h5", "--data", "data.npz", "--resume"], 2, "needs a checkpoint dir"),
     (["apply", "model.h5", "--data", "data.npz", "--epochs", "0"], 1, "at least 1"),
     (["apply", "model.h5", "--data", "data.npz", "--learning-rate=-1"], 1, "above 0"),
     (["apply", "model.h5", "--factor", "auto"], 2, "auto"),
@@ -209,7 +214,7 @@ DATA_FAULTS = [
     ({"x": np.ones((4, 9, 9, 1)), "y": np.zeros(4)}, ["9×9×1", "8×8×1"]),
     ({"x": np.ones((4, 8, 8, 1)), "y": np.array([0, 1, 2, 12])}, ["12", "10 classes"]),
     ({"x": np.ones((4, 8, 8, 1)), "y": np.array([0, 1, 2, -1])}, ["-1", "10 classes"]),
-    ({"x": np.ones((4, 8, 8, 1)), "y": np.zeros(3)}, ["3 and 4 samples"]),
+    ({"x": np.ones((4, 8, 8, 1)), "y": np.zeros(3)}, ["x has 4, y has 3 samples"]),
     ({"x": np.ones((4, 8, 8, 1))}, ["expected y"]),
     ({"y": np.ones(4)}, ["expected x"]),
     ({"x": np.ones((0, 8, 8, 1)), "y": np.zeros(0)}, ["no samples"]),
@@ -325,3 +330,11 @@ def test_json_replaces_no_file_of_the_command(run, tmp_path: Path) -> None:
         assert done.returncode == 1
         assert "which it would replace" in done.stderr
     assert model.read_bytes() == then
+
+
+@pytest.mark.parametrize("command", ["apply", "finetune"])
+def test_choices_are_on_the_screen_once(folder: Path, command: str) -> None:
+    out, _ = call(command, "model.h5", "--data", "data.npz", "--epochs", "1", "--json", "r.json")
+    choice = "data: x 40×8×8×1 float32, y 40 int64"
+    assert out.count(choice) == 1
+    assert choice in json.loads((folder / "r.json").read_text())["training"]["choices"]

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 import orthwrap
+from orthwrap.records import Training
 from orthwrap.render.names import broken, fitted
 from orthwrap.render.terminal import console, render, render_compare
 from tests.samples import nested_file, small_file
@@ -105,3 +107,75 @@ def test_a_frozen_layer_says_so_where_its_regularizer_stands(tmp_path: Any) -> N
     frozen = replace(report, layers=tuple(replace(r, trainable=False) for r in report.layers))
     lines = screen(render(frozen, 80), 80)
     assert sum(" frozen " in line for line in lines) == 3
+
+
+def test_one_frozen_layer_is_one() -> None:
+    applied = orthwrap.apply(small_file(".h5"), dry_run=True).report
+    first, *others = applied.layers
+    frozen = replace(applied, layers=(replace(first, trainable=False), *others))
+    assert "1 of them is frozen: Keras applies no penalty while it is" in screen(
+        render(frozen, 80), 80
+    )
+
+
+def test_kernels_without_a_row_are_counted_by_what_became_of_them() -> None:
+    path = small_file(".h5")
+    shown: dict[str, dict[str, Any]] = {
+        "2 kernels not selected": {"target": "conv1"},
+        "1 kernel not selected, 1 excluded": {"target": "all-conv", "exclude": "conv2"},
+        "1 kernel excluded": {"exclude": "conv2"},
+    }
+    for line, words in shown.items():
+        report = orthwrap.apply(path, dry_run=True, **words).report
+        assert line in screen(render(report, 80), 80)
+    report = orthwrap.apply(path, dry_run=True, target="conv1").report
+    lines = screen(render(replace(report, command="finetune"), 80), 80)
+    assert "2 other kernels carry no regularizer" in lines
+
+
+def trained(**words: Any) -> Any:
+    """A report of a training, the first kernel just as it was."""
+    report = orthwrap.inspect(small_file(".h5"))
+    first, *others = report.layers
+    better = [
+        replace(r, after=replace(r.before, residual=r.before.residual / 2))
+        for r in others
+        if r.before is not None
+    ]
+    training = Training(
+        epochs=2,
+        factors={},
+        history={},
+        metrics_before={"loss": 1.0},
+        metrics_after={"loss": 0.5},
+        choices=(f"loss mse: {'a long reason ' * 8}",),
+        **words,
+    )
+    layers = (replace(first, after=first.before), *better)
+    return replace(report, command="finetune", layers=layers, training=training)
+
+
+def test_only_what_got_better_is_green() -> None:
+    out = io.StringIO()
+    shown = Console(file=out, width=80, force_terminal=True, color_system="standard")
+    shown.print(render(trained(), 80))
+    lines = [line for line in out.getvalue().splitlines() if "→" in line]
+    assert ["\x1b[1;32m" in line for line in lines[:3]] == [False, True, True]
+
+
+def test_choices_may_be_left_out() -> None:
+    with_them, without = (screen(render(trained(), 80, choices=c), 80) for c in (True, False))
+    assert any("long reason" in line for line in with_them)
+    assert not any("long reason" in line for line in without)
+    assert "Trained for 2 epochs" in "\n".join(without)
+
+
+@given(st.integers(40, 140))
+def test_no_line_ends_with_spaces(width: int) -> None:
+    out = io.StringIO()
+    shown = console(out)
+    shown.width = width
+    shown.print(render(replace(trained(), warnings=("some words " * 30,)), width))
+    lines = out.getvalue().split("\n")
+    assert [line for line in lines if line != line.rstrip(" ")] == []
+    assert max(map(len, lines)) <= width

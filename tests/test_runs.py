@@ -451,7 +451,7 @@ def spoiled(at: int, value: float = np.nan) -> tuple[Array, Array]:
 @pytest.mark.parametrize(
     ("data", "words", "said"),
     [
-        (spoiled(7), {}, "x holds NaN or infinity in 1 sample, first in number 7, and so does the model"),
+        (spoiled(7), {}, "x holds NaN or infinity in 1 sample, first in number 7, and so does the"),
         (spoiled(7, np.inf), {}, "x holds NaN or infinity in 1 sample, first in number 7"),
         (spoiled(7), {"validation": classes()}, "x holds NaN or infinity in 1 sample"),
         (spoiled(7), {"validation_split": 0.25}, "NaN or infinity in 1 sample, first in number 7"),

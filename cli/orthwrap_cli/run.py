@@ -93,7 +93,7 @@ def show_report(report: Any, json_target: str | None, quiet: bool) -> None:
     def rendered(width: int) -> Any:
         from orthwrap.render.terminal import render
 
-        return render(report, width)
+        return render(report, width, choices=False)  # training has shown them as it began
 
     show(report.to_json(), rendered, json_target, quiet)
 

@@ -140,7 +140,9 @@ class _Reader:
         try:
             return self.read(made)
         except ValueFault as e:
-            raise type(e)(f"what {name_of(function)} returned: {e}") from e
+            raise type(e)(
+                f"what {name_of(function)} returned: {str(e).removeprefix('data: ')}"
+            ) from e
 
 
 def _is_made(source: Any) -> bool:

@@ -44,14 +44,19 @@ _STYLES = {
     EXCLUDED: "dim",
     NOT_SELECTED: "dim",
 }
+_CHOOSE_NONE = ("inspect", "finetune")  # commands that show what is there
 _WIDE = 120  # columns from which the reasons get a column of their own
 _NARROW = 72  # columns below which the singular values give way to the names
 _BETWEEN = 3  # columns between two of a table
 _FOLDED = 28  # columns that a cell of words may take from the names
 
 
-def render(report: Report, width: int) -> RenderableType:
-    """A report for a terminal of `width` columns."""
+def render(report: Report, width: int, *, choices: bool = True) -> RenderableType:
+    """A report for a terminal of `width` columns.
+
+    Args:
+        choices: False leaves out what was chosen to train with, for who has seen that before.
+    """
     parts: list[RenderableType] = [_head(report.command, report.model, report.output)]
     shown = _shown(report)
     if shown:
@@ -61,7 +66,7 @@ def render(report: Report, width: int) -> RenderableType:
     if report.upgrades:
         parts.append(_upgrades(report.upgrades, width))
     if report.training is not None:
-        parts.append(_training(report.training))
+        parts.append(_training(report.training, choices))
     if report.warnings:
         parts.append(Group(*(_note(w) for w in report.warnings)))
     return _paragraphs(parts)
@@ -69,7 +74,23 @@ def render(report: Report, width: int) -> RenderableType:
 
 def _paragraphs(parts: Sequence[RenderableType]) -> RenderableType:
     """Parts with a blank line between them."""
-    return Group(parts[0], *(line for part in parts[1:] for line in (Text(""), part)))
+    return _Trimmed(Group(parts[0], *(line for part in parts[1:] for line in (Text(""), part))))
+
+
+class _Trimmed:
+    """What is inside, without spaces at the ends of lines: whoever copies it has none either."""
+
+    def __init__(self, inside: RenderableType) -> None:
+        self._inside = inside
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for line in console.render_lines(self._inside, options, pad=False):
+            while line and not line[-1].text.strip(" "):
+                line.pop()
+            if line:
+                yield from line[:-1]
+                yield Segment(line[-1].text.rstrip(" "), line[-1].style)
+            yield Segment.line()
 
 
 def render_compare(report: CompareReport, width: int) -> RenderableType:
@@ -212,7 +233,9 @@ def _layer_table(report: Report, shown: list[LayerRecord], width: int) -> Table:
     if wide:
         columns.append(("class", {"no_wrap": True}))
     columns.append(("shape", {"no_wrap": True}))
-    columns.append(("decision" if report.command != "inspect" else "carries", {"overflow": "fold"}))
+    columns.append(
+        ("carries" if report.command in _CHOOSE_NONE else "decision", {"overflow": "fold"})
+    )
     figure = {"justify": "right", "no_wrap": True}
     if measured:
         columns.append(("residual", figure))
@@ -314,12 +337,12 @@ def _carried(record: LayerRecord, command: str, wide: bool) -> Text:
             text.append(" preserve", "dim")
         if r.combined_with:
             text.append(f" + {r.combined_with}", "dim")
-        if record.decision == ALREADY and command != "inspect":
+        if record.decision == ALREADY and command not in _CHOOSE_NONE:
             text.append(" already", "dim")
         return text
-    if command == "inspect" and record.decision == NOT_SELECTED:
+    if command in _CHOOSE_NONE and record.decision == NOT_SELECTED:
         return Text("–", style="dim")
-    if command == "inspect" and record.decision == KEPT:
+    if command in _CHOOSE_NONE and record.decision == KEPT:
         return Text(record.reason.removeprefix("has "), style=style)
     text = Text(record.decision.replace("_", " "), style=style)
     if not wide and record.decision in (UNSUPPORTED, KEPT, REMOVED):
@@ -332,10 +355,10 @@ def _residual(before: Deviation | None, after: Deviation | None) -> Text:
         return Text("–", style="dim")
     text = Text(f"{before.residual:.3g}")
     if after is not None:
-        better = after.residual <= before.residual
-        text.append(" → ", "dim").append(
-            f"{after.residual:.3g}", "bold green" if better else "bold red"
-        )
+        shown = f"{after.residual:.3g}"
+        style = "bold green" if after.residual <= before.residual else "bold red"
+        is_same = shown == text.plain
+        text.append(" → ", "dim").append(shown, "" if is_same else style)
     return text
 
 
@@ -403,17 +426,31 @@ def _verdict(report: Report, hidden: int) -> RenderableType:
         lines.append(line)
     frozen = sum(1 for r in report.layers if r.carries and not r.trainable)
     if frozen:
+        one = "it is" if summary["regularized"] == 1 else "1 of them is"
         lines.append(
             Text(
-                f"{frozen} of them are frozen: Keras applies no penalty while they are",
+                f"{frozen} of them are frozen: Keras applies no penalty while they are"
+                if frozen > 1
+                else f"{one} frozen: Keras applies no penalty while it is",
                 style="yellow",
             )
         )
     quiet = counts[NOT_SELECTED] + counts[EXCLUDED]
     if hidden and quiet and report.command not in ("strip", "upgrade"):
-        others = "1 kernel was" if quiet == 1 else f"{quiet} kernels were"
-        lines.append(Text(f"{others} not selected, or excluded", style="dim"))
+        lines.append(Text(_hidden(report.command, counts), style="dim"))
     return Group(*lines)
+
+
+def _hidden(command: str, counts: Mapping[str, int]) -> str:
+    """What became of the kernels that have no row."""
+    left, excluded = counts[NOT_SELECTED], counts[EXCLUDED]
+    if command == "finetune":
+        verb = "carries" if left == 1 else "carry"
+        return f"{_count(left, 'other kernel')} {verb} no regularizer"
+    parts = [f"{_count(left, 'kernel')} not selected"] if left else []
+    if excluded:
+        parts.append(f"{excluded} excluded" if parts else f"{_count(excluded, 'kernel')} excluded")
+    return ", ".join(parts)
 
 
 def _upgrades(upgrades: Iterable[Mapping[str, Any]], width: int) -> RenderableType:
@@ -428,7 +465,7 @@ def _upgrades(upgrades: Iterable[Mapping[str, Any]], width: int) -> RenderableTy
     return Group(Text("Brought up to Keras 3", style="bold"), table)
 
 
-def _training(training: Training) -> RenderableType:
+def _training(training: Training, with_choices: bool) -> RenderableType:
     table = _table()
     table.add_column("on validation data" if training.held_out else "on training data")
     table.add_column("before", justify="right")
@@ -442,6 +479,8 @@ def _training(training: Training) -> RenderableType:
     head = Text(f"Trained for {_count(training.epochs, 'epoch')}", style="bold")
     if training.kept_epoch != training.epochs:
         head.append(f"; the weights are those of epoch {training.kept_epoch}, the best")
+    if not with_choices:
+        return Group(head, table)
     choices = [Padding(Text(c, style="dim"), (0, 0, 0, 2)) for c in training.choices]
     return Group(head, *choices, Text(""), table)
 
