@@ -36,6 +36,8 @@ unit: $(VENV)/ready
 test-backends: $(VENV)/backends
 	KERAS_BACKEND=torch $(BIN)/pytest -n 2 --dist worksteal $(BACKEND_TESTS)
 	KERAS_BACKEND=jax $(BIN)/pytest -n 2 --dist worksteal $(BACKEND_TESTS) -k "not test_gradient_agrees"
+	$(BIN)/pytest tests/test_devices.py
+	$(BIN)/pytest tests/test_data.py -k DataLoader
 
 BACKEND_TESTS := tests/test_penalties.py tests/test_lorth.py tests/test_regularizers.py \
 	tests/test_factor_auto.py tests/test_distillation.py tests/test_schedules.py

@@ -19,6 +19,9 @@ from keras import layers
 import orthwrap
 from orthwrap.errors import UsageError
 
+pytest.importorskip("jax", reason="`make test-backends` has it")
+pytest.importorskip("torch", reason="`make test-backends` has it")
+
 HERE = Path(__file__).parent
 BACKENDS = ("tensorflow", "jax")
 FAST = "--xla_backend_optimization_level=0"  # compiling takes most of the time
