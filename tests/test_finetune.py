@@ -385,7 +385,7 @@ def test_nothing_of_the_split_is_left_after_a_failure() -> None:
 
     model = models.dense()
     model.compile("adam", broken)
-    with pytest.raises(orthwrap.OrthwrapError, match="training failed .*no loss of mine"):
+    with pytest.raises(orthwrap.OrthwrapError, match=r"training failed .*no loss of mine"):
         orthwrap.apply(model, in_place=True, data=classes())
     assert "compute_loss" not in vars(model)
     assert not {"task_loss", "penalty"} & {m.name for m in model.metrics}
