@@ -766,7 +766,7 @@ TWO_CLASSES = {"a/1.png": png(1), "b/2.png": png(2)}
         (TWO_CLASSES, image_ports(6, 5, 3, classes=7), ValueError, "has 2 classes.*'kind'.* has 7"),
         (TWO_CLASSES, image_ports(6, 5, 2), ValueError, "takes 6×5×2: an image has 1, 3 or 4"),
         (TWO_CLASSES, image_ports(6), ValueError, "one image input; it takes 'image' 6"),
-        (TWO_CLASSES, image_ports(None, 5, 3), ValueError, "give image_size, like 224x224"),
+        (TWO_CLASSES, image_ports(None, 5, 3), ValueError, "give an image size, like 224x224"),
         (TWO_CLASSES, (TWO[0], RGB[1]), ValueError, "one image input; it takes 'left' 3, 'right'"),
         (TWO_CLASSES, (RGB[0], TWO[1]), ValueError, "the model has 2 outputs"),
         (

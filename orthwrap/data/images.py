@@ -366,7 +366,7 @@ def _image_shape(inputs: Sequence[Port], how: Pixels) -> tuple[tuple[int, int, i
     if height is None or width is None:
         raise ValueFault(
             f"input {inputs[0].name!r} of the model takes images of any size ({times(shape)}): "
-            "give image_size, like 224x224"
+            "give an image size, like 224x224"
         )
     return (height, width, channels), channels_first
 

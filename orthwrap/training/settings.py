@@ -143,7 +143,7 @@ class Settings:
             raise ValueFault(f"validation split {share!r} must lie between 0 and 1, as 0.2 does")
         momentum = self.batchnorm_momentum
         if momentum is not None and not 0 < _positive("batchnorm_momentum", momentum) < 1:
-            raise ValueFault(f"batchnorm_momentum {momentum!r} must lie between 0 and 1, as 0.9")
+            raise ValueFault(f"batchnorm momentum {momentum!r} must lie between 0 and 1, as 0.9")
         for name, choices in (
             ("rho_over", ("kernel", "all")),
             ("schedule_by", ("epoch", "step")),
@@ -174,7 +174,7 @@ class Settings:
         if self.distill and self.loss is not None:
             raise UsageError("distill has a loss of its own: leave loss out")
         if self.freeze_batchnorm and self.batchnorm_momentum is not None:
-            raise UsageError("freeze_batchnorm and batchnorm_momentum exclude each other: give one")
+            raise UsageError("freeze batchnorm and batchnorm momentum exclude each other: give one")
         if self.keep == "last" and self.monitor is not None:
             raise UsageError("monitor is about keep best: leave one out")
 
