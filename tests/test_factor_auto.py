@@ -295,7 +295,7 @@ def test_the_four_kernels_of_attention_have_one_factor() -> None:
 
 def test_both_directions_and_both_kernels_of_a_recurrent_layer_have_their_own() -> None:
     inputs = layers.Input((4, 3))
-    outputs = layers.Bidirectional(layers.GRU(2), name="both")(inputs)
+    outputs = layers.Bidirectional(layers.GRU(2, name="gru"), name="both")(inputs)
     model = models.randomized(keras.Model(inputs, outputs))
     model.compile("sgd", "mse")
     model = attached(model, target="all-recurrent")

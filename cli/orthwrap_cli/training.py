@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -185,7 +186,8 @@ def with_training(function: Callable[..., None]) -> Callable[..., None]:
         named = (given["data"], training["validation"])
         if any(source is not None and ":" in source for source in named):
             look_here()
-        if training["seed"] is not None or training["checkpoint_dir"] is not None:
+        repeats = training["seed"] is not None or training["checkpoint_dir"] is not None
+        if repeats and "tensorflow" not in sys.modules:
             # A sum in another order is another number; TensorFlow reads this as it is loaded.
             os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
         function(**given, training=training)
