@@ -641,6 +641,32 @@ def test_last_good_model_is_kept_when_training_goes_wrong(
         np.testing.assert_array_equal(a, b)
 
 
+def test_no_model_is_kept_where_none_was_good(tmp_path: Path) -> None:
+    x, y, x_val, y_val = with_validation()
+    out = tmp_path / "out.keras"
+
+    class Broken(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
+        """Weights that are no numbers from the first step on."""
+
+        def on_train_begin(self, logs: Any = None) -> None:
+            self.model.get_layer("wide").bias.assign(np.full(9, np.inf, "float32"))
+
+    with pytest.raises(orthwrap.OrthwrapError, match="nothing was saved"):
+        orthwrap.apply(models.dense(), out, data=(x, y, x_val, y_val), callbacks=[Broken()])
+    assert not out.exists()
+
+
+def test_fault_after_going_on_leaves_what_the_checkpoint_holds(tmp_path: Path) -> None:
+    words: dict[str, Any] = {"data": classes(), "seed": 3, "checkpoint_dir": tmp_path / "c"}
+    first = orthwrap.apply(dropping(), epochs=2, **words)
+    out = tmp_path / "out.keras"
+    with pytest.raises(orthwrap.OrthwrapError, match="as of epoch 2"):
+        orthwrap.apply(
+            dropping(), out, epochs=4, resume=True, callbacks=[Spoil(2, np.nan)], **words
+        )
+    assert same(first.model, orthwrap.load_model(out))
+
+
 # Going on
 
 

@@ -125,6 +125,8 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
                 regularizer.restore(kept)
             own = replace(regularizer.attachment, factor=kept["factor"])
             regularizer.attachment = own
+        # What a fault soon after leaves.
+        self._kept = snapshot
         if self.outcome.best is not None:
             self._kept = self._folder.read_best(self.outcome.best[0])
         self.begin()
@@ -134,10 +136,11 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         if self._board is not None:
             self._board.close()
         out = self.outcome
-        out.kept = out.epoch
-        if self._kept is not None and (self._keeps_best or out.fault):
+        out.kept = 0 if out.fault and self._kept is None else out.epoch
+        is_best = self._keeps_best and out.best is not None
+        if self._kept is not None and (is_best or out.fault):
             _assign(self.model, self._kept)
-            out.kept = out.best[0] if self._keeps_best and out.best else out.epoch
+            out.kept = out.best[0] if is_best and out.best else out.epoch
 
     # What Keras calls
 
