@@ -440,13 +440,32 @@ def test_a_run_takes_what_it_made_for_a_leftover_of_its_own_again(tmp_path: Path
     assert (tmp_path / "x").read_bytes() == b"x"
 
 
+@pytest.mark.parametrize("after", ["mkdir", "lock"])
+def test_an_interrupt_while_the_folder_is_made(
+    tmp_path: Path, monkeypatch: Any, after: str
+) -> None:
+    """Ctrl-C between the steps that make a writer's folder leaves nothing behind either."""
+    holder, name = {"mkdir": (Path, "mkdir"), "lock": (replacing_module, "_lock")}[after]
+    real = getattr(holder, name)
+
+    def interrupted(*args: Any, **words: Any) -> None:
+        real(*args, **words)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(holder, name, interrupted)
+        with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "x"):
+            pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_many_writers_at_once(tmp_path: Path) -> None:
-    out = tmp_path / "out.h5"
+    source, out = small_file(".h5"), tmp_path / "out.h5"
     faults: list[BaseException] = []
 
     def write(factor: float) -> None:
         try:
-            orthwrap.apply(small_file(".h5"), out, factor=factor, force=True)
+            orthwrap.apply(source, out, factor=factor, force=True)
         except BaseException as e:
             faults.append(e)
 

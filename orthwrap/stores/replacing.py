@@ -80,26 +80,28 @@ def reason(error: OSError) -> str:
 def _own_folder(place: Path, prefix: str) -> Iterator[Path]:
     """A new folder `prefix.XXXX.tmp` in `place`, locked while it is used and then removed."""
     _clear_leftovers(place, prefix)
-    folder, lock = _make_locked(place, prefix)
+    folder: Path | None = None
+    lock: int | None = None
     try:
+        while folder is None:
+            # Named before it is made: an interrupt at any moment finds what to remove.
+            folder = place / f"{_short(prefix)}.{secrets.token_hex(4)}{_ENDING}"
+            try:
+                folder.mkdir(mode=0o700)
+                lock = _lock(folder)
+            except (FileExistsError, _TakenError):
+                folder = None
+                continue
+            if not folder.is_dir():  # another run cleared it away just before it was locked
+                folder = None
+                if lock is not None:
+                    os.close(lock)
+                    lock = None
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
         if lock is not None:
-            os.close(lock)
-
-
-def _make_locked(place: Path, prefix: str) -> tuple[Path, int | None]:
-    while True:
-        folder = place / f"{_short(prefix)}.{secrets.token_hex(4)}{_ENDING}"
-        try:
-            folder.mkdir(mode=0o700)
-            lock = _lock(folder)
-        except (FileExistsError, _TakenError):
-            continue
-        if folder.is_dir():
-            return folder, lock
-        if lock is not None:  # another run cleared it away just before it was locked
             os.close(lock)
 
 
