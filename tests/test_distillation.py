@@ -16,6 +16,7 @@ from keras import layers, ops
 import orthwrap
 from orthwrap.training.distillation import (
     KINDS,
+    SOFTMAX,
     SoftBits,
     SoftTargets,
     agreement,
@@ -24,6 +25,7 @@ from orthwrap.training.distillation import (
     kinds_of,
     outputs_of,
     teacher_outputs,
+    told_of_batch_statistics,
 )
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -301,3 +303,64 @@ def test_apply_distils_on_inputs_alone_and_reports_agreement(tmp_path: Path) -> 
     kinds = kinds_of(model)
     loaded = keras.models.load_model(tmp_path / "m.keras")
     assert agreement(outputs_of(loaded)(x), outputs_of(result.model)(x), kinds) == 1.0
+
+
+# Batch normalisation
+
+
+def normalised() -> Any:
+    """A classifier whose batch normalisation holds the statistics of normal numbers."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(16, name="first"),
+            layers.BatchNormalization(momentum=0.9, name="norm"),
+            layers.ReLU(),
+            layers.Dense(4, activation="softmax", name="head"),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
+    x = drawn(512, 6)
+    model.fit(x, np.argmax(x[:, :4], axis=1), epochs=10, verbose=0)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("shift", "words", "is_told"),
+    [
+        (0.0, {}, False),
+        (6.0, {}, True),
+        (6.0, {"freeze_batchnorm": True}, False),
+        (6.0, {"freeze": "norm"}, False),
+    ],
+)
+def test_data_unlike_the_first_are_told_of(
+    shift: float, words: dict[str, Any], is_told: bool
+) -> None:
+    model = normalised()
+    x = drawn(512, 6, seed=1) + np.float32(shift)
+    result = orthwrap.apply(
+        model,
+        target="first",
+        data={"x": x},
+        distill=True,
+        epochs=1,
+        batch_size=128,
+        seed=0,
+        **words,
+    )
+    training = result.report.training
+    assert training is not None
+    assert training.metrics_before["agreement"] == 1.0
+    told = [line for line in training.choices if line.startswith("batch normalisation")]
+    assert len(told) == is_told
+
+
+def test_looking_at_batches_moves_no_statistics() -> None:
+    model = normalised()
+    before = [numpy(v) for v in model.variables]
+    x = drawn(64, 6, seed=1) + np.float32(6)
+    y = model.predict_on_batch(x)
+    assert "freeze batchnorm" in told_of_batch_statistics(model, [(x, y)], [SOFTMAX])
+    assert all(np.array_equal(a, numpy(v)) for a, v in zip(before, model.variables, strict=True))

@@ -36,6 +36,7 @@ from orthwrap.training.distillation import (
     imitating,
     kinds_of,
     outputs_of,
+    told_of_batch_statistics,
 )
 from orthwrap.training.factors import (
     MOVED,
@@ -56,7 +57,7 @@ from orthwrap.training.processes import Processes
 from orthwrap.training.run import Outcome, Run, regularizers_in
 from orthwrap.training.settings import Settings
 
-_BATCHES = 4  # from which factor auto takes the task's gradient
+_BATCHES = 4  # that are looked at before training, such as for the task's gradient
 
 
 class Progress(Protocol):
@@ -164,6 +165,9 @@ def finetune(
         if settings.distill:
             kinds = kinds_of(model)
             data, why = _distilled(stack, model, data, settings)
+            if settings.devices in (None, 1) and not session.processes.are_several:
+                norms = told_of_batch_statistics(model, _some_batches(data, session), kinds)
+                why += (norms,) if norms else ()
         else:
             why = compile_model(model, data, settings)
             data, notes = fit_labels(model, data)
