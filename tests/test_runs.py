@@ -534,10 +534,10 @@ def test_tensorboard_gets_figures_of_each_layer_and_epoch(tmp_path: Path) -> Non
     for name, values in history.items():
         assert found[f"epoch/{name}"] == pytest.approx(dict(enumerate(values, 1)))
     for record in result.report.layers:
-        assert record.after is not None
-        for name in ("residual", "sigma_min", "sigma_max", "penalty"):
-            expected = getattr(record.after, name)
-            assert found[f"{name}/{record.path}"][2] == pytest.approx(expected, rel=1e-5)
+        for epoch, figures in ((0, record.before), (2, record.after)):
+            for name in ("residual", "sigma_min", "sigma_max", "penalty"):
+                expected = getattr(figures, name)
+                assert found[f"{name}/{record.path}"][epoch] == pytest.approx(expected, rel=1e-5)
 
 
 class Spoil(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped

@@ -109,6 +109,9 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
     def begin(self) -> None:
         """The run starts from here."""
         self._factors = [r.factor for r in regularizers_in(self.model)]
+        out = self.outcome
+        if self._board is not None and not (out.epoch or out.step):
+            self._board.epoch(0, {}, self.model)
 
     def restore(self) -> None:
         """The model, optimizer and counts as the last checkpoint has them."""
