@@ -204,6 +204,14 @@ class FactorSchedule(keras.callbacks.Callback):  # type: ignore[misc]  # Keras i
         """
         self._first_step, self._steps_per_epoch, self._epochs = step, steps_per_epoch, epochs
 
+    def end(self, model: Any) -> None:
+        """Leaves the factors as the training that `resume_at` tells of leaves them at its end."""
+        length = self._length()
+        if length is not None:
+            self.start(model, length)
+            self.at(int(length) - 1)
+            self.stop()
+
     def _multiplier_at(self, position: int) -> float:
         if isinstance(self.schedule, Schedule):
             return self.schedule.at(position, self._total)

@@ -385,6 +385,27 @@ def test_batches_of_several_parts_go_by_order_or_name() -> None:
     assert unlabelled.labels == ()
 
 
+@pytest.mark.parametrize(
+    ("weights", "count"),
+    [
+        (None, 0),
+        (np.ones(2), 1),
+        ((np.ones(2), np.zeros(2)), 2),
+        ([np.ones(2), np.zeros(2)], 2),
+        ({"size": np.zeros(2), "kind": np.ones(2)}, 2),
+    ],
+    ids=["none", "one", "tuple", "list", "by name"],
+)
+def test_weights_come_as_keras_takes_them(weights: Any, count: int) -> None:
+    x, y = (np.ones((2, 3)), np.ones((2, 5, 2))), (np.zeros(2), np.ones((2, 1)))
+    data = load(lambda: iter([(x, y, weights)]), *TWO)
+    ((_, _, *found),) = batches(data.training(1, 0))
+    given = [] if not found else list(found[0]) if count > 1 else found
+    assert len(given) == count
+    for array, value in zip(given, (1, 0), strict=False):  # in the order of the outputs
+        np.testing.assert_array_equal(array, np.full(2, value))
+
+
 def test_open_axes_may_differ_from_batch_to_batch() -> None:
     def made() -> Iterator[Any]:
         for length in (5, 2):
@@ -399,6 +420,38 @@ def test_stream_that_shuffles_says_so() -> None:
     data = load(shuffled, *ONE)
     assert not data.repeatable
     assert "its first batch differs each time: a resumed run may see other" in data.describe()
+
+
+def endless() -> Iterator[tuple[Array, Array]]:
+    while True:
+        yield numbered(2)
+
+
+def unknown() -> Any:
+    """A dataset that cannot say how long it is."""
+    return dataset().filter(lambda x, y: True)
+
+
+def iterable() -> Any:
+    """A DataLoader of which PyTorch does not know the length."""
+    data = pytest.importorskip("torch", reason="`make test-backends` has it").utils.data
+
+    class Stream(data.IterableDataset):  # type: ignore[misc, name-defined]  # torch may be missing
+        def __iter__(self) -> Iterator[Any]:
+            yield from zip(*numbered(5), strict=True)
+
+    return data.DataLoader(Stream(), 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "count"),
+    [(lambda: endless, 1000), (unknown, 3), (iterable, 3)],
+    ids=["endless", "unknown", "iterable"],
+)
+def test_what_need_not_end_is_looked_at_for_1000_batches(make: Any, count: int) -> None:
+    data = load(make(), *ONE, validation=make())
+    assert data.steps(2) is None
+    assert len(batches(data.evaluation(2))) == len(batches(data.validation(2))) == count
 
 
 def test_labels_of_a_stream_are_those_of_its_first_batches() -> None:
@@ -517,6 +570,8 @@ X, Y = np.ones((2, 3)), np.zeros(2)
         (one_batch(X[:, :2], Y), "x has samples of shape 2; input 'image' of the model takes 3"),
         (one_batch(X, Y[:1]), r"a batch of .*: x has 2, y has 1 samples"),
         (one_batch(X, Y, Y[:1]), "not as many weights as samples"),
+        (one_batch(X, Y, {"a": Y}), "gives weights with the keys a; expected label"),
+        (one_batch(X, Y, (Y, Y)), "gives 2 arrays as weights"),
         (one_batch(X, np.array(["a", "b"])), "y is a <U1 array"),
         (one_batch([[1, 2], [3]], Y), "gives 2 arrays as x"),
         (((n, n) for n in ()), "an iterator ends for good; got generator: give the function"),

@@ -10,6 +10,7 @@ import keras
 import models
 import numpy as np
 import pytest
+import tensorflow as tf
 from backend import value_and_grad
 from keras import layers, ops
 
@@ -303,6 +304,59 @@ def test_apply_distils_on_inputs_alone_and_reports_agreement(tmp_path: Path) -> 
     kinds = kinds_of(model)
     loaded = keras.models.load_model(tmp_path / "m.keras")
     assert agreement(outputs_of(loaded)(x), outputs_of(result.model)(x), kinds) == 1.0
+
+
+def streamed(*arrays: Array) -> Any:
+    return tf.data.Dataset.from_tensor_slices(arrays if len(arrays) > 1 else arrays[0]).batch(16)
+
+
+@pytest.mark.parametrize("which", ["neither", "samples", "validation", "both"])
+def test_teacher_of_streams_is_the_model_as_it_was(which: str) -> None:
+    """What is asked for batch by batch must not come from the copy that is being trained."""
+    x, held_out = drawn(64, 6), drawn(32, 6, seed=1)
+    words: dict[str, Any] = {"distill": True, "factor": 1.0, "epochs": 2, "learning_rate": 1e-2}
+    training = orthwrap.apply(
+        models.dense(),
+        data=streamed(x) if which in ("samples", "both") else {"x": x},
+        validation=streamed(held_out) if which in ("validation", "both") else {"x": held_out},
+        batch_size=16,
+        seed=0,
+        keep="last",
+        **words,
+    ).report.training
+    assert training is not None
+    losses = training.history["val_task_loss"]
+    assert losses[0] > 1e-4  # from itself it would be 0
+    expected = orthwrap.apply(
+        models.dense(), data={"x": x}, validation={"x": held_out}, batch_size=16, seed=0,
+        keep="last", **words,
+    ).report.training  # fmt: skip
+    assert expected is not None
+    if which in ("neither", "validation"):  # a stream of samples has its own order
+        np.testing.assert_allclose(losses, expected.history["val_task_loss"], rtol=1e-5)
+        assert training.metrics_after == pytest.approx(expected.metrics_after, rel=1e-5)
+
+
+def test_factor_that_rises_from_nothing_is_no_explosion() -> None:
+    """An exact copy begins without any loss, and a warm-up without any penalty."""
+    model = keras.Sequential([layers.Input((6,)), layers.Dense(9, name="wide"), layers.Dense(3)])
+    model.get_layer("wide").kernel.assign(5 * drawn(6, 9))
+    training = orthwrap.apply(
+        model,
+        target="wide",
+        factor=1e-2,
+        schedule="warmup:3",
+        data={"x": drawn(64, 6)},
+        distill=True,
+        epochs=4,
+        learning_rate=1e-4,
+        seed=0,
+    ).report.training
+    assert training is not None
+    assert training.epochs == 4
+    penalty = training.history["penalty"]
+    assert penalty[0] < 1e-3
+    assert penalty[-1] > 10
 
 
 # Batch normalisation

@@ -289,7 +289,23 @@ def heads() -> dict[str, tuple[Callable[[Any], Any], str]]:
         "activation": (lambda x: layers.Activation("softmax")(layers.Dense(3)(x)), plain),
         "operation": (lambda x: ops.softmax(layers.Dense(3)(x)), plain),
         "nested": (inner, plain),
+        "passed on": (
+            lambda x: layers.Dropout(0.1)(
+                layers.Reshape((3,))(layers.Dense(3, activation="softmax")(x))
+            ),
+            plain,
+        ),
+        "average": (
+            lambda x: layers.Average()(
+                [layers.Dense(3, activation="softmax")(x) for _ in range(2)]
+            ),
+            plain,
+        ),
         "logits": (layers.Dense(3), logits.format("linear")),
+        "logits, passed on": (
+            lambda x: layers.Flatten()(layers.Dense(3)(x)),
+            logits.format("linear"),
+        ),
         "unknown": (
             lambda x: layers.Rescaling(2.0)(layers.Dense(3)(x)),
             logits.format("unknown"),
@@ -305,6 +321,40 @@ def test_end_of_the_model_is_understood(name: str) -> None:
     report = orthwrap.apply(model, data=classes(), epochs=1, measure=False).report
     assert report.training is not None
     assert any(choice.startswith(words) for choice in report.training.choices)
+
+
+@pytest.mark.parametrize("name", heads())
+def test_named_loss_is_of_logits_where_they_are_known_to_be(name: str) -> None:
+    make, _ = heads()[name]
+    inputs = layers.Input((6,))
+    model = keras.Model(inputs, make(inputs))
+    words: dict[str, Any] = {"loss": "sparse_categorical_crossentropy", "epochs": 1}
+    report = orthwrap.apply(model, data=classes(), measure=False, **words).report
+    assert report.training is not None
+    is_logits = name.startswith("logits")
+    said = f"loss sparse_categorical_crossentropy{' from logits' if is_logits else ''}: as given"
+    assert said in report.training.choices
+    x, y = classes()
+    keras_own = keras.losses.SparseCategoricalCrossentropy(from_logits=is_logits)
+    expected = float(numpy(keras_own(y, model(x))))
+    assert report.training.metrics_before["task_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_each_output_has_its_own_count_of_a_named_metric() -> None:
+    inputs = layers.Input((6,))
+    outputs = [layers.Dense(1, name=name)(inputs) for name in ("near", "far")]
+    model = keras.Model(inputs, outputs)
+    x, _ = classes()
+    y = {"near": np.zeros((40, 1)), "far": np.full((40, 1), 1000.0)}
+    words: dict[str, Any] = {"data": {"x": x, **y}, "loss": "mse", "epochs": 1}
+    metrics = ("mean_absolute_error", keras.metrics.MeanAbsoluteError(name="mae"))
+    report = orthwrap.apply(model, metric=metrics, measure=False, **words).report
+    assert report.training is not None
+    for name, output in zip(y, model(x), strict=True):
+        expected = float(np.mean(np.abs(numpy(output) - y[name])))
+        for metric in ("mean_absolute_error", "mae"):
+            found = report.training.metrics_before[f"{name}_{metric}"]
+            assert found == pytest.approx(expected, rel=1e-4)
 
 
 # History

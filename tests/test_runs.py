@@ -28,6 +28,7 @@ from orthwrap.stores import replacing
 from orthwrap.training import checkpoints
 from orthwrap.training.checkpoints import Folder, State
 from orthwrap.training.logs import write_csv
+from orthwrap.training.run import regularizers_in
 from orthwrap.training.settings import Settings, TrainingWords, settings_of
 from orthwrap_cli.training import OPTIONS
 
@@ -355,6 +356,21 @@ def test_labels_become_what_the_models_own_loss_takes(loss: str, kind: str) -> N
     plain = orthwrap.apply(model, data=(x, takes), **words)
     assert same(shaped.model, plain.model)
     assert "val_task_loss" in training_of(shaped).history
+
+
+@pytest.mark.parametrize("streamed", ["samples", "validation"])
+def test_labels_of_arrays_are_fitted_beside_a_stream(streamed: str) -> None:
+    import tensorflow as tf
+
+    x, y = classes()
+    stream = tf.data.Dataset.from_tensor_slices((x, np.eye(3, dtype="float32")[y])).batch(8)
+    parts = {"data": (x, y), "validation": (x, y)}
+    parts["data" if streamed == "samples" else "validation"] = stream
+    model = models.dense()
+    model.compile("sgd", "categorical_crossentropy")
+    training = training_of(orthwrap.apply(model, epochs=1, seed=0, **parts))
+    assert "labels: between class numbers and one-hot, as the loss takes them" in training.choices
+    assert "val_task_loss" in training.history
 
 
 def test_metrics_can_be_named() -> None:
@@ -731,6 +747,20 @@ def test_run_that_was_cut_short_ends_with_the_same_weights(kind: str, tmp_path: 
     assert len(list(folder.glob("checkpoint-*.npz"))) == 1
 
 
+def test_run_that_had_ended_ends_with_the_same_factors(tmp_path: Path) -> None:
+    words: dict[str, Any] = {"data": classes(), "seed": 3, "epochs": 3, "factor": 0.5}
+    words.update(checkpoint_dir=tmp_path / "c", schedule="linear:0.1")
+    results = [orthwrap.apply(dropping(), resume=resume, **words) for resume in (False, True)]
+    for result in results:
+        for record in result.report.layers:
+            if record.regularizer is not None:
+                assert record.regularizer.factor == pytest.approx(0.2)
+        factors = [r.factor for r in regularizers_in(result.model)]
+        assert factors == pytest.approx([0.2] * len(factors))
+    one, other = (training_of(result) for result in results)
+    assert one.metrics_after == pytest.approx(other.metrics_after)
+
+
 def test_more_epochs_may_follow_on_a_run_that_ended(tmp_path: Path) -> None:
     words: dict[str, Any] = {"data": classes(), "seed": 3, "checkpoint_dir": tmp_path / "c"}
     orthwrap.apply(dropping(), epochs=2, **words)
@@ -746,6 +776,16 @@ def test_more_epochs_may_follow_on_a_run_that_ended(tmp_path: Path) -> None:
         ({"batch_size": 16}, "batch size 8; this one has 16"),
         ({"seed": 4}, "seed 3; this one has 4"),
         ({"data": classes(39)}, "data x 40×6"),
+        ({"data": classes(40, 1)}, "a run with samples"),
+        ({"data": (classes()[0], classes()[1][::-1])}, "a run with samples"),
+        ({"learning_rate": 0.5}, "learning rate 0.001; this one has 0.5"),
+        ({"optimizer": "sgd"}, "optimizer Adam; this one has SGD"),
+        ({"freeze": "head"}, "a run with trained weights 6 .*; this one has 4 "),
+        ({"target": "wide"}, "a run with regularizers"),
+        ({"regularizer": "offdiag"}, "regularizers so .*; this one has offdiag"),
+        ({"options": {"every": 2}}, "a run with regularizers"),
+        ({"factor": 0.5}, "factors 0.001 to 0.001 .*; this one has 0.5 to 0.5"),
+        ({"schedule": "cosine:0.1"}, r"schedules \[\]; this one has \['cosine:0.1'\]"),
         (
             {"loss": keras.losses.SparseCategoricalCrossentropy(name="own_sparse_categorical")},
             "loss sparse_categorical_crossentropy; this one has own_sparse_categorical",

@@ -83,9 +83,9 @@ class Data:
         return self.train.class_names
 
     @property
-    def is_kept(self) -> bool:
-        """Whether `relabelled` asks for all labels now, and not as batches are read."""
-        return isinstance(self.train, Samples)
+    def are_kept(self) -> tuple[bool, bool]:
+        """Of either set, whether `relabelled` asks for all labels now, not as batches are read."""
+        return isinstance(self.train, Samples), isinstance(self.held_out, Samples | None)
 
     @property
     def repeatable(self) -> bool:
@@ -146,22 +146,24 @@ class Data:
         """x of the training set in the order of samples: batches `(x,)`, as `predict` takes."""
         return self.train.inputs(batch_size)
 
-    def with_targets(self, y: Sequence[Array], validation_y: Sequence[Array] | None = None) -> Data:
+    def with_targets(
+        self, y: Sequence[Array] | None, validation_y: Sequence[Array] | None = None
+    ) -> Data:
         """The same samples with other labels, in the order of samples.
 
         Args:
-            y: arrays of the training set, one per output.
-            validation_y: of the validation set; None leaves its labels.
+            y: arrays of the training set, one per output; None leaves its labels.
+            validation_y: the same of the validation set.
 
         Raises:
             ValueFault: not as many as samples, or a stream: see `relabelled`.
         """
-        held_out = self.held_out
+        train, held_out = self.train, self.held_out
+        if y is not None:
+            train = train.with_targets(tuple(map(np.asarray, y)))
         if held_out is not None and validation_y is not None:
             held_out = held_out.with_targets(tuple(map(np.asarray, validation_y)))
-        return replace(
-            self, train=self.train.with_targets(tuple(map(np.asarray, y))), held_out=held_out
-        )
+        return replace(self, train=train, held_out=held_out)
 
     def relabelled(self, outputs_of: Callable[[Any], Any], batch_size: int) -> Data:
         """The same samples, labelled by a function, for both sets.

@@ -248,9 +248,10 @@ class Stream:
         return self._dataset(start_step, lambda batch: batch.element)
 
     def ordered(self, batch_size: int) -> Any:
-        flow = self.training(batch_size, 0, 0, 0, 1)
+        if self.flow.steps is not None:
+            return self.training(batch_size, 0, 0, 0, 1)
         # A stream whose length is not known may have no end.
-        return flow.take(_EVALUATED) if self.flow.steps is None else flow
+        return self._dataset(0, lambda batch: batch.element).take(_EVALUATED)
 
     def inputs(self, batch_size: int) -> Any:
         return self._dataset(0, lambda batch: batch.element[:1])
@@ -383,10 +384,14 @@ def _parts(batch: Any, takes: Sequence[Port], gives: Sequence[Port], where: str)
         _check_batched(array, port, where)
         check_input("x", array, port, where)
     y = _arrays("y", whole[1], gives, where) if gives else ()
-    weights = whole[2] if gives and len(whole) == 3 else ()
-    if not isinstance(weights, (list, tuple)):
-        weights = (weights,)
-    found = Batch(x, y, tuple(map(np.asarray, weights)))
+    weights = whole[2] if gives and len(whole) == 3 else None
+    if weights is None:
+        weights = ()
+    elif isinstance(weights, Mapping) or len(gives) == 1 or isinstance(weights, (list, tuple)):
+        weights = _arrays("weights", weights, gives, where)
+    else:
+        weights = _arrays("weights", weights, gives[:1], where)  # Keras takes one for all outputs
+    found = Batch(x, y, weights)
     check_lengths(f"a batch of {where}", x, y)
     if any(len(array) != len(x[0]) for array in found.weights):
         raise ValueFault(f"a batch of {where}: not as many weights as samples")

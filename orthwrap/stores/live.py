@@ -6,7 +6,7 @@ import sys
 import tempfile
 import types
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -418,12 +418,14 @@ def _copy_compiled(model: Any, new: Any, known: Mapping[str, Any]) -> tuple[str,
                 new.compile(**_compile_arguments(model))
             else:
                 new.compile_from_config(model.get_compile_config())
-        if new.compiled and model.optimizer is not None and model.optimizer.built:
+        if new.compiled and model.optimizer is not None:
+            pairs = list(zip(model.variables, new.variables, strict=True))
+            copy_exclusions(model.optimizer, new.optimizer, pairs)
             # It may have been built before a layer was frozen: for the same variables, then.
-            twins = {id(a): b for a, b in zip(model.variables, new.variables, strict=True)}
-            optimizer = new.optimizer
-            optimizer.build([twins[id(v)] for v in model.optimizer._trainable_variables])
-            copy_variables(model.optimizer, optimizer)
+            if model.optimizer.built:
+                twins = {id(a): b for a, b in pairs}
+                new.optimizer.build([twins[id(v)] for v in model.optimizer._trainable_variables])
+                copy_variables(model.optimizer, new.optimizer)
     except Exception as e:  # a user's loss or metric may not come back from its config
         return (
             f"the compiled state could not be carried over ({_first_line(e)}): compile the new "
@@ -449,6 +451,25 @@ def _compile_arguments(model: Any) -> dict[str, Any]:
 
 def _again(thing: Any) -> Any:
     return type(thing).from_config(thing.get_config())
+
+
+def copy_exclusions(source: Any, target: Any, pairs: Iterable[tuple[Any, Any]] = ()) -> None:
+    """Which variables an optimizer's weight decay passes over; its config does not say.
+
+    Args:
+        source, target: optimizers, the second not yet built.
+        pairs: the variables of the first, each with that of the second which it stands for; none
+            where they are the same.
+    """
+    source, target = (getattr(o, "inner_optimizer", o) for o in (source, target))
+    pattern = getattr(source, "_exclude_from_weight_decay_pattern", None)
+    keys: set[Any] = getattr(source, "_exclude_from_weight_decay", set())
+    if pattern is None and not keys:
+        return
+    twins = {source._var_key(a): target._var_key(b) for a, b in pairs}
+    target._exclude_from_weight_decay_pattern = pattern
+    target._exclude_from_weight_decay = {twins.get(k, k) for k in keys}
+    target._exclude_from_weight_decay_cache = {}
 
 
 def copy_variables(source: Any, target: Any) -> None:

@@ -144,6 +144,11 @@ def fingerprint(arrays: Sequence[NDArray[Any]]) -> str:
     return f"{check:08x}"
 
 
+def checksum(value: Any) -> str:
+    """What tells two values apart by what they print."""
+    return f"{zlib.crc32(repr(value).encode()):08x}"
+
+
 def _number(path: Path) -> int:
     found = _NAME.fullmatch(path.name)
     return int(found[1]) if found else 0

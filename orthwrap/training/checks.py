@@ -14,6 +14,7 @@ from orthwrap.callbacks import FactorSchedule
 from orthwrap.data import Data
 from orthwrap.data.ports import Array, as_model_takes
 from orthwrap.errors import ValueFault
+from orthwrap.training.monitor import is_lower_better
 from orthwrap.training.settings import Settings
 
 
@@ -111,6 +112,7 @@ def check_figures(model: Any, data: Data, figures: Mapping[str, float], settings
         raise ValueFault(
             f"monitor {settings.monitor!r} is none of the figures; there are: {', '.join(names)}"
         )
+    is_lower_better(model, settings.monitor)
 
 
 def _culprit(model: Any, data: Data) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from orthwrap.data import Data, Port
 from orthwrap.errors import ValueFault
@@ -77,9 +78,12 @@ def _objective(
     metrics = _metrics(settings, outputs) if settings.metric else None
     if settings.loss is not None:
         loss = _given_loss(settings.loss, activations)
-        return loss, metrics, (f"loss {loss_names(loss)}: as given",)
+        logits = " from logits" if loss is not settings.loss and _takes_logits(loss) else ""
+        return loss, metrics, (f"loss {loss_names(loss)}{logits}: as given",)
     if is_compiled:
         return None, metrics, (f"loss {loss_names(model.loss)}: the model's own",)
+    if None in activations:
+        activations = _seen(model, data, settings, activations)
     picked = [
         objectives.choose(labels, port.shape, activation, port.name)
         for labels, port, activation in zip(data.labels, outputs, activations, strict=True)
@@ -120,23 +124,49 @@ def optimizer_name(optimizer: Any) -> str:
 
 
 def _given_loss(given: Any, activations: list[str | None]) -> Any:
-    """The loss that the user names; of logits, where the outputs are no probabilities."""
+    """The loss that the user names; of logits, where the outputs are known to be such."""
     if not isinstance(given, str):
         return given
     loss = _named(keras.losses, "loss", given)
     entropy = _ENTROPIES.get(given.lower().replace("_", ""))
-    if entropy is None or any(a in ("softmax", "sigmoid") for a in activations):
+    if entropy is None or any(a != "linear" for a in activations):
         return loss
     return entropy(from_logits=True)
 
 
+def _takes_logits(loss: Any) -> bool:
+    return bool(getattr(loss, "from_logits", False))
+
+
+def _seen(
+    model: Any, data: Data, settings: Settings, activations: list[str | None]
+) -> list[str | None]:
+    """The activations, with `softmax` for unknown ones of which a batch of outputs tells."""
+    flow = data.inputs(settings.batch_size)
+    (x,) = flow[0] if isinstance(flow, keras.utils.PyDataset) else next(iter(flow))
+    outputs = [np.asarray(a, np.float32) for a in keras.tree.flatten(model.predict_on_batch(x))]
+
+    def is_softmax(output: Any) -> bool:
+        sums = output.sum(axis=-1) if output.ndim > 1 and output.shape[-1] > 1 else np.zeros(1)
+        return bool(np.all(output >= 0) and np.allclose(sums, 1, atol=1e-2))
+
+    return [
+        "softmax" if activation is None and is_softmax(output) else activation
+        for activation, output in zip(activations, outputs, strict=True)
+    ]
+
+
 def _metrics(settings: Settings, outputs: list[Port]) -> Any:
     """The metrics that the user names, for each output."""
-    found = [
-        m if m in ("accuracy", "acc") else _named(keras.metrics, "metric", m)
-        for m in settings.metric
-    ]
-    return found if len(outputs) == 1 else [list(found) for _ in outputs]
+    each = [[_given_metric(m, i) for m in settings.metric] for i in range(len(outputs))]
+    return each[0] if len(outputs) == 1 else each
+
+
+def _given_metric(given: Any, output: int) -> Any:
+    """The metric that the user names: each output keeps count in one of its own."""
+    if isinstance(given, keras.metrics.Metric):
+        return type(given).from_config(given.get_config()) if output else given
+    return given if given in ("accuracy", "acc") else _named(keras.metrics, "metric", given)
 
 
 def _named(module: Any, kind: str, given: Any) -> Any:
@@ -225,10 +255,26 @@ def activations_of(model: Any, outputs: int) -> list[str | None]:
     return found if len(found) == outputs else [None] * outputs
 
 
+# What gives the numbers that it takes.
+_PASSING = (
+    keras.layers.Reshape,
+    keras.layers.Flatten,
+    keras.layers.Identity,
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+    keras.layers.ActivityRegularization,
+)
+
+
 def _activation(tensor: Any) -> str | None:
-    layer, _, index = getattr(tensor, "_keras_history", (None, 0, 0))
+    layer, node, index = getattr(tensor, "_keras_history", (None, 0, 0))
     if isinstance(layer, keras.Model) and getattr(layer, "outputs", None):
         return _activation(layer.outputs[index])
+    if isinstance(layer, _PASSING):
+        (before,) = layer._inbound_nodes[node].input_tensors
+        return _activation(before)
     layer = getattr(layer, "layer", layer)  # TimeDistributed
     # Softmax is a layer and an operation, sigmoid an operation.
     if type(layer).__name__ in ("Softmax", "Sigmoid"):

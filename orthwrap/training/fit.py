@@ -18,8 +18,9 @@ from orthwrap.data import Data
 from orthwrap.errors import OrthwrapError
 from orthwrap.records import Training
 from orthwrap.regularizers import OrthogonalityRegularizer
+from orthwrap.schedules import Schedule
 from orthwrap.stores.live import LiveStore, rebuild, regularizers_of
-from orthwrap.training.checkpoints import Folder, State, check_same_run, fingerprint
+from orthwrap.training.checkpoints import Folder, State, check_same_run, checksum, fingerprint
 from orthwrap.training.checks import check_figures, check_numbers, check_objects
 from orthwrap.training.compiling import (
     choose_optimizer,
@@ -54,7 +55,7 @@ from orthwrap.training.labels import fit_labels
 from orthwrap.training.logs import check_board, check_log
 from orthwrap.training.losses import split_losses
 from orthwrap.training.processes import Processes
-from orthwrap.training.run import Outcome, Run, regularizers_in
+from orthwrap.training.run import Outcome, Run, averages, is_ours, regularizers_in
 from orthwrap.training.settings import Settings
 
 _BATCHES = 4  # that are looked at before training, such as for the task's gradient
@@ -177,7 +178,9 @@ def finetune(
             among = f" of {session.processes.count} processes"
             where = among if session.processes.are_several else ""
             choices += (f"on {settings.devices} devices{where}, each with its share of a batch",)
-        words = _words(model, data, session)
+        if averages(model):
+            choices += ("weights: at the end their averages over the steps, as use_ema asks",)
+        words = _words(model, data, session, schedules)
         state = session.state or State(0, 0, session.seed, words)
         if session.state is not None and session.folder is not None:
             check_same_run(state, words, session.folder.path)
@@ -206,10 +209,13 @@ def finetune(
             interrupts,
         )
         run.set_model(model)
-        run.begin()
+        run.begin(before)
         if session.state is not None:
             run.restore()
         moving = _schedules(model, data, session, state, schedules)
+        if state.epoch >= settings.epochs:
+            for schedule in moving:
+                schedule.end(model)
         if progress is not None:
             progress.start(choices, settings.epochs, data.steps(settings.batch_size))
         try:
@@ -266,7 +272,7 @@ def _distilled(
     """The data with the model's own outputs as labels, and the model compiled to learn them."""
     losses, why = distillation_losses(model, settings.temperature)
     # Where the outputs are asked for while the model is trained, a copy of it gives them.
-    teacher = model if data.is_kept else rebuild(LiveStore(model), ())[0]
+    teacher = model if all(data.are_kept) else rebuild(LiveStore(model), ())[0]
     data = data.relabelled(outputs_of(teacher), settings.batch_size)
     optimizer, which = choose_optimizer(model, settings)
     stack.enter_context(imitating(model, losses, optimizer))
@@ -334,17 +340,55 @@ def _evaluate(model: Any, flow: Any, data: Data) -> dict[str, float]:
     return {k: float(v) for k, v in logs.items() if np.ndim(v) == 0}
 
 
-def _words(model: Any, data: Data, session: Session) -> dict[str, Any]:
+def _words(
+    model: Any,
+    data: Data,
+    session: Session,
+    schedules: Sequence[tuple[Any, Sequence[Place]]],
+) -> dict[str, Any]:
     """What may not change from one part of a run to the next."""
+    settings = session.settings
     weights = [np.asarray(keras.ops.convert_to_numpy(v)) for v in model.weights]
+    ids = {id(v) for v in model.trainable_variables}
+    trained = [i for i, v in enumerate(model.weights) if id(v) in ids]
+    held = [(i, r.attachment) for i, (_, r) in enumerate(regularizers_of(model)) if is_ours(r)]
+    kinds = [(i, {**a.to_node()["config"], "factor": None}) for i, a in held]
+    factors = [a.factor for _, a in held]
+    names = ", ".join(sorted({a.name for _, a in held})) or "none"
     return {
         "model": fingerprint(weights),
         "data": data.describe(),
         "seed": session.seed,
-        "batch size": session.settings.batch_size,
+        "batch size": settings.batch_size,
+        "samples": _first_samples(data, settings.batch_size) if data.repeatable else None,
         "optimizer": optimizer_name(model.optimizer),
+        "learning rate": _rate(model.optimizer),
         "loss": loss_names(model.loss),
+        "trained weights": f"{len(trained)} ({checksum(trained)})",
+        "regularizers": f"{names} ({checksum(kinds)})",
+        "factors": f"{min(factors):g} to {max(factors):g} ({checksum(factors)})" if held else None,
+        "rho": [settings.rho, settings.rho_over],
+        "schedules": [_in_words(s) for s in (settings.schedule, *(s for s, _ in schedules)) if s],
     }
+
+
+def _first_samples(data: Data, batch_size: int) -> str:
+    flow = data.inputs(batch_size)
+    x = flow[0] if isinstance(flow, keras.utils.PyDataset) else next(iter(flow))
+    return fingerprint([np.asarray(a) for a in (*keras.tree.flatten(x), *data.labels)])
+
+
+def _rate(optimizer: Any) -> Any:
+    rate = getattr(optimizer, "inner_optimizer", optimizer)._learning_rate
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        return f"{type(rate).__name__} ({checksum(rate.get_config())})"
+    return float(f"{float(keras.ops.convert_to_numpy(rate)):.6g}")  # float32 has no more
+
+
+def _in_words(schedule: Any) -> str:
+    if isinstance(schedule, (str, Schedule)):
+        return str(schedule)
+    return str(getattr(schedule, "__name__", type(schedule).__name__))
 
 
 def _reseed(model: Any, seed: int) -> None:

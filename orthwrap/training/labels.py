@@ -29,11 +29,11 @@ def fit_labels(model: Any, data: Data) -> tuple[Data, tuple[str, ...]]:
     def fitted(arrays: tuple[Any, ...]) -> list[Any]:
         return [_as_taken(a, *pair) for a, pair in zip(arrays, pairs, strict=True)]
 
-    parts = [data.labels, data.validation_labels] if data.is_kept else []
-    now = [fitted(part) if part else None for part in parts]
+    parts = zip((data.labels, data.validation_labels), data.are_kept, strict=True)
+    now = [_changed(fitted(part), part) if part and is_kept else None for part, is_kept in parts]
     notes: tuple[str, ...] = ()
-    if any(_differ(a, b) for a, b in zip(now, parts, strict=True)):
-        data = data.with_targets(now[0] or (), now[1])
+    if any(now):
+        data = data.with_targets(*now)
         notes = ("labels: between class numbers and one-hot, as the loss takes them",)
     for part in (data.labels, data.validation_labels):
         for labels, loss, port in zip(part, losses, outputs, strict=False):
@@ -41,8 +41,9 @@ def fit_labels(model: Any, data: Data) -> tuple[Data, tuple[str, ...]]:
     return data, notes
 
 
-def _differ(now: list[Any] | None, before: tuple[Any, ...]) -> bool:
-    return now is not None and any(a is not b for a, b in zip(now, before, strict=True))
+def _changed(now: list[Any], before: tuple[Any, ...]) -> list[Any] | None:
+    """`now`, or None where it is as before."""
+    return now if any(a is not b for a, b in zip(now, before, strict=True)) else None
 
 
 def _as_taken(labels: Any, loss: Any, port: Port) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from orthwrap.stores.live import set_optimizer
+from orthwrap.stores.live import copy_exclusions, set_optimizer
 
 
 def set_learning_rate(model: Any, rate: float) -> None:
@@ -22,6 +22,7 @@ def set_learning_rate(model: Any, rate: float) -> None:
     own = config if inner is optimizer else config["inner_optimizer"]["config"]
     own["learning_rate"] = rate
     new = type(optimizer).from_config(config)
+    copy_exclusions(optimizer, new)
     if optimizer.built:
         new.build(optimizer._trainable_variables)
         constant = getattr(new, "inner_optimizer", new)._learning_rate
@@ -45,6 +46,7 @@ def follow_variables(model: Any) -> tuple[str, ...]:
         return ()
     before = list(optimizer._trainable_variables)
     new = type(optimizer).from_config(optimizer.get_config())
+    copy_exclusions(optimizer, new)
     new.build(trained)
     set_optimizer(model, new)
     old_own, old_slots = _slots(optimizer.variables, before)
@@ -55,27 +57,32 @@ def follow_variables(model: Any) -> tuple[str, ...]:
     for old, fresh in zip(old_own, new_own, strict=True):
         fresh.assign(old)
     for key, fresh_slots in new_slots.items():
-        for old, fresh in zip(old_slots.get(key, ()), fresh_slots, strict=False):
-            fresh.assign(old)
+        for kind, fresh in fresh_slots.items():
+            old = old_slots.get(key, {}).get(kind)
+            if old is not None:
+                fresh.assign(old)
     return ()
 
 
 def _slots(
     variables: list[Any], trained: list[Any]
-) -> tuple[list[Any], dict[int, list[Any]] | None]:
-    """An optimizer's own variables, and those it keeps for each trained one (by its id).
+) -> tuple[list[Any], dict[int, dict[str, Any]] | None]:
+    """An optimizer's own variables, and by kind those it keeps for each trained one (by its id).
 
-    Keras lists its own first (iteration, learning rate), then for each trained variable all that
-    it keeps of it. None where they do not divide so: some optimizers keep more.
+    Keras calls `momentum` of the variable `dense/kernel` `dense_kernel_momentum`. None where names
+    do not tell which belongs to which: two variables may be called the same.
     """
     named = {"iteration", "learning_rate", "step_counter", "dynamic_scale"}
     own = [v for v in variables if v.name in named]
-    rest = [v for v in variables if v.name not in named]
-    if len(rest) % max(len(trained), 1):
-        return own, None
-    each = len(rest) // max(len(trained), 1)
-    slots = {id(t): rest[i * each : (i + 1) * each] for i, t in enumerate(trained)}
-    for variable in trained:
-        if any(s.shape != variable.shape for s in slots[id(variable)]):
+    slots: dict[int, dict[str, Any]] = {id(t): {} for t in trained}
+    prefixes = {f"{t.path.replace('/', '_')}_": t for t in trained}
+    longest_first = sorted(prefixes, key=len, reverse=True)
+    for variable in variables:
+        if variable.name in named:
+            continue
+        prefix = next((p for p in longest_first if variable.name.startswith(p)), None)
+        if prefix is None:
             return own, None
-    return own, slots
+        slots[id(prefixes[prefix])][variable.name.removeprefix(prefix)] = variable
+    kinds = {tuple(sorted(of_one)) for of_one in slots.values()}
+    return own, slots if len(kinds) <= 1 and len(prefixes) == len(trained) else None

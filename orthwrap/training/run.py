@@ -18,9 +18,10 @@ from orthwrap.stores.live import regularizers_of
 from orthwrap.training.checkpoints import Folder, State
 from orthwrap.training.interrupts import Interrupts
 from orthwrap.training.logs import Board, write_csv
+from orthwrap.training.monitor import is_lower_better
 from orthwrap.training.settings import Settings
 
-_EXPLODED = 1e4  # times what loss and penalty were at the first step
+_EXPLODED = 1e4  # times what loss and penalty were before training
 
 Snapshot = dict[str, list[NDArray[Any]]]
 
@@ -91,12 +92,13 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         self._board = None if settings.tensorboard is None else Board(settings.tensorboard)
         self._keeps_best = (settings.keep or ("best" if validate else "last")) == "best"
         self._monitor = settings.monitor or ("val_task_loss" if validate else "task_loss")
-        self._first: tuple[float, float] | None = None  # loss and penalty at the first step
+        self._first = (0.0, 0.0)  # loss and penalty before training
         self._kept: Snapshot | None = None
         self._factors: list[float] = []  # of each regularizer, before any schedule moves it
         self._metrics: list[NDArray[Any]] | None = None  # of the epoch that is gone on with
         self._random: list[NDArray[Any]] = []
         self._skipped = state.step
+        self._raw: list[NDArray[Any]] = []  # weights whose averages `fit` puts in their place
         self.outcome = Outcome(
             epoch=state.epoch,
             step=state.step,
@@ -106,8 +108,13 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
 
     # Going on and ending
 
-    def begin(self) -> None:
-        """The run starts from here."""
+    def begin(self, before: Mapping[str, float]) -> None:
+        """The run starts from here.
+
+        Args:
+            before: the figures of the model as it is, at the factors before any schedule.
+        """
+        self._first = before.get("loss", 0.0), before.get("penalty", 0.0)
         self._factors = [r.factor for r in regularizers_in(self.model)]
         out = self.outcome
         if self._board is not None and not (out.epoch or out.step):
@@ -132,7 +139,7 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         self._kept = snapshot
         if self.outcome.best is not None:
             self._kept = self._folder.read_best(self.outcome.best[0])
-        self.begin()
+        self._factors = [r.factor for r in held]
 
     def finish(self) -> None:
         """The model as the epoch that is kept left it."""
@@ -144,6 +151,8 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         if self._kept is not None and (is_best or out.fault):
             _assign(self.model, self._kept)
             out.kept = out.best[0] if is_best and out.best else out.epoch
+        if averages(self.model) and self.model.optimizer.built:
+            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
 
     # What Keras calls
 
@@ -168,8 +177,15 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         if out.fault or (self._interrupts.asked and not is_last):
             self.model.stop_training = True
 
+    def on_train_end(self, logs: Any = None) -> None:
+        # Averages are for the end of the run, which may have several calls of `fit`.
+        for variable, value in zip(self.model.trainable_variables, self._raw, strict=False):
+            variable.assign(value)
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         out = self.outcome
+        if averages(self.model):
+            self._raw = _arrays(self.model.trainable_variables)
         if out.fault:
             return
         is_whole = self._steps is None or out.step >= self._steps
@@ -205,8 +221,6 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         loss, penalty = values.get("loss", 0.0), values.get("penalty", 0.0)
         if not math.isfinite(loss):
             return f"the loss became {loss} {at}", "try a lower learning rate or factor"
-        if self._first is None:
-            self._first = loss, penalty
         if penalty > _EXPLODED * max(*map(abs, self._first), 1e-3):
             return (
                 f"the penalty exploded {at}, from {self._first[1]:.3g} to {penalty:.3g}",
@@ -226,7 +240,8 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         if not math.isfinite(value):
             return False
         best = self.outcome.best
-        if best is not None and not _beats(value, best[1], self._monitor):
+        is_lower = is_lower_better(self.model, self._monitor)
+        if best is not None and not (value < best[1] if is_lower else value > best[1]):
             return False
         self.outcome.best = (self.outcome.epoch, value)
         return True
@@ -252,21 +267,23 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         self._folder.write(state, snapshot, best)
 
 
-def _beats(value: float, best: float, name: str) -> bool:
-    """Whether a figure is better; the name tells whether that is lower or higher."""
-    lower = any(word in name for word in ("loss", "error", "penalty"))
-    return value < best if lower else value > best
+def averages(model: Any) -> bool:
+    """Whether the optimizer averages the weights over steps (`use_ema`)."""
+    optimizer = model.optimizer
+    return bool(getattr(getattr(optimizer, "inner_optimizer", optimizer), "use_ema", False))
 
 
 def _floats(logs: Mapping[str, Any]) -> dict[str, float]:
     return {k: float(v) for k, v in logs.items() if np.ndim(v) == 0}
 
 
+def is_ours(regularizer: Any) -> bool:
+    return isinstance(regularizer, (OrthogonalityRegularizer, Attached))
+
+
 def regularizers_in(model: Any) -> list[Any]:
     """Our regularizers, each once, in the model's order."""
-    held = (
-        r for _, r in regularizers_of(model) if isinstance(r, (OrthogonalityRegularizer, Attached))
-    )
+    held = (r for _, r in regularizers_of(model) if is_ours(r))
     return list({id(r): r for r in held}.values())
 
 
