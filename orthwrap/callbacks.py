@@ -15,7 +15,8 @@ from orthwrap.multiplier import Multiplier
 from orthwrap.patterns import Pattern, nearest, parse
 from orthwrap.regularizers import _Regularizer
 from orthwrap.schedules import Schedule
-from orthwrap.stores.live import LiveStore, forget_compiled_steps, regularizers_of
+from orthwrap.stores.compiled import forget_compiled_steps
+from orthwrap.stores.live import LiveStore, regularizers_of
 from orthwrap.survey import Slot, survey
 from orthwrap.training.losses import split_losses
 

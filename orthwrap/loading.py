@@ -286,7 +286,7 @@ def _listed(names: Sequence[str], most: int) -> str:
 
 def _restore_optimizer(model: Any, path: Path) -> tuple[str, ...]:
     """An optimizer for the model's own variables, in the state the file has."""
-    from orthwrap.stores.live import set_optimizer
+    from orthwrap.stores.compiled import set_optimizer
 
     old = model.optimizer
     optimizer = type(old).from_config(old.get_config())

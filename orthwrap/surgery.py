@@ -76,9 +76,9 @@ def changed_model(
     """The model with the plan done: a checked copy, or the live one itself."""
     import keras
 
+    from orthwrap.stores.compiled import forget_compiled_steps
     from orthwrap.stores.live import (
         LiveStore,
-        forget_compiled_steps,
         output_difference,
         rebuild,
     )

@@ -6,7 +6,7 @@ import sys
 import tempfile
 import types
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from orthwrap.errors import RebuildError, ValueFault
 from orthwrap.layouts import KERNELS, KernelSpec
 from orthwrap.records import ModelRecord
 from orthwrap.stores.base import WeightRef, as_float
+from orthwrap.stores.compiled import copy_compiled
 from orthwrap.walker import Edit, Layer, Node, Step, at, edit, to_snake_case, walk
 
 
@@ -240,7 +241,7 @@ def rebuild(store: LiveStore, edits: Sequence[Edit]) -> tuple[Any, tuple[str, ..
     notes: list[str] = []
     for old, fresh in pairs:
         if isinstance(old, keras.Model) and old.compiled:
-            notes += _copy_compiled(old, fresh, known)
+            notes += copy_compiled(old, fresh, known)
     return new, tuple(notes)
 
 
@@ -410,77 +411,6 @@ def _copy_trainable(model: Any, new: Any, pairs: Sequence[tuple[Any, Any]]) -> N
             fresh.trainable = old.trainable
 
 
-def _copy_compiled(model: Any, new: Any, known: Mapping[str, Any]) -> tuple[str, ...]:
-    try:
-        with warnings.catch_warnings(), keras.saving.custom_object_scope(dict(known)):
-            warnings.simplefilter("ignore")
-            if type(model).compile is keras.Model.compile:
-                new.compile(**_compile_arguments(model))
-            else:
-                new.compile_from_config(model.get_compile_config())
-        if new.compiled and model.optimizer is not None:
-            pairs = list(zip(model.variables, new.variables, strict=True))
-            copy_exclusions(model.optimizer, new.optimizer, pairs)
-            # It may have been built before a layer was frozen: for the same variables, then.
-            if model.optimizer.built:
-                twins = {id(a): b for a, b in pairs}
-                new.optimizer.build([twins[id(v)] for v in model.optimizer._trainable_variables])
-                copy_variables(model.optimizer, new.optimizer)
-    except Exception as e:  # a user's loss or metric may not come back from its config
-        return (
-            f"the compiled state could not be carried over ({_first_line(e)}): compile the new "
-            "model before training",
-        )
-    if not new.compiled:
-        return ("the compiled state could not be carried over: compile the new model",)
-    return ()
-
-
-def _compile_arguments(model: Any) -> dict[str, Any]:
-    """What the model was compiled with. Losses keep no state; optimizer and metrics are new."""
-    arguments = dict(model._compile_config.config)
-    optimizer = model.optimizer
-    arguments["optimizer"] = optimizer and _again(optimizer)
-    arguments["auto_scale_loss"] = False  # where it was scaled, the optimizer is that already
-    for key in ("metrics", "weighted_metrics"):
-        arguments[key] = keras.tree.map_structure(
-            lambda m: _again(m) if isinstance(m, keras.metrics.Metric) else m, arguments[key]
-        )
-    return arguments
-
-
-def _again(thing: Any) -> Any:
-    return type(thing).from_config(thing.get_config())
-
-
-def copy_exclusions(source: Any, target: Any, pairs: Iterable[tuple[Any, Any]] = ()) -> None:
-    """Which variables an optimizer's weight decay passes over; its config does not say.
-
-    Args:
-        source, target: optimizers, the second not yet built.
-        pairs: the variables of the first, each with that of the second which it stands for; none
-            where they are the same.
-    """
-    source, target = (getattr(o, "inner_optimizer", o) for o in (source, target))
-    pattern = getattr(source, "_exclude_from_weight_decay_pattern", None)
-    keys: set[Any] = getattr(source, "_exclude_from_weight_decay", set())
-    if pattern is None and not keys:
-        return
-    twins = {source._var_key(a): target._var_key(b) for a, b in pairs}
-    target._exclude_from_weight_decay_pattern = pattern
-    target._exclude_from_weight_decay = {twins.get(k, k) for k in keys}
-    target._exclude_from_weight_decay_cache = {}
-
-
-def copy_variables(source: Any, target: Any) -> None:
-    """Optimizer state, variable by variable; ValueFault where they do not correspond."""
-    old, new = source.variables, target.variables
-    if [tuple(v.shape) for v in old] != [tuple(v.shape) for v in new]:
-        raise ValueFault("the optimizers have different variables")
-    for a, b in zip(old, new, strict=True):
-        b.assign(a)
-
-
 def set_regularizer(live: Any, key: str, variables: Sequence[Any], regularizer: Any) -> None:
     """Sets a regularizer on the live layer *and* on its variables: either alone is not enough.
 
@@ -509,19 +439,6 @@ def regularizers_of(model: Any) -> Iterator[tuple[str, Any]]:
         yield variable.path, variable.regularizer
     for layer in model._flatten_layers():
         yield layer.name, layer.activity_regularizer
-
-
-def set_optimizer(model: Any, optimizer: Any) -> None:
-    """Another optimizer for a compiled model, in the model and in what a file keeps of it."""
-    model.optimizer = optimizer
-    model._compile_config.config["optimizer"] = optimizer
-
-
-def forget_compiled_steps(model: Any) -> None:
-    """Steps that Keras compiled keep the losses and regularizers they were traced with."""
-    for name in ("train_function", "test_function"):
-        if getattr(model, name, None) is not None:
-            setattr(model, name, None)
 
 
 # Checking

@@ -12,7 +12,7 @@ import numpy as np
 
 from orthwrap.data import Data, Port
 from orthwrap.errors import ValueFault
-from orthwrap.stores.live import forget_compiled_steps
+from orthwrap.stores.compiled import forget_compiled_steps
 from orthwrap.training import objectives
 from orthwrap.training.optimizers import follow_variables, set_learning_rate
 from orthwrap.training.ports import ports

@@ -15,7 +15,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from orthwrap.errors import OrthwrapError
-from orthwrap.stores.live import forget_compiled_steps, set_optimizer
+from orthwrap.stores.compiled import compiled_state, set_compiled_state, set_optimizer
 from orthwrap.training.compiling import activations_of, loss_of_each
 from orthwrap.training.ports import ports
 from orthwrap.training.settings import DEFAULT_LEARNING_RATE, DEFAULT_TEMPERATURE
@@ -181,21 +181,6 @@ class imitating:
         optimizer: instead of the model's own.
     """
 
-    _STATE = (
-        "optimizer",
-        "loss",
-        "compiled",
-        "steps_per_execution",
-        "stop_training",
-        "_compile_config",
-        "_compile_loss",
-        "_compile_metrics",
-        "_compiled_trainable_state",
-        "_jit_compile",
-        "_loss_tracker",
-        "_run_eagerly",
-    )
-
     def __init__(self, model: Any, losses: Sequence[Any], optimizer: Any = None) -> None:
         self._model = model
         self._losses = list(losses)
@@ -206,11 +191,10 @@ class imitating:
         self._noise = [(layer, name, getattr(layer, name)) for layer, name in _noise_in(model)]
         for layer, name, _ in self._noise:
             setattr(layer, name, 0.0)
-        held = vars(model)
-        self._before = {name: held[name] for name in self._STATE if name in held}
+        self._before = compiled_state(model)
         own = getattr(model, "optimizer", None)
         optimizer = self._optimizer or own or keras.optimizers.Adam(DEFAULT_LEARNING_RATE)
-        held["_compile_metrics"] = None  # compile leaves earlier ones where it is given none
+        vars(model)["_compile_metrics"] = None  # compile leaves earlier ones where it is given none
         keras.Model.compile(
             model,
             optimizer=optimizer,
@@ -224,14 +208,10 @@ class imitating:
         model = self._model
         for layer, name, strength in self._noise:
             setattr(layer, name, strength)
-        held = vars(model)
         trained = model.optimizer
-        for name in self._STATE:
-            held.pop(name, None)
-        held.update(self._before)
+        set_compiled_state(model, self._before)
         if self._before.get("optimizer") is not None:
             set_optimizer(model, trained)
-        forget_compiled_steps(model)
 
 
 def _noise_in(model: Any) -> list[tuple[Any, str]]:

@@ -9,7 +9,7 @@ from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.losses.loss import unscale_loss_for_distribution
 
 from orthwrap.multiplier import scope_of
-from orthwrap.stores.live import forget_compiled_steps
+from orthwrap.stores.compiled import forget_compiled_steps
 
 
 class split_losses:

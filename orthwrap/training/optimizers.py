@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from orthwrap.stores.live import copy_exclusions, set_optimizer
+from orthwrap.stores.compiled import copy_exclusions, set_optimizer
 
 
 def set_learning_rate(model: Any, rate: float) -> None:
