@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 _LONGEST = 2000
 
 
@@ -25,7 +27,12 @@ class OrthwrapError(Exception):
 
     The message is one line: what was expected, what was found (with the layer's path where
     there is one), and what to do next.
+
+    Attributes:
+        model: what a training run that went wrong had trained so far; None where there is nothing.
     """
+
+    model: Any = None
 
     def __init__(self, message: str = "") -> None:
         message = printable(" ".join(line.strip() for line in message.splitlines()))
@@ -53,4 +60,10 @@ class UsageError(OrthwrapError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user ended a training run; the message says what was saved, and how to go on."""
+    """The user ended a training run; the message says what was saved, and how to go on.
+
+    Attributes:
+        model: what the run had trained so far; None where a checkpoint has it.
+    """
+
+    model: Any = None

@@ -194,6 +194,8 @@ def apply(
     )
     known = custom_objects_of(custom_objects)
     settings = settings_of(training, has_data=data is not None, others=apply.__kwdefaults__ or ())
+    if dry_run and settings is not None:  # which makes no folders
+        settings = replace(settings, checkpoint_dir=None, resume=False, tensorboard=None)
     job = _Apply(tuple(rules), measure, _job(data, settings, progress), known, unsafe_lambda)
     if in_place and settings is not None and settings.devices is not None:
         raise UsageError("devices share a copy of the model: leave in_place out")
@@ -237,7 +239,7 @@ class _Apply:
                     copy, self.custom_objects, unsafe_lambda=self.unsafe_lambda, shown=path
                 )
         data = None if self.job is None else self.job.read(live)
-        return self._finish(live, data, noted(report, notes), planned, target)
+        return self._finish(live, *self._trained(live, data, noted(report, notes), planned), target)
 
     def on_model(
         self, model: Any, output: PathLike | None, *, force: bool, in_place: bool, dry_run: bool
@@ -257,15 +259,17 @@ class _Apply:
             report = make_report("apply", source, surveyed, planned, with_figures=self.measure)
             if dry_run:
                 return Result(None, None, report)
-            changed, notes = changed_model(source.store, planned, functions, in_place=in_place)
-        return self._finish(changed, data, noted(report, notes), planned, target)
+            with _restored_on_error(model) if in_place else contextlib.nullcontext():
+                changed, notes = changed_model(source.store, planned, functions, in_place=in_place)
+                report, outcome = self._trained(changed, data, noted(report, notes), planned)
+        return self._finish(changed, report, outcome, target)
 
-    def _finish(
-        self, model: Any, data: Data | None, report: Report, planned: Plan, target: Path | None
-    ) -> Result:
+    def _trained(
+        self, model: Any, data: Data | None, report: Report, planned: Plan
+    ) -> tuple[Report, Outcome | None]:
         if self.job is None or data is None:
-            return _saved(model, report, target)
-        report, outcome = self.job.train(
+            return report, None
+        return self.job.train(
             model,
             data,
             report,
@@ -273,7 +277,19 @@ class _Apply:
             schedules=_schedules(planned),
             with_figures=self.measure,
         )
-        return _trained(model, report, outcome, target, self.job)
+
+    def _finish(
+        self, model: Any, report: Report, outcome: Outcome | None, target: Path | None
+    ) -> Result:
+        if self.job is None or outcome is None:
+            return _saved(model, report, target)
+        return _ended(model, report, outcome, target, self.job)
+
+
+def _restored_on_error(model: Any) -> contextlib.AbstractContextManager[None]:
+    from orthwrap.stores.live import restored_on_error
+
+    return restored_on_error(model)
 
 
 def _schedules(planned: Plan) -> list[tuple[Any, list[tuple[str, str]]]]:
@@ -353,7 +369,7 @@ def finetune(
             notes = (*notes, "no kernel carries an orthwrap regularizer: use apply to attach one")
         report = noted(report, notes)
         report, outcome = job.train(live, job.read(live), report, with_figures=measure)
-        return _trained(live, report, outcome, target, job)
+        return _ended(live, report, outcome, target, job)
 
 
 # strip
@@ -543,7 +559,7 @@ def _saved(model: Any, report: Report, target: Path | None) -> Result:
     return Result(model, target, report)
 
 
-def _trained(model: Any, report: Report, outcome: Outcome, target: Path | None, job: Job) -> Result:
+def _ended(model: Any, report: Report, outcome: Outcome, target: Path | None, job: Job) -> Result:
     """The trained model, saved; where the run was cut short, saved where it harms nothing."""
     if not job.processes.writes:
         target = None
@@ -558,17 +574,19 @@ def _trained(model: Any, report: Report, outcome: Outcome, target: Path | None, 
         )
     what = outcome.fault or f"interrupted {outcome.place}"
     advice = f"; {outcome.advice}" if outcome.advice else ""
-    if target is None or (outcome.fault and not outcome.kept):
-        stopped = f"{what}: nothing was saved{advice}"
+    as_of = "as it was then" if outcome.kept is None else f"as of epoch {outcome.kept}"
+    if outcome.fault and not outcome.kept:
+        raise OrthwrapError(f"{what}: nothing was saved{advice}")
+    if target is None:
+        stopped = f"{what}: the error's `model` is the model {as_of}{advice}"
     else:
         aside = target.with_name(f"{target.name}.interrupted") if target.exists() else target
         with job.off_devices():
             save_model(model, aside, like=target)
-        as_of = f" as of epoch {outcome.kept}" if outcome.fault else " as it was then"
-        stopped = f"{what}; {aside} holds the model{as_of}{advice}"
-    if outcome.interrupted:
-        raise Interrupted(stopped)
-    raise OrthwrapError(stopped)
+        stopped = f"{what}; {aside} holds the model {as_of}{advice}"
+    error = Interrupted(stopped) if outcome.interrupted else OrthwrapError(stopped)
+    error.model = model
+    raise error
 
 
 def _check_effect(

@@ -258,6 +258,34 @@ def test_noise_is_off_meanwhile_and_an_exact_copy_stays_one() -> None:
     assert [model.get_layer(n).rate for n in ("drop", "whole")] == [0.5, 0.4]
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: layers.LSTM(5, dropout=0.5),
+        lambda: layers.GRU(5, dropout=0.5, recurrent_dropout=0.3),
+        lambda: layers.SimpleRNN(5, recurrent_dropout=0.5),
+        lambda: layers.Bidirectional(layers.LSTM(5, dropout=0.5, recurrent_dropout=0.5)),
+        lambda: lambda x: layers.Attention(dropout=0.5)([x, x]),
+        lambda: lambda x: layers.MultiHeadAttention(2, 3, dropout=0.5)(x, x),
+    ],
+    ids=["lstm", "gru", "rnn", "both directions", "attention", "heads"],
+)
+def test_noise_within_a_layer_is_off_too(layer: Any) -> None:
+    x = inputs = layers.Input((4, 3))
+    x = layers.Flatten()(layer()(x))
+    model = models.randomized(keras.Model(inputs, layers.Dense(2)(x)))
+    batch = drawn(8, 4, 3)
+    noisy = numpy(model(batch, training=True))
+    assert not np.allclose(noisy, numpy(model(batch)), atol=1e-4)
+    losses, lines = distillation_losses(model)
+    assert "dropout and other noise: off while the copy imitates the original" in lines
+    with imitating(model, losses):
+        np.testing.assert_allclose(
+            numpy(model(batch, training=True)), numpy(model(batch)), atol=1e-6
+        )
+    assert not np.allclose(numpy(model(batch, training=True)), numpy(model(batch)), atol=1e-4)
+
+
 def test_an_error_on_the_way_leaves_it_as_it_was() -> None:
     model = compiled(several())
     config = model.get_compile_config()

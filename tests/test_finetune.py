@@ -102,6 +102,14 @@ def test_validation_arrays_end_in_val() -> None:
         assert data.describe() == "x 6×4×3 float64, y 6 float64; 2 more to validate"
 
 
+def test_name_of_an_output_may_end_in_val() -> None:
+    ports = [Port("x", (4,))], [Port("policy", (3,)), Port("state_val", (1,))]
+    given = {"x": zeros(6, 4), "policy": zeros(6), "state_val": zeros(6, 1)}
+    assert load(given, *ports).held_out is None
+    more = {f"{key}_val": array[:2] for key, array in given.items()}
+    assert load(given | more, *ports).validation_samples == 2
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

@@ -245,6 +245,19 @@ def test_frozen_layers_stay_as_they_were(words: dict[str, Any], trained: set[str
     assert all(layer.trainable for layer in model.layers)
 
 
+def test_batchnorm_of_ones_own_is_frozen_too() -> None:
+    class Own(layers.BatchNormalization):  # type: ignore[misc]  # Keras is untyped
+        pass
+
+    model = keras.Sequential(
+        [layers.Input((6,)), layers.Dense(9), Own(name="own"), layers.Dense(3)]
+    )
+    result = orthwrap.apply(model, data=classes(), epochs=1, freeze_batchnorm=True)
+    own = [m.get_layer("own") for m in (model, result.model)]
+    for a, b in zip(*(weights_of(layer) for layer in own), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_statistics_follow_as_slowly_as_asked_for() -> None:
     x = np.full((8, 6), 3.0, "float32") + np.eye(8, 6, dtype="float32")
     keras.utils.set_random_seed(0)
@@ -257,6 +270,15 @@ def test_statistics_follow_as_slowly_as_asked_for() -> None:
     np.testing.assert_allclose(mean, 0.75 * x.mean(axis=0), rtol=1e-5)
     assert result.model.get_layer("norm").momentum == 0.99
     assert result.model.get_layer("norm").get_config()["momentum"] == 0.99
+
+
+def test_model_that_is_frozen_as_a_whole_says_so() -> None:
+    model = models.dense()
+    model.trainable = False
+    with pytest.raises(orthwrap.ValueFault, match="every layer of the model is frozen: unfreeze"):
+        orthwrap.apply(model, data=classes(), epochs=1)
+    trained = orthwrap.apply(model, data=classes(), epochs=1, unfreeze="head").model
+    assert [layer.trainable for layer in trained.layers] == [False, True]
 
 
 def test_layer_of_a_frozen_model_inside_can_be_trained_again() -> None:
@@ -701,6 +723,43 @@ class Crash(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
             raise RuntimeError("power cut")
 
 
+def test_model_in_place_is_as_it_was_where_it_is_not_trained() -> None:
+    """Regularizers, frozen layers, compilation: of a model that cannot be copied there is one."""
+    x, y = classes()
+    model = dropping()
+    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy", metrics=["acc"])
+    model.get_layer("head").trainable = False
+    model.fit(x, y, verbose=0)
+
+    def state() -> Any:
+        layers_of = [
+            (layer.name, layer.trainable, getattr(layer, "kernel_regularizer", None))
+            for layer in model._flatten_layers()
+        ]
+        variables = [(v.path, v.trainable, v.regularizer) for v in model.variables]
+        return layers_of, variables, model.get_compile_config(), weights_of(model)
+
+    before, optimizer = state(), model.optimizer
+    words: dict[str, Any] = {"in_place": True, "unfreeze": "head", "learning_rate": 0.5}
+    for more, said in (
+        ({"data": (x, y + 9)}, "classes"),
+        ({"data": (x, y), "monitor": "nothing"}, "is none of the figures"),
+        ({"data": (x, y), "callbacks": [Crash(0, 0)]}, "power cut"),
+    ):
+        with pytest.raises(orthwrap.OrthwrapError, match=said):
+            orthwrap.apply(model, epochs=1, **words, **more)
+        now = state()
+        assert now[:2] == before[:2]
+        assert str(now[2]) == str(before[2])
+        assert model.optimizer is optimizer
+        if "callbacks" not in more:
+            for a, b in zip(now[3], before[3], strict=True):
+                np.testing.assert_array_equal(a, b)
+    result = orthwrap.apply(model, data=(x, y), epochs=1, **words)
+    assert result.model is model
+    assert model.get_layer("head").kernel_regularizer is not None
+
+
 RESUMED: dict[str, dict[str, Any]] = {
     "plain": {},
     "random penalty": {"regularizer": "srip", "factor": 0.1},
@@ -808,6 +867,16 @@ def test_checkpoint_of_another_run_is_refused(
         orthwrap.apply(dropping(), **words)
 
 
+def test_dry_run_makes_no_folder(tmp_path: Path) -> None:
+    file = tmp_path / "model.keras"
+    models.dense().save(file)
+    words: dict[str, Any] = {"data": classes(), "dry_run": True, "log": tmp_path / "log.csv"}
+    for model in (models.dense(), file):
+        folders: dict[str, Any] = {"checkpoint_dir": tmp_path / "c", "tensorboard": tmp_path / "b"}
+        assert orthwrap.apply(model, **words, **folders).report.layers
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_checkpoint_folder_that_cannot_be_is_found_before_training(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
@@ -857,6 +926,30 @@ def test_interrupted_run_saves_what_it_has_and_replaces_nothing(
             there = there.rename(tmp_path / f"again{suffix}")
         assert orthwrap.load_model(there).count_params() == dropping().count_params()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_interrupted_run_says_of_which_epoch_its_model_is(keep: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.keras"
+    words: dict[str, Any] = {"data": with_validation(), "batch_size": 8, "seed": 0, "keep": keep}
+    with pytest.raises(orthwrap.Interrupted) as caught:
+        orthwrap.apply(dropping(), out, epochs=4, callbacks=[CtrlC(1, 2)], **words)
+    as_of = "as of epoch 1" if keep == "best" else "as it was then"
+    assert (
+        str(caught.value) == f"interrupted in epoch 2, after step 3; {out} holds the model {as_of}"
+    )
+    one = orthwrap.apply(dropping(), epochs=1, **words).model
+    assert same(orthwrap.load_model(out), one) == (keep == "best")
+
+
+def test_error_of_a_run_without_an_output_has_the_model() -> None:
+    words: dict[str, Any] = {"data": classes(), "batch_size": 8, "epochs": 4, "seed": 0}
+    with pytest.raises(orthwrap.Interrupted, match="the error's `model` is the model as it") as c:
+        orthwrap.apply(dropping(), callbacks=[CtrlC(1, 2)], **words)
+    assert int(c.value.model.optimizer.iterations) == 5 + 3
+    with pytest.raises(orthwrap.OrthwrapError, match="is the model as of epoch 2") as caught:
+        orthwrap.apply(dropping(), callbacks=[Spoil(2, np.nan)], **words)
+    assert same(caught.value.model, orthwrap.apply(dropping(), **{**words, "epochs": 2}).model)
 
 
 def test_last_step_may_be_interrupted_too() -> None:

@@ -119,7 +119,8 @@ def find_arrays(
         x = collect("x", "")
         y = collect("y", "") if labelled else ()
         x_val = y_val = None
-        if any(key.endswith("_val") for key in keys):
+        names = {port.name for port in (*inputs, *outputs)}  # which may end so themselves
+        if any(key.endswith("_val") for key in keys if key not in names):
             x_val = collect("x", "_val")
             y_val = collect("y", "_val") if labelled else ()
     check_lengths(where, x, y)

@@ -38,6 +38,8 @@ def set_compiled_state(model: Any, state: Mapping[str, Any]) -> None:
     for name in _STATE:
         held.pop(name, None)
     held.update(state)
+    if state.get("optimizer") is not None:
+        set_optimizer(model, state["optimizer"])  # what a file keeps of it may be another one now
     forget_compiled_steps(model)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 import types
@@ -18,7 +19,7 @@ from orthwrap.errors import RebuildError, ValueFault
 from orthwrap.layouts import KERNELS, KernelSpec
 from orthwrap.records import ModelRecord
 from orthwrap.stores.base import WeightRef, as_float
-from orthwrap.stores.compiled import copy_compiled
+from orthwrap.stores.compiled import compiled_state, copy_compiled, set_compiled_state
 from orthwrap.walker import Edit, Layer, Node, Step, at, edit, to_snake_case, walk
 
 
@@ -431,6 +432,33 @@ def set_regularizer(live: Any, key: str, variables: Sequence[Any], regularizer: 
                 setattr(owner, name, regularizer)
     for variable in variables:
         variable.regularizer = regularizer
+
+
+@contextlib.contextmanager
+def restored_on_error(model: Any) -> Iterator[None]:
+    """Where the block fails, the model is as it was, but for weights that were trained already.
+
+    Its regularizers, which layers are trained, and how it is compiled are put back.
+    """
+    layers = [
+        (layer, {k: v for k, v in vars(layer).items() if k.endswith(("regularizer", "_trainable"))})
+        for layer in model._flatten_layers()
+    ]
+    variables = [(v, v.regularizer, v.trainable) for v in model.variables]
+    compiled = compiled_state(model)
+    rate = getattr(compiled.get("optimizer"), "learning_rate", None)
+    rates = [(rate, keras.ops.convert_to_numpy(rate))] if isinstance(rate, keras.Variable) else []
+    try:
+        yield
+    except BaseException:
+        for layer, own in layers:
+            vars(layer).update(own)
+        for variable, regularizer, trainable in variables:
+            variable.regularizer, variable.trainable = regularizer, trainable
+        set_compiled_state(model, compiled)
+        for variable, value in rates:
+            variable.assign(value)
+        raise
 
 
 def regularizers_of(model: Any) -> Iterator[tuple[str, Any]]:

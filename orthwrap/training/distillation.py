@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 from numpy.typing import NDArray
 
 from orthwrap.errors import OrthwrapError
@@ -222,6 +223,9 @@ def _noise_in(model: Any) -> list[tuple[Any, str]]:
             found.append((layer, "rate"))
         elif isinstance(layer, keras.layers.GaussianNoise):
             found.append((layer, "stddev"))
+        elif isinstance(layer, (DropoutRNNCell, keras.layers.Attention)):
+            names = ("dropout", "recurrent_dropout")
+            found += [(layer, name) for name in names if getattr(layer, name, 0)]
     return found
 
 

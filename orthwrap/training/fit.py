@@ -237,7 +237,7 @@ def finetune(
         metrics_before=before,
         metrics_after=after,
         choices=choices,
-        kept_epoch=out.kept,
+        kept_epoch=out.kept or 0,
         held_out=data.held_out is not None,
         seed=session.seed if session.is_seeded else None,
         class_names=data.class_names,

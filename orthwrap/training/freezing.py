@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import keras
+
 from orthwrap.errors import NoMatchError, UsageError, ValueFault
 from orthwrap.patterns import Candidate, Pattern, nearest, parse
 from orthwrap.stores.live import LiveStore
@@ -25,6 +27,7 @@ def freeze(model: Any, settings: Settings) -> tuple[str, ...]:
         UsageError: a pattern with a slot.
     """
     if not (settings.freeze or settings.unfreeze or settings.freeze_batchnorm):
+        _check_trained(model, "every layer of the model is frozen: unfreeze those to train")
         return ()
     store = LiveStore(model)
     families: dict[str, list[str]] = {}
@@ -52,7 +55,7 @@ def freeze(model: Any, settings: Settings) -> tuple[str, ...]:
         if live is None or layer.is_container or not live.weights:
             continue
         wanted = layer.trainable
-        statistics = settings.freeze_batchnorm and layer.class_name == "BatchNormalization"
+        statistics = settings.freeze_batchnorm and isinstance(live, keras.layers.BatchNormalization)
         if statistics:
             wanted = False
         elif chosen["unfreeze"](layer.paths):
@@ -74,12 +77,16 @@ def freeze(model: Any, settings: Settings) -> tuple[str, ...]:
         live.trainable = wanted
     for variable, wanted in own:
         variable.trainable = wanted
-    if not model.trainable_variables:
-        raise ValueFault("nothing is left to train: freeze fewer layers, or unfreeze some")
+    _check_trained(model, "nothing is left to train: freeze fewer layers, or unfreeze some")
     words = {"freeze": "frozen", "unfreeze": "unfrozen"}
     changed = ", ".join(f"{n} {words[word]}" for word, n in counts.items() if n)
     numbers = sum(_size(v) for v in model.trainable_variables)
     return (f"layers: {changed or 'none frozen or unfrozen'}; {numbers:,} weights are trained",)
+
+
+def _check_trained(model: Any, said: str) -> None:
+    if not model.trainable_variables:
+        raise ValueFault(said)
 
 
 @contextlib.contextmanager

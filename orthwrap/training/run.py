@@ -38,7 +38,8 @@ class Outcome:
         advice: what to do about that.
         interrupted: the user asked it to stop.
         best: the best epoch and its figure.
-        kept: the epoch whose weights the model has at the end.
+        kept: the epoch whose weights the model has at the end; None where it is that of the
+            step at which the run was interrupted, 0 where none was good.
     """
 
     epoch: int = 0
@@ -48,7 +49,7 @@ class Outcome:
     advice: str = ""
     interrupted: bool = False
     best: tuple[int, float] | None = None
-    kept: int = 0
+    kept: int | None = 0
 
     @property
     def place(self) -> str:
@@ -146,7 +147,9 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         if self._board is not None:
             self._board.close()
         out = self.outcome
-        out.kept = 0 if out.fault and self._kept is None else out.epoch
+        out.kept = None if out.step else out.epoch
+        if out.fault and self._kept is None:
+            out.kept = 0
         is_best = self._keeps_best and out.best is not None
         if self._kept is not None and (is_best or out.fault):
             _assign(self.model, self._kept)
