@@ -579,6 +579,39 @@ def test_several_inputs_and_outputs_by_name(compiled: bool) -> None:
         orthwrap.apply(model, data={**x, "kind": np.arange(20) % 7, "size": labels["size"]})
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("kind", ["arrays", "stream", "distilled"])
+def test_model_that_gives_a_mapping_is_spoken_of_by_its_keys(kind: str, compiled: bool) -> None:
+    import tensorflow as tf
+
+    inputs = layers.Input((6,), name="x")
+    outputs = {  # in another order than that of their layers' names
+        "zebra": layers.Dense(3, activation="softmax", name="a")(inputs),
+        "ant": layers.Dense(1, name="b")(inputs),
+    }
+    model = keras.Model({"x": inputs}, outputs)
+    if compiled:
+        model.compile("sgd", {"zebra": "sparse_categorical_crossentropy", "ant": "mse"})
+    x, kinds = classes()
+    y = {"zebra": kinds, "ant": np.ones((40, 1), "float32")}
+    data: Any = {"x": x, **y}
+    if kind == "stream":
+        data = tf.data.Dataset.from_tensor_slices(({"x": x}, y)).batch(40)
+    distill = kind == "distilled"
+    words: dict[str, Any] = {"epochs": 1, "batch_size": 40, "measure": False}
+    report = orthwrap.apply(model, data=data, distill=distill, **words).report
+    training = report.training
+    assert training is not None
+    if distill:
+        assert any(c.startswith("zebra: distilled as softmax") for c in training.choices)
+        return
+    outputs_now = model({"x": x})
+    right = keras.losses.SparseCategoricalCrossentropy()(kinds, outputs_now["zebra"])
+    assert training.metrics_before["zebra_loss"] == pytest.approx(float(numpy(right)), rel=1e-4)
+    right = keras.losses.MeanSquaredError()(y["ant"], outputs_now["ant"])
+    assert training.metrics_before["ant_loss"] == pytest.approx(float(numpy(right)), rel=1e-4)
+
+
 def test_model_without_known_inputs_is_refused() -> None:
     class Free(keras.Model):  # type: ignore[misc]  # Keras is untyped
         def __init__(self) -> None:

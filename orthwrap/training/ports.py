@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import keras
 
 from orthwrap.data import Data, Port, load
 from orthwrap.errors import ValueFault
@@ -22,11 +25,21 @@ def ports(model: Any) -> tuple[list[Port], list[Port]]:
             f"model {model.name!r} does not know its inputs and outputs: fine-tune it in Python "
             "with its own fit"
         )
-    names = list(getattr(graph, "output_names", [])) or [t.name for t in outputs]
-    return (
-        [Port(t.name, tuple(t.shape[1:])) for t in inputs],
-        [Port(n, tuple(t.shape[1:])) for n, t in zip(names, outputs, strict=True)],
-    )
+    input_names = _keys(graph, "_inputs_struct") or [t.name for t in inputs]
+    output_names = _keys(graph, "_outputs_struct") or list(getattr(graph, "output_names", []))
+    return _ports(input_names, inputs), _ports(output_names or [t.name for t in outputs], outputs)
+
+
+def _ports(names: Sequence[str], tensors: Sequence[Any]) -> list[Port]:
+    return [Port(n, tuple(t.shape[1:])) for n, t in zip(names, tensors, strict=True)]
+
+
+def _keys(graph: Any, kind: str) -> list[str]:
+    """What a model that takes or gives a mapping calls each tensor, in its order; else nothing."""
+    struct = getattr(graph, kind, None)
+    keys = {id(t): str(key) for key, t in struct.items()} if isinstance(struct, Mapping) else {}
+    tensors = keras.tree.flatten(struct)
+    return [keys[id(t)] for t in tensors] if all(id(t) in keys for t in tensors) else []
 
 
 def read_data(model: Any, source: Any, settings: Settings, seed: int) -> Data:
