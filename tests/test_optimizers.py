@@ -95,8 +95,8 @@ def test_weight_decay_still_passes_over_what_it_did(
         optimizer.exclude_from_weight_decay(var_names=["kernel"])
         left = ["wide/bias", "head/bias"]
     else:
-        optimizer.exclude_from_weight_decay(var_list=[wide.kernel, wide.bias])
-        left = ["head/kernel", "head/bias"]
+        optimizer.exclude_from_weight_decay(var_list=[wide.kernel])
+        left = ["wide/bias", "head/kernel", "head/bias"]
     if is_trained:
         model.fit(*classes(), epochs=1, verbose=0)
     copy = orthwrap.apply(model, data=classes(), epochs=1, **words).model

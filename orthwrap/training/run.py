@@ -155,7 +155,11 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
             _assign(self.model, self._kept)
             out.kept = out.best[0] if is_best and out.best else out.epoch
         if averages(self.model) and self.model.optimizer.built:
-            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+            trained = self.model.trainable_variables
+            self.model.optimizer.finalize_variable_values(trained)
+            # On JAX both would hold one buffer, which the next step gives away.
+            for variable, value in zip(trained, _arrays(trained), strict=True):
+                variable.assign(value)
 
     # What Keras calls
 
