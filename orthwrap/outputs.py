@@ -92,6 +92,22 @@ def check_apart(path: PathLike | None, word: str, others: Mapping[str, Any]) -> 
             raise FileFault(f"{word} {path} is {kind}, which it would replace: name another file")
 
 
+def check_replaceable(path: Path, word: str, what: str, *marks: str) -> None:
+    """FileFault where a file is there already that was not written by an earlier run.
+
+    Args:
+        word: what is to be written, `"log"` or `"--json"`.
+        what: what may be replaced, in words.
+        marks: one of which that has within its first 200 characters.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as f:
+        start = f.read(200)
+    if start and not any(mark.encode() in start for mark in marks):
+        raise FileFault(f"{word} {path} exists and is not {what}: remove it, or name another file")
+
+
 def _same_file(a: Path, b: Path) -> bool:
     return os.path.realpath(a) == os.path.realpath(b) or (
         a.exists() and b.exists() and os.path.samefile(a, b)

@@ -13,7 +13,7 @@ from typing import Any
 from orthwrap import nodes
 from orthwrap.catalog import PENALTIES, lorth_exists
 from orthwrap.errors import NoMatchError, UsageError, ValueFault
-from orthwrap.layouts import across_channels
+from orthwrap.layouts import SLOT_KEYS, across_channels
 from orthwrap.nodes import Attachment
 from orthwrap.patterns import Candidate, Pattern, nearest, parse
 from orthwrap.records import (
@@ -229,6 +229,12 @@ def _why_no_match(surveyed: Survey, pattern: Pattern, place: str) -> str:
     if matched:
         named = ", ".join(f"{x.path} ({x.class_name})" for x in matched[:3])
         more = f" and {len(matched) - 3} more" if len(matched) > 3 else ""
+        slots = list(dict.fromkeys(s.name for s in having if s.layer in matched))
+        if slots:
+            return (
+                f"target {pattern.text!r}: {matched[0].path} ({matched[0].class_name}) has no slot "
+                f"{pattern.slot!r}; it has {', '.join(slots)}"
+            )
         what = f"slot {pattern.slot!r}" if pattern.slot else "kernel"
         return (
             f"target {pattern.text!r} matches only layers without a {what}: {named}{more}; "
@@ -236,13 +242,19 @@ def _why_no_match(surveyed: Survey, pattern: Pattern, place: str) -> str:
         )
     if not having:
         return f"target {pattern.text!r} matches nothing: no layer of this model has a kernel"
+    is_slot = "@" in pattern.text and pattern.slot is None
+    hint = f"; after @ stands a slot: {', '.join(SLOT_KEYS)}" if is_slot else ""
+    return f"target {pattern.text!r} matches no layer; nearest: {_nearest(pattern, having)}{hint}"
+
+
+def _nearest(pattern: Pattern, slots: Sequence[Slot]) -> str:
     close = nearest(
         pattern.text,
-        [s.layer.path for s in having],
-        [s.layer.class_name for s in having],
-        {f for s in having for f in s.families},
+        [s.layer.path for s in slots],
+        [s.layer.class_name for s in slots],
+        {f for s in slots for f in s.families},
     )
-    return f"target {pattern.text!r} matches no layer; nearest: {', '.join(close)}"
+    return ", ".join(close)
 
 
 def _some(paths: Sequence[str]) -> str:
@@ -401,12 +413,11 @@ def _warnings(surveyed: Survey, parsed: Sequence[_ParsedRule]) -> tuple[str, ...
         for pattern in p.exclude:
             if pattern.text in p.used:
                 continue
-            where = (
-                "nothing"
-                if not any(_matching(pattern, s) for s in everything)
-                else ("nothing that a target matches")
-            )
-            found.append(f"exclude {pattern.text!r} excludes {where}")
+            if any(_matching(pattern, s) for s in everything):
+                found.append(f"exclude {pattern.text!r} excludes nothing that a target matches")
+            else:
+                near = _nearest(pattern, surveyed.slots)
+                found.append(f"exclude {pattern.text!r} excludes nothing; nearest: {near}")
         found += [
             f"factor-for {pattern.text!r} matches nothing that was chosen"
             for pattern, _ in p.factor_for

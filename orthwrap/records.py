@@ -216,6 +216,11 @@ class LayerRecord:
         }
 
     @property
+    def place(self) -> str:
+        """Layer and slot, as patterns name them: `conv1`, `lstm@recurrent`."""
+        return self.path if self.slot == "kernel" else f"{self.path}@{self.slot}"
+
+    @property
     def carries(self) -> bool:
         """True where the kernel carries an orthwrap regularizer once the command is done."""
         return self.decision in CARRYING

@@ -16,6 +16,7 @@ from orthwrap.comparing import compare_kernel, kernels_of
 from orthwrap.custom_objects import CustomObjects, custom_objects_of
 from orthwrap.errors import Interrupted, OrthwrapError, UsageError, ValueFault
 from orthwrap.loading import load_compiled, save_model
+from orthwrap.needs import code_in
 from orthwrap.nodes import ours_within
 from orthwrap.opening import opened
 from orthwrap.outputs import PathLike, check_output, format_of, output_for
@@ -57,6 +58,13 @@ class Result:
     output: Path | None
     report: Report
     process: int = 0
+
+    def __repr__(self) -> str:
+        what = [None if self.model is None else f"model={self.model.name!r}"]
+        what += [None if self.output is None else f"output={str(self.output)!r}"]
+        kernels = self.report.summary
+        what += [f"report of {kernels['regularized']} of {kernels['kernels']} kernels"]
+        return f"Result({', '.join(w for w in what if w)})"
 
 
 # inspect
@@ -452,7 +460,7 @@ def upgrade(
         report = make_report(
             "upgrade", source, surveyed, plan_inspect(surveyed), with_figures=False
         )
-        report = noted(report, _still_needs(store.root))
+        report = noted(report, (*_still_needs(store.root), *_still_holds(store.root)))
         if format_of(target) == store.format:
             if store.path.is_dir():
                 write_copy(store, store.root, target, path)
@@ -471,8 +479,19 @@ def _still_needs(root: Any) -> tuple[str, ...]:
     if not names:
         return ()
     return (
-        f"it still needs `import orthwrap` to load, for {', '.join(sorted(names))}: what an old "
-        "Keras computed and Keras 3 does not",
+        f"it still needs `import orthwrap` to load, for {', '.join(sorted(names))}, which Keras 3 "
+        "does not have",
+    )
+
+
+def _still_holds(root: Any) -> tuple[str, ...]:
+    """A note where Keras runs code of the file to load it."""
+    layers = code_in(root)
+    if not layers:
+        return ()
+    return (
+        f"{', '.join(layers[:3])}{' and more' if len(layers) > 3 else ''}: code that the file "
+        "keeps, which Keras runs with safe_mode=False alone",
     )
 
 

@@ -85,6 +85,16 @@ def test_the_json_has_the_schema(folder: Path, command: str) -> None:
     assert "orthwrap" in err, "the table goes to standard error"
 
 
+def test_json_replaces_reports_alone(folder: Path) -> None:
+    for command in (["inspect", "model.h5"], ["compare", "model.h5", "model.h5"], ["regularizers"]):
+        for _ in range(2):
+            call(*command, "--json", "report.json", "--quiet")
+    (folder / "keep.py").write_text("import os")
+    _, err = call("inspect", "model.h5", "--json", "keep.py", code=1)
+    assert "--json keep.py exists and is not JSON of an earlier command" in err
+    assert (folder / "keep.py").read_text() == "import os"
+
+
 def test_json_goes_to_a_file_and_quiet_says_nothing(folder: Path) -> None:
     out, err = call("apply", "model.h5", "--json", "report.json", "--quiet")
     assert (out, err) == ("", "")

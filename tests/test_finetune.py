@@ -115,7 +115,10 @@ def test_name_of_an_output_may_end_in_val() -> None:
     [
         ({}, "has the keys (none); expected x or image or x0"),
         ({"a": zeros(6, 4, 3)}, "has the keys a; expected x or image or x0"),
-        ({"x": zeros(6, 4, 3)}, "has the keys x; expected y or label or y0"),
+        (
+            {"x": zeros(6, 4, 3)},
+            "has the keys x; expected y or label or y0; without labels, distill",
+        ),
         ({"x": zeros(6, 4, 3), "y": zeros(6), "y_val": zeros(2)}, "expected x_val or image_val"),
         ({"x": zeros(6, 4, 3), "y": zeros(6), "x_val": zeros(2, 4, 3)}, "expected y_val"),
         (
@@ -471,7 +474,7 @@ def test_compiled_model_keeps_its_own_loss_and_optimizer() -> None:
     assert training is not None
     assert training.choices[1:] == (
         "loss sparse_categorical_crossentropy: the model's own",
-        "optimizer SGD: the model's own",
+        "optimizer SGD, learning rate 0.125: the model's own",
     )
     assert isinstance(result.model.optimizer, keras.optimizers.SGD)
     assert float(result.model.optimizer.learning_rate) == 0.125
@@ -535,6 +538,30 @@ def test_class_numbers_are_checked_against_the_models_own_loss() -> None:
             orthwrap.apply(model, data=(x, y + 1))
         with pytest.raises(orthwrap.ValueFault, match="from 1 to 3; output 'head'"):
             orthwrap.apply(model, data=(x, y, x, y + 1))
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (lambda y: y + 0.5, "wants class numbers; y holds [012].5 for output 'head'"),
+        (lambda y: np.where(y == 1, np.nan, y), "y holds NaN or infinity for output 'head'"),
+        (lambda y: np.eye(4)[y], "wants one class number for each sample; y has 4 of them, and"),
+    ],
+    ids=["fractions", "NaN", "another width"],
+)
+def test_what_is_no_class_number_is_refused(labels: Any, said: str) -> None:
+    model = models.dense()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x, y = classes()
+    for data in ((x, labels(y)), (x, y, x, labels(y))):
+        with pytest.raises(orthwrap.ValueFault, match=said):
+            orthwrap.apply(model, data=data, epochs=1)
+
+
+def test_metric_that_does_not_take_the_labels_is_spoken_of() -> None:
+    words: dict[str, Any] = {"data": classes(), "metric": "top_k_categorical_accuracy"}
+    with pytest.raises(orthwrap.OrthwrapError, match="and metrics take"):
+        orthwrap.apply(models.dense(), epochs=1, **words)
 
 
 def test_class_that_the_models_own_loss_ignores_is_let_through() -> None:

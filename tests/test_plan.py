@@ -305,7 +305,8 @@ NO_MATCH = [
     ("dens", "d"),
     ("class:dense", "class:Dense"),
     ("relu", "only layers without a kernel"),
-    ("d@recurrent", "without a slot 'recurrent'"),
+    ("d@recurrent", "d (Dense) has no slot 'recurrent'; it has kernel"),
+    ("d@kernl", "; after @ stands a slot: kernel, depthwise, pointwise, recurrent, "),
     ("all-recurrent", "all-dense"),
     ("re:dd", "d"),
 ]
@@ -329,7 +330,7 @@ def test_the_default_target_does_not_ask_for_both_families() -> None:
 def test_an_exclude_that_excludes_nothing_is_a_warning() -> None:
     source = store(node("Dense", "d"), node("Conv2D", "c"), d=DENSE, c=CONV)
     assert planned(source, target="d", exclude=("zz", "c")).warnings == (
-        "exclude 'zz' excludes nothing",
+        "exclude 'zz' excludes nothing; nearest: d, c, all-conv",
         "exclude 'c' excludes nothing that a target matches",
     )
 

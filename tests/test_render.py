@@ -6,6 +6,7 @@ import io
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -96,10 +97,43 @@ def test_upgrades_are_a_table() -> None:
         ),
     )
     assert screen(render(report, 80), 80)[-3:] == [
-        "Brought up to Keras 3",
+        "Would be brought up to Keras 3",
         "  axis as list   Keras 1.0–2.15   a, b, c and 1 more",
         "  SavedModel     tf.keras 2.4     root",
     ]
+
+    done = replace(report, command="apply")
+    assert screen(render(done, 80), 80)[-3] == "Brought up to Keras 3"
+
+
+def test_outputs_that_carry_a_regularizer_are_no_kernels() -> None:
+    words: dict[str, Any] = {"target": "conv1", "dry_run": True}
+    report = orthwrap.apply(small_file(".h5"), on="activity", **words).report
+    lines = screen(render(report, 80), 80)
+    assert "the outputs of 1 layer carry a regularizer" in lines
+    kernel = orthwrap.apply(small_file(".h5"), **words).report
+    both = replace(report, layers=(*kernel.layers, *(r for r in report.layers if r.carries)))
+    (line,) = (n for n in screen(render(both, 200), 200) if "carries" in n)
+    assert line.startswith("1 of 3 kernels carries a regularizer (10% of all parameters), and the ")
+    assert line.endswith("and the outputs of 1 layer")
+
+
+def test_inspect_counts_those_that_it_was_asked_about(tmp_path: Any) -> None:
+    out = orthwrap.apply(small_file(".h5"), tmp_path / "out.h5").output
+    report = orthwrap.inspect(out, target="conv1")
+    lines = screen(render(report, 80), 80)
+    assert any(line.startswith("1 of 1 kernel carries a regularizer") for line in lines)
+    assert "2 kernels not selected" in lines
+
+
+def test_figures_before_a_schedule_are_told_apart() -> None:
+    data = (np.ones((8, 8, 8, 1), "float32"), np.zeros(8))
+    words: dict[str, Any] = {"data": data, "epochs": 2, "seed": 0}
+    said = "Before is at the first factors of the schedule, after at its last."
+    model = orthwrap.load_model(small_file(".h5"))
+    for schedule, is_said in (("linear:0.1", True), ("constant", False), (None, False)):
+        report = orthwrap.apply(model, schedule=schedule, **words).report
+        assert (said in screen(render(report, 80), 80)) == is_said
 
 
 def test_a_frozen_layer_says_so_where_its_regularizer_stands(tmp_path: Any) -> None:

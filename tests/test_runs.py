@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import json
@@ -27,6 +28,7 @@ import orthwrap
 from orthwrap.stores import replacing
 from orthwrap.training import checkpoints
 from orthwrap.training.checkpoints import Folder, State
+from orthwrap.training.interrupts import note_interrupts
 from orthwrap.training.logs import write_csv
 from orthwrap.training.run import regularizers_in
 from orthwrap.training.settings import Settings, TrainingWords, settings_of
@@ -336,7 +338,7 @@ def test_optimizer_keeps_what_it_knows_of_layers_that_are_still_trained() -> Non
         ({"loss": "mse"}, "loss mean_squared_error: as given"),
         ({"loss": keras.losses.Huber()}, "loss huber_loss: as given"),
         ({"optimizer": "sgd", "learning_rate": 0.5}, "optimizer SGD, learning rate 0.5: as given"),
-        ({"optimizer": "rmsprop"}, "optimizer RMSprop: as given"),
+        ({"optimizer": "rmsprop"}, "optimizer RMSprop, learning rate 0.001: as given"),
     ],
     ids=told,
 )
@@ -544,6 +546,19 @@ def test_log_that_cannot_be_written_is_found_before_training(tmp_path: Path) -> 
     for log in (tmp_path, tmp_path / "no" / "run.csv"):
         with pytest.raises(orthwrap.FileFault, match="log "):
             orthwrap.apply(models.dense(), data=classes(), log=log)
+
+
+def test_log_replaces_logs_alone(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    for content in (None, "", "epoch,loss\n1,2\n"):
+        if content is not None:
+            log.write_text(content)
+        orthwrap.apply(models.dense(), data=classes(), epochs=1, log=log)
+        assert log.read_text().startswith("epoch,")
+    log.write_text("import os\n")
+    with pytest.raises(orthwrap.FileFault, match="exists and is not a log of an earlier run"):
+        orthwrap.apply(models.dense(), data=classes(), epochs=1, log=log)
+    assert log.read_text() == "import os\n"
 
 
 def test_tensorboard_folder_that_is_a_file_is_found_before_training(tmp_path: Path) -> None:
@@ -952,6 +967,19 @@ def test_error_of_a_run_without_an_output_has_the_model() -> None:
     assert same(caught.value.model, orthwrap.apply(dropping(), **{**words, "epochs": 2}).model)
 
 
+def test_interrupt_that_was_swallowed_while_loading_is_not_lost() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        note_interrupts()
+        with contextlib.suppress(KeyboardInterrupt):  # as a hook of the garbage collector does
+            os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            orthwrap.apply(dropping(), data=classes(), epochs=1)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_last_step_may_be_interrupted_too() -> None:
     words: dict[str, Any] = {"data": classes(), "batch_size": 8, "epochs": 2, "seed": 0}
     stopped = orthwrap.apply(dropping(), callbacks=[CtrlC(1, 4)], **words)
@@ -1097,6 +1125,6 @@ def test_killed_and_interrupted_run_ends_bit_for_bit_as_one_that_was_not(place: 
         command(place, *parts, "--resume"), cwd=place, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "goes on after epoch" in done.stdout
+    assert "goes on " in done.stdout
     first, second = (orthwrap.load_model(place / f"{n}.keras") for n in ("whole", "parts"))
     assert same(first, second)

@@ -20,7 +20,7 @@ def compare(
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
-    """Two files, layer by layer: weights, figures, regularizers."""
+    """Two files, kernel by kernel: weights, figures, regularizers."""
     from orthwrap import verbs
     from orthwrap.render.terminal import render_compare
 

@@ -79,7 +79,7 @@ Target = Annotated[
         "-t",
         metavar="PATTERN",
         help="Which layers: all-conv, class:Conv2D, re:REGEX, a glob on the path, PATTERN@SLOT. "
-        "Repeatable.",
+        "Repeatable. Default to attach: all-conv and all-dense.",
         rich_help_panel=_ATTACH,
     ),
 ]

@@ -13,7 +13,8 @@ from typing import Any, ParamSpec
 import typer
 
 from orthwrap.errors import FileFault, OrthwrapError, UsageError, printable
-from orthwrap.outputs import check_apart
+from orthwrap.outputs import check_apart, check_replaceable
+from orthwrap.training.interrupts import note_interrupts
 
 P = ParamSpec("P")
 
@@ -24,12 +25,13 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         debug = bool(kwargs.get("debug"))
+        note_interrupts()
         try:
             function(*args, **kwargs)
         except OrthwrapError as e:
             _fail(e, str(e), 2 if isinstance(e, UsageError) else 1, debug)
         except KeyboardInterrupt as e:
-            sys.stderr.write(f"{e or 'interrupted: nothing was written'}\n")
+            sys.stderr.write(f"{str(e) or 'interrupted: nothing was written'}\n")
             raise typer.Exit(130) from None
         except BrokenPipeError:
             # The reader of our output is gone; there is nobody left to tell.
@@ -62,6 +64,8 @@ def check_json(target: str | None, **others: Any) -> None:
     check_apart(target, "--json", {f"the {word} of this command": p for word, p in others.items()})
     if not Path(target).parent.is_dir():
         raise FileFault(f"folder {Path(target).parent} for --json does not exist: make it first")
+    marks = ('"schema": "orthwrap.', '"formula"')
+    check_replaceable(Path(target), "--json", "JSON of an earlier command", *marks)
 
 
 def show(data: Any, renderable: Callable[[int], Any], json_target: str | None, quiet: bool) -> None:

@@ -66,7 +66,7 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
     ),
     "learning_rate": (
         float,
-        _option(_GOAL, metavar="RATE", help="Default: the model's own, else 1e-4."),
+        _option(_GOAL, metavar="RATE", help="Default: the optimizer's own, else 1e-4."),
     ),
     "metric": (list[str], _option(_GOAL, metavar="NAME", help="A Keras metric. Repeatable.")),
     "distill": (

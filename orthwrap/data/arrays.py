@@ -204,7 +204,10 @@ def _collect(
     chosen = next((c for c in choices if all(k in keys for k in c)), None)
     if chosen is None:
         wanted = " or ".join(", ".join(c) for c in choices)
-        raise ValueFault(f"{where} has the keys {', '.join(keys) or '(none)'}; expected {wanted}")
+        hint = "; without labels, distill" if letter == "y" and not suffix else ""
+        raise ValueFault(
+            f"{where} has the keys {', '.join(keys) or '(none)'}; expected {wanted}{hint}"
+        )
     found = tuple(read(k) for k in chosen)
     if letter == "x":
         for key, array, port in zip(chosen, found, ports, strict=True):

@@ -64,9 +64,9 @@ def render(report: Report, width: int, *, choices: bool = True) -> RenderableTyp
     hidden = len(report.layers) - len(shown)
     parts.append(_verdict(report, hidden))
     if report.upgrades:
-        parts.append(_upgrades(report.upgrades, width))
+        parts.append(_upgrades(report.command, report.upgrades, width))
     if report.training is not None:
-        parts.append(_training(report.training, choices))
+        parts.append(_training(report, report.training, choices))
     if report.warnings:
         parts.append(Group(*(_note(w) for w in report.warnings)))
     return _paragraphs(parts)
@@ -127,7 +127,8 @@ def render_compare(report: CompareReport, width: int) -> RenderableType:
         f"{_count(s['kernels'], 'kernel')}: {total or 'none'}; {_differ(s['regularizers_changed'])}"
     )
     notes = [Group(*(_note(w) for w in report.warnings))] if report.warnings else []
-    return _paragraphs([head, table, foot, *notes])
+    left_out = Text("biases and other weights are not compared", style="dim")
+    return _paragraphs([head, table, Group(foot, left_out), *notes])
 
 
 def _differ(count: int) -> str:
@@ -385,20 +386,9 @@ def _number(value: float | None) -> Text:
 def _verdict(report: Report, hidden: int) -> RenderableType:
     counts = Counter(r.decision for r in report.layers)
     summary = report.summary
-    total = report.model.parameters
     lines = []
     if report.command in ("apply", "finetune", "inspect") and summary["regularized"]:
-        share = summary["regularized_parameters"] / total if total else 0.0
-        verb = "carry" if summary["regularized"] != 1 else "carries"
-        lines.append(
-            Text.assemble(
-                (
-                    f"{summary['regularized']} of {_count(summary['kernels'], 'kernel')}",
-                    "bold green",
-                ),
-                f" {verb} a regularizer ({share:.0%} of all parameters)",
-            )
-        )
+        lines.append(_carriers(report))
     elif report.command == "upgrade":
         done = len(report.upgrades)
         lines.append(
@@ -441,6 +431,27 @@ def _verdict(report: Report, hidden: int) -> RenderableType:
     return Group(*lines)
 
 
+def _carriers(report: Report) -> Text:
+    """How many kernels, and outputs of layers, carry a regularizer."""
+    summary, total = report.summary, report.model.parameters
+    outputs = sum(r.carries and r.slot == "activity" for r in report.layers)
+    kernels = summary["regularized"] - outputs
+    # Of those that `inspect` was not asked about, it does not say what they carry.
+    unseen = sum(r.decision in (NOT_SELECTED, EXCLUDED) for r in report.layers)
+    known = summary["kernels"] - (unseen if report.command == "inspect" else 0)
+    text = Text()
+    if kernels:
+        share = summary["regularized_parameters"] / total if total else 0.0
+        text.append(f"{kernels} of {_count(known, 'kernel')}", "bold green")
+        text.append(f" {'carries' if kernels == 1 else 'carry'} a regularizer")
+        text.append(f" ({'<1%' if share < 0.005 else f'{share:.0%}'} of all parameters)")
+    if outputs:
+        text.append(", and " if kernels else "")
+        text.append(f"the outputs of {_count(outputs, 'layer')}", "bold green")
+        text.append("" if kernels else " carry a regularizer")
+    return text
+
+
 def _hidden(command: str, counts: Mapping[str, int]) -> str:
     """What became of the kernels that have no row."""
     left, excluded = counts[NOT_SELECTED], counts[EXCLUDED]
@@ -453,7 +464,7 @@ def _hidden(command: str, counts: Mapping[str, int]) -> str:
     return ", ".join(parts)
 
 
-def _upgrades(upgrades: Iterable[Mapping[str, Any]], width: int) -> RenderableType:
+def _upgrades(command: str, upgrades: Iterable[Mapping[str, Any]], width: int) -> RenderableType:
     table = Table.grid(padding=(0, 3, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(style="dim", no_wrap=width >= _WIDE, max_width=None if width >= _WIDE else 20)
@@ -462,10 +473,11 @@ def _upgrades(upgrades: Iterable[Mapping[str, Any]], width: int) -> RenderableTy
         layers = list(upgrade.get("layers", ()))
         some = ", ".join(layers[:3]) + (f" and {len(layers) - 3} more" if len(layers) > 3 else "")
         table.add_row(f"  {upgrade['name']}", upgrade["vintage"].replace("-", "–"), printable(some))
-    return Group(Text("Brought up to Keras 3", style="bold"), table)
+    done = "Would be brought up to Keras 3" if command == "inspect" else "Brought up to Keras 3"
+    return Group(Text(done, style="bold"), table)
 
 
-def _training(training: Training, with_choices: bool) -> RenderableType:
+def _training(report: Report, training: Training, with_choices: bool) -> RenderableType:
     table = _table()
     table.add_column("on validation data" if training.held_out else "on training data")
     table.add_column("before", justify="right")
@@ -479,10 +491,25 @@ def _training(training: Training, with_choices: bool) -> RenderableType:
     head = Text(f"Trained for {_count(training.epochs, 'epoch')}", style="bold")
     if training.kept_epoch != training.epochs:
         head.append(f"; the weights are those of epoch {training.kept_epoch}, the best")
-    if not with_choices:
-        return Group(head, table)
-    choices = [Padding(Text(c, style="dim"), (0, 0, 0, 2)) for c in training.choices]
-    return Group(head, *choices, Text(""), table)
+    parts: list[RenderableType] = [head]
+    if with_choices:
+        parts += [Padding(Text(c, style="dim"), (0, 0, 0, 2)) for c in training.choices]
+        parts.append(Text(""))
+    parts.append(table)
+    if _moved(report, training):
+        parts.append(
+            Text("Before is at the first factors of the schedule, after at its last.", style="dim")
+        )
+    return Group(*parts)
+
+
+def _moved(report: Report, training: Training) -> bool:
+    """Whether a schedule left other factors than it found."""
+    return any(
+        r.regularizer.factor != training.factors.get(r.place, r.regularizer.factor)
+        for r in report.layers
+        if r.carries and r.regularizer is not None
+    )
 
 
 def _in_order(metrics: Mapping[str, float]) -> Iterator[str]:

@@ -55,7 +55,9 @@ class State:
     @property
     def place(self) -> str:
         """In words."""
-        return f"epoch {self.epoch + 1}, step {self.step}" if self.step else f"epoch {self.epoch}"
+        if self.step:
+            return f"in epoch {self.epoch + 1}, after step {self.step}"
+        return f"after epoch {self.epoch}"
 
 
 class Folder:

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from orthwrap.data import Data, Port
+from orthwrap.data.ports import some
 from orthwrap.errors import ValueFault
 from orthwrap.stores.compiled import forget_compiled_steps
 from orthwrap.training import objectives
@@ -106,16 +107,25 @@ def _objective(
 def choose_optimizer(model: Any, settings: Settings) -> tuple[Any, str]:
     """The optimizer to train with, and why."""
     rate = settings.learning_rate
-    at = "" if rate is None else f", learning rate {rate:g}"
     if settings.optimizer is not None:
-        optimizer = _named(keras.optimizers, "optimizer", settings.optimizer)
-        return optimizer, f"optimizer {optimizer_name(optimizer)}{at}: as given"
-    if _can_train(model):
+        optimizer, why = _named(keras.optimizers, "optimizer", settings.optimizer), "as given"
+    elif _can_train(model):
         why = "the model's own" + (", the rate as given" if rate is not None else "")
-        return model.optimizer, f"optimizer {optimizer_name(model.optimizer)}{at}: {why}"
-    given = "the rate as given" if rate is not None else "the model names none"
-    rate = rate or DEFAULT_LEARNING_RATE
-    return keras.optimizers.Adam(rate), f"optimizer Adam, learning rate {rate:g}: {given}"
+        optimizer = model.optimizer
+    else:
+        why = "the rate as given" if rate is not None else "the model names none"
+        optimizer = keras.optimizers.Adam(rate or DEFAULT_LEARNING_RATE)
+    at = learning_rate(optimizer) if rate is None else rate
+    shown = at if isinstance(at, str) else f"{at:g}"
+    return optimizer, f"optimizer {optimizer_name(optimizer)}, learning rate {shown}: {why}"
+
+
+def learning_rate(optimizer: Any) -> float | str:
+    """An optimizer's rate now, or the schedule that it follows."""
+    rate = getattr(optimizer, "inner_optimizer", optimizer)._learning_rate
+    if callable(rate):
+        return type(rate).__name__
+    return float(f"{float(keras.ops.convert_to_numpy(rate)):.6g}")  # float32 has no more digits
 
 
 def optimizer_name(optimizer: Any) -> str:
@@ -183,7 +193,10 @@ def _named(module: Any, kind: str, given: Any) -> Any:
         shown = [n for c in close for n in names if n.lower() == c]
         if kind == "loss" and "entropy" in given.lower():
             shown = difflib.get_close_matches(given.lower(), _ENTROPY_NAMES, 3, 0.0)
-        hint = f"did you mean {', '.join(dict.fromkeys(shown))}?" if shown else "see Keras's list"
+        known = [n for n in names if not n[0].isupper()] if kind == "loss" else names
+        hint = f"did you mean {', '.join(dict.fromkeys(shown))}?"
+        if not shown:
+            hint = f"it knows {some(known, 20)}"
         raise ValueFault(f"Keras knows no {kind} {given!r}; {hint}") from e
 
 

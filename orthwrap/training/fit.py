@@ -25,6 +25,7 @@ from orthwrap.training.checks import check_figures, check_numbers, check_objects
 from orthwrap.training.compiling import (
     choose_optimizer,
     compile_model,
+    learning_rate,
     loss_names,
     optimizer_name,
     settle_optimizer,
@@ -165,6 +166,7 @@ def finetune(
         kinds: tuple[str, ...] = ()
         if settings.distill:
             kinds = kinds_of(model)
+            described = data.describe()  # whose labels will be the teacher's outputs
             data, why = _distilled(stack, model, data, settings)
             if settings.devices in (None, 1) and not session.processes.are_several:
                 norms = told_of_batch_statistics(model, _some_batches(data, session), kinds)
@@ -173,7 +175,8 @@ def finetune(
             why = compile_model(model, data, settings)
             data, notes = fit_labels(model, data)
             why += notes
-        choices += (f"data: {data.describe()}", *why, *settle_steps(model))
+            described = data.describe()
+        choices += (f"data: {described}", *why, *settle_steps(model))
         if settings.devices not in (None, 1):
             among = f" of {session.processes.count} processes"
             where = among if session.processes.are_several else ""
@@ -184,7 +187,7 @@ def finetune(
         state = session.state or State(0, 0, session.seed, words)
         if session.state is not None and session.folder is not None:
             check_same_run(state, words, session.folder.path)
-            choices += (f"goes on after {state.place}",)
+            choices += (f"goes on {state.place}",)
         chosen = chosen_of(model, auto) if auto else ()
         resolved: tuple[Resolved, ...] = ()
         if chosen:
@@ -379,10 +382,11 @@ def _first_samples(data: Data, batch_size: int) -> str:
 
 
 def _rate(optimizer: Any) -> Any:
-    rate = getattr(optimizer, "inner_optimizer", optimizer)._learning_rate
-    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-        return f"{type(rate).__name__} ({checksum(rate.get_config())})"
-    return float(f"{float(keras.ops.convert_to_numpy(rate)):.6g}")  # float32 has no more
+    rate = learning_rate(optimizer)
+    own = getattr(optimizer, "inner_optimizer", optimizer)._learning_rate
+    if isinstance(own, keras.optimizers.schedules.LearningRateSchedule):
+        return f"{rate} ({checksum(own.get_config())})"
+    return rate
 
 
 def _in_words(schedule: Any) -> str:
@@ -415,8 +419,13 @@ def _one_line_errors(model: Any, data: Data) -> Iterator[None]:
     except Exception as e:
         raise data.explain(e) or OrthwrapError(
             f"training failed ({_gist(e)}): check that y is what the model's loss "
-            f"({loss_names(model.loss)}) takes"
+            f"({loss_names(model.loss)}) {'and metrics take' if _has_metrics(model) else 'takes'}"
         ) from e
+
+
+def _has_metrics(model: Any) -> bool:
+    own = getattr(model, "_compile_metrics", None)
+    return bool(getattr(own, "_user_metrics", None) or getattr(own, "_user_weighted_metrics", None))
 
 
 def _gist(error: BaseException) -> str:

@@ -8,8 +8,30 @@ from types import FrameType
 from typing import Any
 
 
+class _Noted:
+    """Raises KeyboardInterrupt, as Python does, and remembers that it did."""
+
+    asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        raise KeyboardInterrupt
+
+
+def note_interrupts() -> None:
+    """For a command: a Ctrl-C is not lost where a library that is being loaded swallows it.
+
+    JAX's hook of the garbage collector does.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _Noted())
+
+
 class Interrupts:
-    """While active, the first SIGINT sets `asked`, and the next one raises KeyboardInterrupt."""
+    """While active, the first SIGINT sets `asked`, and the next one raises KeyboardInterrupt.
+
+    Entering it raises at once where one was swallowed before.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -18,6 +40,9 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         # Only the main thread may say what a signal does.
         if threading.current_thread() is threading.main_thread():
+            before = signal.getsignal(signal.SIGINT)
+            if isinstance(before, _Noted) and before.asked:
+                raise KeyboardInterrupt
             self._before = signal.signal(signal.SIGINT, self._ask)
         return self
 

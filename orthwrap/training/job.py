@@ -89,7 +89,7 @@ class Job:
         done = finetune(model, data, self.session, self.progress, auto, schedules)
         report = with_resolved(report, done.chosen, done.resolved)
         factors = {
-            r.path if r.slot == "kernel" else f"{r.path}@{r.slot}": r.regularizer.factor
+            r.place: r.regularizer.factor
             for r in report.layers
             if r.carries and r.regularizer is not None
         }

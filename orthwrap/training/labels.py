@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from orthwrap.data import Data, Port
+from orthwrap.data.ports import times
 from orthwrap.errors import ValueFault
 from orthwrap.training import objectives
 from orthwrap.training.compiling import loss_names, loss_of_each
@@ -65,12 +66,24 @@ def _as_taken(labels: Any, loss: Any, port: Port) -> Any:
 def _check(labels: Any, loss: Any, port: Port) -> None:
     """Class numbers against the classes, and against a loss that is about none."""
     classes = port.shape[-1] if port.shape else None
-    if classes is None:
+    if classes is None or not _is_keras_own(loss):
         return
     if "sparse_categorical" not in _name(loss):
         _check_width(labels, loss, port, classes)
         return
+    if len(port.shape) == 1 and labels.shape[1:] not in ((), (1,)):
+        raise ValueFault(
+            f"loss {loss_names(loss)} wants one class number for each sample; y has "
+            f"{times(labels.shape[1:])} of them, and one-hot labels would be {classes} wide"
+        )
     counted = labels[labels != getattr(loss, "ignore_class", None)]
+    if not np.all(np.isfinite(counted)):
+        raise ValueFault(f"y holds NaN or infinity for output {port.name!r}: give class numbers")
+    if np.any(counted % 1):
+        raise ValueFault(
+            f"loss {loss_names(loss)} wants class numbers; y holds {counted[counted % 1 > 0][0]:g} "
+            f"for output {port.name!r}: give whole numbers, or take another loss"
+        )
     if counted.size:
         objectives.check_classes(counted, classes, port.name)
 
@@ -78,7 +91,7 @@ def _check(labels: Any, loss: Any, port: Port) -> None:
 def _check_width(labels: Any, loss: Any, port: Port, width: int) -> None:
     """One number a sample against Keras's losses of as many as the output has."""
     is_one = len(port.shape) == 1 and width > 1 and labels.shape[1:] in ((), (1,))
-    if is_one and _is_keras_own(loss) and _name(loss) not in _OF_CLASS_NUMBERS:
+    if is_one and _name(loss) not in _OF_CLASS_NUMBERS:
         raise ValueFault(
             f"loss {loss_names(loss)} wants {width} numbers for each sample, as output "
             f"{port.name!r} gives; y has 1: give such y (one-hot, if they are class numbers), or "

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 
 from orthwrap.errors import FileFault
+from orthwrap.outputs import check_replaceable
 from orthwrap.reports import figures
 from orthwrap.stores.live import LiveStore
 from orthwrap.stores.replacing import replacing
 from orthwrap.survey import survey
+
+_FIRST = "epoch,"  # what a log begins with
 
 
 def check_log(path: Path | None) -> None:
@@ -21,6 +24,8 @@ def check_log(path: Path | None) -> None:
     if path is not None and (path.is_dir() or not path.parent.is_dir()):
         what = "is a folder" if path.is_dir() else f"needs the folder {path.parent}, which is not"
         raise FileFault(f"log {path} {what}: name a CSV file in a folder that exists")
+    if path is not None:
+        check_replaceable(path, "log", "a log of an earlier run", _FIRST)
 
 
 def check_board(path: Path | None) -> None:

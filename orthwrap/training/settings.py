@@ -27,7 +27,7 @@ class TrainingWords(TypedDict, total=False):
     Attributes:
         epochs: times through the data; 5.
         batch_size: samples per step; 32.
-        learning_rate: None keeps the model's own, or takes 1e-4 where it has none.
+        learning_rate: None keeps the optimizer's own, or takes 1e-4 where none is named.
         seed: makes a run repeatable; None draws one.
         validation: data to validate on, in any form that `data` may have.
         validation_split: the share of `data` that is held out instead, between 0 and 1.
