@@ -15,6 +15,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_MODELS = REPOSITORY.parent / "shared" / "models"
 
+# Of several minutes, so that they come first: at the end, one worker would wait for the other.
+LONG = ("test_upgrades_vintages.py", "test_real_training.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
