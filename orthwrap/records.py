@@ -279,7 +279,21 @@ class Training:
 
 @dataclass(frozen=True)
 class Report:
-    """What a command did to a model, layer by layer, with its reasons and figures."""
+    """What a command did to a model, layer by layer, with its reasons and figures.
+
+    Attributes:
+        command: the verb.
+        model: the model that was given: `path`, `format`, `keras_version`, `parameters`.
+        layers: a record for each kernel, in the model's order: `path`, `slot`, `shape`,
+            `decision`, `reason`, `regularizer`, and the figures `before` and `after` training:
+            `residual`, `scaled_residual`, `scale`, `sigma_min`, `sigma_max`, `condition`,
+            `coherence`, `penalty`.
+        layer_count: how many layers the model has, those without kernels too.
+        output: the file written, or None.
+        upgrades: what was rewritten for Keras 3, with `name`, `vintage` and `layers`.
+        warnings: a line each.
+        training: losses, metrics and choices of a fine-tuning, or None.
+    """
 
     command: str
     model: ModelRecord

@@ -313,7 +313,7 @@ STREAMS: dict[str, tuple[Callable[[], Any], int | None]] = {
 def test_streams_are_taken_as_they_come(kind: str) -> None:
     make, steps = STREAMS[kind]
     data = load(make(), *ONE, validation=make())
-    end = "" if steps is None else ", 3 batches"
+    end = ", an epoch being all of it" if steps is None else ", 3 batches"
     assert data.describe() == (
         f"{kind}, first batch x 2×3 float32, y 2 int64{end}; more to validate"
     )

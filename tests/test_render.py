@@ -14,6 +14,7 @@ from rich.console import Console
 
 import orthwrap
 from orthwrap.records import Training
+from orthwrap.render import progress
 from orthwrap.render.names import broken, fitted
 from orthwrap.render.terminal import console, render, render_compare
 from tests.samples import nested_file, small_file
@@ -134,6 +135,22 @@ def test_figures_before_a_schedule_are_told_apart() -> None:
     for schedule, is_said in (("linear:0.1", True), ("constant", False), (None, False)):
         report = orthwrap.apply(model, schedule=schedule, **words).report
         assert (said in screen(render(report, 80), 80)) == is_said
+
+
+def test_long_epoch_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    out = io.StringIO()
+    shown = progress.TrainingProgress(console(out))
+    shown.start((), 2, None)
+    for step in range(1, 200):  # of one second each
+        now += 1
+        shown.step(0, step, {"loss": 2.0, "task_loss": 1.5, "penalty": 0.5, "accuracy": 1.0})
+    shown.epoch(0, {"loss": 2.0, "task_loss": 1.5, "penalty": 0.5})
+    assert out.getvalue().splitlines() == [
+        *(f"epoch 1, step {step}  task 1.5  penalty 0.5" for step in (61, 122, 183)),
+        "epoch 1/2  task 1.5  penalty 0.5",
+    ]
 
 
 def test_a_frozen_layer_says_so_where_its_regularizer_stands(tmp_path: Any) -> None:

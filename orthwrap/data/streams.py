@@ -225,8 +225,8 @@ class Stream:
         for part, arrays in (("y", self.first.y), ("weights", self.first.weights)):
             if arrays:
                 parts.append(shapes(part, arrays, size))
-        if self.flow.steps is not None:
-            parts.append(f"{self.flow.steps} batches")
+        steps = self.flow.steps
+        parts.append("an epoch being all of it" if steps is None else f"{steps} batches")
         if not self.repeatable:
             parts.append("its first batch differs each time: a resumed run may see other samples")
         return ", ".join(parts)

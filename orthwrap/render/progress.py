@@ -1,7 +1,8 @@
-"""Training as it goes: bars on a terminal, one line per epoch elsewhere."""
+"""Training as it goes: bars on a terminal, elsewhere a line per epoch and per minute of one."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 from rich.console import Console
@@ -16,6 +17,8 @@ from rich.progress import (
 
 from orthwrap.render.terminal import _in_order
 
+_EVERY = 60.0  # seconds of an epoch after which a line says that it goes on
+
 
 class TrainingProgress:
     """Shows epochs and steps with task loss, penalty and metrics apart."""
@@ -26,11 +29,13 @@ class TrainingProgress:
         self._epochs: TaskID | None = None
         self._steps: TaskID | None = None
         self._total = 0
+        self._told = 0.0  # when the last line was written
 
     def start(self, choices: tuple[str, ...], epochs: int, steps: int | None) -> None:
         for choice in choices:
             self._console.print(choice, style="dim", soft_wrap=True)
         self._total = epochs
+        self._told = time.monotonic()
         if not self._console.is_terminal:
             return
         self._bars = Progress(
@@ -49,6 +54,10 @@ class TrainingProgress:
     def step(self, epoch: int, step: int, logs: Mapping[str, float]) -> None:
         if self._bars is not None and self._steps is not None:
             self._bars.update(self._steps, completed=step, logs=_line(logs, short=True))
+        elif time.monotonic() - self._told > _EVERY:
+            self._told = time.monotonic()
+            line = f"epoch {epoch + 1}, step {step:,}  {_line(logs, short=True)}"
+            self._console.print(line, style="dim", soft_wrap=True)
 
     def epoch(self, epoch: int, logs: Mapping[str, float]) -> None:
         epochs = self._total
@@ -57,6 +66,7 @@ class TrainingProgress:
         if self._bars is not None and self._epochs is not None:
             self._bars.update(self._epochs, completed=epoch + 1)
         self._console.print(line, soft_wrap=True)
+        self._told = time.monotonic()
 
     def stop(self) -> None:
         if self._bars is not None:
