@@ -18,7 +18,7 @@ import numpy as np
 
 from orthwrap import needs, nodes
 from orthwrap.custom_objects import CustomObjects, custom_objects_of
-from orthwrap.errors import FileFault, OrthwrapError
+from orthwrap.errors import FileFault, OrthwrapError, listed
 from orthwrap.opening import opened
 from orthwrap.outputs import DEFAULT_SUFFIX, FORMATS, PathLike, as_path
 from orthwrap.stores import hdf5
@@ -200,14 +200,14 @@ def _refuse_code(root: Node, shown: Path, unsafe_lambda: bool) -> None:
     lost = needs.lost_code_in(root)
     if lost:
         raise FileFault(
-            f"{shown} keeps a lambda as activation of {_listed(lost, _MOST_PLACES)}, in a form "
+            f"{shown} keeps a lambda as activation of {listed(lost, _MOST_PLACES)}, in a form "
             "that Keras cannot load again: save the model with a named function instead"
         )
     places = () if unsafe_lambda else needs.code_in(root)
     if places:
         raise FileFault(
             f"{shown} keeps code of its own ({'a lambda' if len(places) == 1 else 'lambdas'}) in "
-            f"{_listed(places, _MOST_PLACES)}, which is not run by default: if you trust whoever "
+            f"{listed(places, _MOST_PLACES)}, which is not run by default: if you trust whoever "
             "made the file, give --unsafe-lambda (unsafe_lambda=True in Python)"
         )
 
@@ -254,12 +254,11 @@ def _known_objects(root: Node, given: dict[str, Any], shown: Path) -> dict[str, 
     for need in needs.unknown(root, lookup):
         users.setdefault(need.name, {})[need.where] = None
     if users:
-        listed = "; ".join(
-            f"{name!r} (in {_listed(tuple(places), _MOST_PLACES)})"
-            for name, places in users.items()
+        named = "; ".join(
+            f"{name!r} (in {listed(tuple(places), _MOST_PLACES)})" for name, places in users.items()
         )
         raise FileFault(
-            f"Keras cannot load {shown}: it needs {listed}, which {_are(users)} not known here: "
+            f"Keras cannot load {shown}: it needs {named}, which {_are(users)} not known here: "
             "give --custom-objects package.module:Name (custom_objects= in Python)"
         )
     return found
@@ -278,18 +277,11 @@ def _are(things: Sized) -> str:
     return "is" if len(things) == 1 else "are"
 
 
-def _listed(names: Sequence[str], most: int) -> str:
-    """`a, b and 3 more`."""
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
 def _restore_optimizer(model: Any, path: Path) -> tuple[str, ...]:
     """An optimizer for the model's own variables, in the state the file has."""
-    from orthwrap.stores.compiled import set_optimizer
+    from orthwrap.stores.compiled import again, set_optimizer
 
-    old = model.optimizer
-    optimizer = type(old).from_config(old.get_config())
+    optimizer = again(model.optimizer)
     optimizer.build(model.trainable_variables)
     set_optimizer(model, optimizer)
     with hdf5.open_hdf5(path) as f:

@@ -12,7 +12,7 @@ from typing import Any
 
 from orthwrap import nodes
 from orthwrap.catalog import PENALTIES, lorth_exists
-from orthwrap.errors import NoMatchError, UsageError, ValueFault
+from orthwrap.errors import NoMatchError, UsageError, ValueFault, listed
 from orthwrap.layouts import SLOT_KEYS, across_channels
 from orthwrap.nodes import Attachment
 from orthwrap.patterns import Candidate, Pattern, nearest, parse
@@ -227,17 +227,16 @@ def _why_no_match(surveyed: Survey, pattern: Pattern, place: str) -> str:
     ]
     having = surveyed.activities if place == "activity" else surveyed.slots
     if matched:
-        named = ", ".join(f"{x.path} ({x.class_name})" for x in matched[:3])
-        more = f" and {len(matched) - 3} more" if len(matched) > 3 else ""
+        named = [f"{x.path} ({x.class_name})" for x in matched]
         slots = list(dict.fromkeys(s.name for s in having if s.layer in matched))
         if slots:
             return (
-                f"target {pattern.text!r}: {matched[0].path} ({matched[0].class_name}) has no slot "
-                f"{pattern.slot!r}; it has {', '.join(slots)}"
+                f"target {pattern.text!r}: {named[0]} has no slot {pattern.slot!r}; it has "
+                f"{', '.join(slots)}"
             )
         what = f"slot {pattern.slot!r}" if pattern.slot else "kernel"
         return (
-            f"target {pattern.text!r} matches only layers without a {what}: {named}{more}; "
+            f"target {pattern.text!r} matches only layers without a {what}: {listed(named)}; "
             f"layers with kernels are: {_some([s.layer.path for s in having])}"
         )
     if not having:
@@ -409,21 +408,20 @@ def _in_order(surveyed: Survey, decisions: Sequence[Decision]) -> list[Decision]
 def _warnings(surveyed: Survey, parsed: Sequence[_ParsedRule]) -> tuple[str, ...]:
     found = []
     for p in parsed:
-        everything = (*surveyed.slots, *surveyed.activities)
-        for pattern in p.exclude:
-            if pattern.text in p.used:
-                continue
-            if any(_matching(pattern, s) for s in everything):
-                found.append(f"exclude {pattern.text!r} excludes nothing that a target matches")
-            else:
-                near = _nearest(pattern, surveyed.slots)
-                found.append(f"exclude {pattern.text!r} excludes nothing; nearest: {near}")
+        found += [_excludes_nothing(surveyed, x) for x in p.exclude if x.text not in p.used]
         found += [
             f"factor-for {pattern.text!r} matches nothing that was chosen"
             for pattern, _ in p.factor_for
             if pattern.text not in p.used
         ]
     return tuple(dict.fromkeys(found))
+
+
+def _excludes_nothing(surveyed: Survey, pattern: Pattern) -> str:
+    said = f"exclude {pattern.text!r} excludes nothing"
+    if any(_matching(pattern, s) for s in (*surveyed.slots, *surveyed.activities)):
+        return f"{said} that a target matches"
+    return f"{said}; nearest: {_nearest(pattern, surveyed.slots)}"
 
 
 # The other verbs
@@ -454,7 +452,7 @@ def plan_inspect(
             decisions.append(Decision(slot, EXCLUDED, f"matches exclude {gone}", hit))
         else:
             decisions.append(replace(_as_it_is(slot, hit), measured=True))
-    warnings = tuple(f"exclude {p.text!r} excludes nothing" for p in out if p.text not in used)
+    warnings = tuple(_excludes_nothing(surveyed, p) for p in out if p.text not in used)
     return Plan(tuple(_in_order(surveyed, decisions)), warnings)
 
 

@@ -130,6 +130,11 @@ def check_factor(value: Any) -> float:
     return factor
 
 
+def place_of(path: str, slot: str) -> str:
+    """Layer and slot in a word: `conv1`, `lstm@recurrent`."""
+    return path if slot == "kernel" else f"{path}@{slot}"
+
+
 @dataclass(frozen=True)
 class Deviation:
     """How far a kernel's matrices are from orthonormal (the worst of the batch where several).
@@ -218,7 +223,7 @@ class LayerRecord:
     @property
     def place(self) -> str:
         """Layer and slot, as patterns name them: `conv1`, `lstm@recurrent`."""
-        return self.path if self.slot == "kernel" else f"{self.path}@{self.slot}"
+        return place_of(self.path, self.slot)
 
     @property
     def carries(self) -> bool:

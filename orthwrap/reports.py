@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from orthwrap._version import __version__
+from orthwrap.errors import listed
 from orthwrap.layouts import Layout
 from orthwrap.measure import EXACT_LIMIT, measure, together
 from orthwrap.nodes import Attachment
@@ -136,7 +137,7 @@ def with_trained(report: Report, trained: Store, *, with_figures: bool) -> Repor
     inactive = [r.path for r in layers if r.carries and not r.trainable]
     if inactive:
         paths = list(dict.fromkeys(inactive))
-        report = noted(report, [f"frozen, so that their penalty is inactive: {_some(paths)}"])
+        report = noted(report, [f"frozen, so that their penalty is inactive: {listed(paths)}"])
     return replace(report, layers=tuple(layers))
 
 
@@ -151,8 +152,3 @@ def _as_trained(
     if record.before is not None and with_figures:
         record = replace(record, after=figures(kernel, attachment))
     return replace(record, trainable=kernel.layer.trainable)
-
-
-def _some(paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-    return ", ".join(paths[:3]) + more

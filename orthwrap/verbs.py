@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 from orthwrap._version import __version__
 from orthwrap.comparing import compare_kernel, kernels_of
 from orthwrap.custom_objects import CustomObjects, custom_objects_of
-from orthwrap.errors import Interrupted, OrthwrapError, UsageError, ValueFault
+from orthwrap.errors import Interrupted, OrthwrapError, UsageError, ValueFault, listed
 from orthwrap.loading import load_compiled, save_model
 from orthwrap.needs import code_in
 from orthwrap.nodes import ours_within
@@ -490,8 +490,7 @@ def _still_holds(root: Any) -> tuple[str, ...]:
     if not layers:
         return ()
     return (
-        f"{', '.join(layers[:3])}{' and more' if len(layers) > 3 else ''}: code that the file "
-        "keeps, which Keras runs with safe_mode=False alone",
+        f"{listed(layers)}: code that the file keeps, which Keras runs with safe_mode=False alone",
     )
 
 

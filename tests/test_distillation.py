@@ -24,10 +24,10 @@ from orthwrap.training.distillation import (
     distillation_losses,
     imitating,
     kinds_of,
-    outputs_of,
     teacher_outputs,
     told_of_batch_statistics,
 )
+from orthwrap.training.ports import outputs_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -146,6 +146,11 @@ class Data:
         """x of the training set in the order of samples: batches `(x,)`, as `predict` takes."""
         return self.train.inputs(batch_size)
 
+    def first_inputs(self, batch_size: int) -> Any:
+        """x of the first of these batches."""
+        (x,) = next(iter(self.inputs(batch_size)))
+        return x
+
     def with_targets(
         self, y: Sequence[Array] | None, validation_y: Sequence[Array] | None = None
     ) -> Data:

@@ -384,13 +384,10 @@ def _parts(batch: Any, takes: Sequence[Port], gives: Sequence[Port], where: str)
         _check_batched(array, port, where)
         check_input("x", array, port, where)
     y = _arrays("y", whole[1], gives, where) if gives else ()
-    weights = whole[2] if gives and len(whole) == 3 else None
-    if weights is None:
-        weights = ()
-    elif isinstance(weights, Mapping) or len(gives) == 1 or isinstance(weights, (list, tuple)):
-        weights = _arrays("weights", weights, gives, where)
-    else:
-        weights = _arrays("weights", weights, gives[:1], where)  # Keras takes one for all outputs
+    weights: tuple[Array, ...] = ()
+    if gives and len(whole) == 3 and whole[2] is not None:
+        is_one = not isinstance(whole[2], (Mapping, list, tuple))  # for all outputs, as in Keras
+        weights = _arrays("weights", whole[2], gives[:1] if is_one else gives, where)
     found = Batch(x, y, weights)
     check_lengths(f"a batch of {where}", x, y)
     if any(len(array) != len(x[0]) for array in found.weights):

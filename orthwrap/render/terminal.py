@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orthwrap.catalog import PENALTIES
-from orthwrap.errors import printable
+from orthwrap.errors import listed, printable
 from orthwrap.records import (
     ALREADY,
     EXCLUDED,
@@ -471,8 +471,8 @@ def _upgrades(command: str, upgrades: Iterable[Mapping[str, Any]], width: int) -
     table.add_column(style="dim", overflow="fold")
     for upgrade in upgrades:
         layers = list(upgrade.get("layers", ()))
-        some = ", ".join(layers[:3]) + (f" and {len(layers) - 3} more" if len(layers) > 3 else "")
-        table.add_row(f"  {upgrade['name']}", upgrade["vintage"].replace("-", "–"), printable(some))
+        some = printable(listed(layers))
+        table.add_row(f"  {upgrade['name']}", upgrade["vintage"].replace("-", "–"), some)
     done = "Would be brought up to Keras 3" if command == "inspect" else "Brought up to Keras 3"
     return Group(Text(done, style="bold"), table)
 

@@ -74,17 +74,23 @@ def _compile_arguments(model: Any) -> dict[str, Any]:
     """What the model was compiled with. Losses keep no state; optimizer and metrics are new."""
     arguments = dict(model._compile_config.config)
     optimizer = model.optimizer
-    arguments["optimizer"] = optimizer and _again(optimizer)
+    arguments["optimizer"] = optimizer and again(optimizer)
     arguments["auto_scale_loss"] = False  # where it was scaled, the optimizer is that already
     for key in ("metrics", "weighted_metrics"):
         arguments[key] = keras.tree.map_structure(
-            lambda m: _again(m) if isinstance(m, keras.metrics.Metric) else m, arguments[key]
+            lambda m: again(m) if isinstance(m, keras.metrics.Metric) else m, arguments[key]
         )
     return arguments
 
 
-def _again(thing: Any) -> Any:
+def again(thing: Any) -> Any:
+    """Another one of the same config: a metric, an optimizer, without what it keeps."""
     return type(thing).from_config(thing.get_config())
+
+
+def inner_of(optimizer: Any) -> Any:
+    """The optimizer itself, where Keras has wrapped it to scale the loss."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def copy_exclusions(source: Any, target: Any, pairs: Iterable[tuple[Any, Any]] = ()) -> None:
@@ -95,7 +101,7 @@ def copy_exclusions(source: Any, target: Any, pairs: Iterable[tuple[Any, Any]] =
         pairs: the variables of the first, each with that of the second which it stands for; none
             where they are the same.
     """
-    source, target = (getattr(o, "inner_optimizer", o) for o in (source, target))
+    source, target = map(inner_of, (source, target))
     pattern = getattr(source, "_exclude_from_weight_decay_pattern", None)
     keys: set[Any] = getattr(source, "_exclude_from_weight_decay", set())
     if pattern is None and not keys:

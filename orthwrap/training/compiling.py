@@ -13,10 +13,10 @@ import numpy as np
 from orthwrap.data import Data, Port
 from orthwrap.data.ports import some
 from orthwrap.errors import ValueFault
-from orthwrap.stores.compiled import forget_compiled_steps
+from orthwrap.stores.compiled import again, forget_compiled_steps, inner_of
 from orthwrap.training import objectives
 from orthwrap.training.optimizers import follow_variables, set_learning_rate
-from orthwrap.training.ports import ports
+from orthwrap.training.ports import outputs_of, ports
 from orthwrap.training.settings import DEFAULT_LEARNING_RATE, Settings
 
 
@@ -79,7 +79,8 @@ def _objective(
     metrics = _metrics(settings, outputs) if settings.metric else None
     if settings.loss is not None:
         loss = _given_loss(settings.loss, activations)
-        logits = " from logits" if loss is not settings.loss and _takes_logits(loss) else ""
+        is_ours = loss is not settings.loss
+        logits = " from logits" if is_ours and getattr(loss, "from_logits", False) else ""
         return loss, metrics, (f"loss {loss_names(loss)}{logits}: as given",)
     if is_compiled:
         return None, metrics, (f"loss {loss_names(model.loss)}: the model's own",)
@@ -122,7 +123,7 @@ def choose_optimizer(model: Any, settings: Settings) -> tuple[Any, str]:
 
 def learning_rate(optimizer: Any) -> float | str:
     """An optimizer's rate now, or the schedule that it follows."""
-    rate = getattr(optimizer, "inner_optimizer", optimizer)._learning_rate
+    rate = inner_of(optimizer)._learning_rate
     if callable(rate):
         return type(rate).__name__
     return float(f"{float(keras.ops.convert_to_numpy(rate)):.6g}")  # float32 has no more digits
@@ -130,7 +131,7 @@ def learning_rate(optimizer: Any) -> float | str:
 
 def optimizer_name(optimizer: Any) -> str:
     """Its class; names of their own Keras counts up: adam_1, adam_2."""
-    return type(getattr(optimizer, "inner_optimizer", optimizer)).__name__
+    return type(inner_of(optimizer)).__name__
 
 
 def _given_loss(given: Any, activations: list[str | None]) -> Any:
@@ -144,17 +145,11 @@ def _given_loss(given: Any, activations: list[str | None]) -> Any:
     return entropy(from_logits=True)
 
 
-def _takes_logits(loss: Any) -> bool:
-    return bool(getattr(loss, "from_logits", False))
-
-
 def _seen(
     model: Any, data: Data, settings: Settings, activations: list[str | None]
 ) -> list[str | None]:
     """The activations, with `softmax` for unknown ones of which a batch of outputs tells."""
-    flow = data.inputs(settings.batch_size)
-    (x,) = flow[0] if isinstance(flow, keras.utils.PyDataset) else next(iter(flow))
-    outputs = [np.asarray(a, np.float32) for a in keras.tree.flatten(model.predict_on_batch(x))]
+    outputs = outputs_of(model)(data.first_inputs(settings.batch_size))
 
     def is_softmax(output: Any) -> bool:
         sums = output.sum(axis=-1) if output.ndim > 1 and output.shape[-1] > 1 else np.zeros(1)
@@ -175,7 +170,7 @@ def _metrics(settings: Settings, outputs: list[Port]) -> Any:
 def _given_metric(given: Any, output: int) -> Any:
     """The metric that the user names: each output keeps count in one of its own."""
     if isinstance(given, keras.metrics.Metric):
-        return type(given).from_config(given.get_config()) if output else given
+        return again(given) if output else given
     return given if given in ("accuracy", "acc") else _named(keras.metrics, "metric", given)
 
 

@@ -6,7 +6,7 @@ Network"). What its outputs are decides how the copy's are held against them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -16,9 +16,9 @@ from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 from numpy.typing import NDArray
 
 from orthwrap.errors import OrthwrapError
-from orthwrap.stores.compiled import compiled_state, set_compiled_state, set_optimizer
+from orthwrap.stores.compiled import compiled_state, set_compiled_state
 from orthwrap.training.compiling import activations_of, loss_of_each
-from orthwrap.training.ports import ports
+from orthwrap.training.ports import native, outputs_of, ports
 from orthwrap.training.settings import DEFAULT_LEARNING_RATE, DEFAULT_TEMPERATURE
 
 Array = NDArray[Any]
@@ -209,10 +209,10 @@ class imitating:
         model = self._model
         for layer, name, strength in self._noise:
             setattr(layer, name, strength)
-        trained = model.optimizer
-        set_compiled_state(model, self._before)
-        if self._before.get("optimizer") is not None:
-            set_optimizer(model, trained)
+        state = dict(self._before)
+        if state.get("optimizer") is not None:
+            state["optimizer"] = model.optimizer
+        set_compiled_state(model, state)
 
 
 def _noise_in(model: Any) -> list[tuple[Any, str]]:
@@ -240,27 +240,6 @@ _DROPOUTS = (
 
 
 # The teacher's outputs, and how near the copy's are
-
-
-def outputs_of(model: Any) -> Callable[[Any], tuple[Array, ...]]:
-    """What gives the model's outputs on one batch of inputs, in the order of its outputs."""
-
-    def call(x: Any) -> tuple[Array, ...]:
-        x = keras.tree.map_structure(_native, x)
-        # On TensorFlow each device that shares batches computes all of this one, one after another.
-        samples = len(keras.tree.flatten(x)[0])
-        found = [a[:samples] for a in keras.tree.flatten(model.predict_on_batch(x))]
-        # float16 is not fine enough for what is compared, and NumPy has no bfloat16.
-        return tuple(
-            np.asarray(a, np.float32) if a.dtype.itemsize < 4 else np.asarray(a) for a in found
-        )
-
-    return call
-
-
-def _native(array: Any) -> Any:
-    """Another backend's tensors, such as tf.data gives, as arrays."""
-    return array if ops.is_tensor(array) else np.asarray(array)
 
 
 def teacher_outputs(model: Any, batches: Iterable[Any]) -> tuple[Array, ...]:
@@ -296,7 +275,7 @@ def told_of_batch_statistics(model: Any, batches: Iterable[Any], kinds: Sequence
     ]
     own, found = [], []
     for x, y, *_ in batches:
-        x = keras.tree.map_structure(lambda a: ops.convert_to_tensor(_native(a)), x)
+        x = keras.tree.map_structure(lambda a: ops.convert_to_tensor(native(a)), x)
         outputs, _ = model.stateless_call(*weights, x, training=True)  # statistics stay as they are
         own.append([np.asarray(a) for a in keras.tree.flatten(y)])
         found.append([ops.convert_to_numpy(a) for a in keras.tree.flatten(outputs)])

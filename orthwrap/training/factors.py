@@ -21,8 +21,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from orthwrap.errors import OrthwrapError, first_line
-from orthwrap.records import LayerRecord, Report
+from orthwrap.errors import OrthwrapError, first_line, listed
+from orthwrap.records import LayerRecord, Report, place_of
 from orthwrap.regularizers import Attached, OrthogonalityRegularizer
 from orthwrap.stores.live import LiveStore, variable_of
 from orthwrap.survey import survey
@@ -101,8 +101,7 @@ class Resolved:
     @property
     def name(self) -> str:
         """As `training.factors` names it: `conv1`, or `lstm@recurrent`."""
-        path, slot = self.place
-        return path if slot == "kernel" else f"{path}@{slot}"
+        return place_of(*self.place)
 
     @property
     def why(self) -> str:
@@ -278,8 +277,7 @@ def told(resolved: Sequence[Resolved]) -> tuple[str, ...]:
         lines.append(f"factor auto: {low:.3g} to {high:.3g} over {len(found)} kernels")
     for problem in dict.fromkeys(r.problem for r in resolved if r.problem):
         names = [r.name for r in resolved if r.problem == problem]
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        lines.append(f"factor auto: the default for {', '.join(names[:3])}{more}, as {problem}")
+        lines.append(f"factor auto: the default for {listed(names)}, as {problem}")
     return tuple(lines)
 
 

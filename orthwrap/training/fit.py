@@ -19,6 +19,7 @@ from orthwrap.errors import OrthwrapError
 from orthwrap.records import Training
 from orthwrap.regularizers import OrthogonalityRegularizer
 from orthwrap.schedules import Schedule
+from orthwrap.stores.compiled import inner_of
 from orthwrap.stores.live import LiveStore, rebuild, regularizers_of
 from orthwrap.training.checkpoints import Folder, State, check_same_run, checksum, fingerprint
 from orthwrap.training.checks import check_figures, check_numbers, check_objects
@@ -37,7 +38,6 @@ from orthwrap.training.distillation import (
     distillation_losses,
     imitating,
     kinds_of,
-    outputs_of,
     told_of_batch_statistics,
 )
 from orthwrap.training.factors import (
@@ -55,6 +55,7 @@ from orthwrap.training.interrupts import Interrupts
 from orthwrap.training.labels import fit_labels
 from orthwrap.training.logs import check_board, check_log
 from orthwrap.training.losses import split_losses
+from orthwrap.training.ports import outputs_of
 from orthwrap.training.processes import Processes
 from orthwrap.training.run import Outcome, Run, averages, is_ours, regularizers_in
 from orthwrap.training.settings import Settings
@@ -183,7 +184,7 @@ def finetune(
             choices += (f"on {settings.devices} devices{where}, each with its share of a batch",)
         if averages(model):
             choices += ("weights: at the end their averages over the steps, as use_ema asks",)
-        words = _words(model, data, session, schedules)
+        words = _words(model, data, session, schedules) if session.folder is not None else {}
         state = session.state or State(0, 0, session.seed, words)
         if session.state is not None and session.folder is not None:
             check_same_run(state, words, session.folder.path)
@@ -376,14 +377,13 @@ def _words(
 
 
 def _first_samples(data: Data, batch_size: int) -> str:
-    flow = data.inputs(batch_size)
-    x = flow[0] if isinstance(flow, keras.utils.PyDataset) else next(iter(flow))
-    return fingerprint([np.asarray(a) for a in (*keras.tree.flatten(x), *data.labels)])
+    x = keras.tree.flatten(data.first_inputs(batch_size))
+    return fingerprint([np.asarray(a) for a in (*x, *data.labels)])
 
 
 def _rate(optimizer: Any) -> Any:
     rate = learning_rate(optimizer)
-    own = getattr(optimizer, "inner_optimizer", optimizer)._learning_rate
+    own = inner_of(optimizer)._learning_rate
     if isinstance(own, keras.optimizers.schedules.LearningRateSchedule):
         return f"{rate} ({checksum(own.get_config())})"
     return rate

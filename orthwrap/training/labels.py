@@ -77,8 +77,7 @@ def _check(labels: Any, loss: Any, port: Port) -> None:
             f"{times(labels.shape[1:])} of them, and one-hot labels would be {classes} wide"
         )
     counted = labels[labels != getattr(loss, "ignore_class", None)]
-    if not np.all(np.isfinite(counted)):
-        raise ValueFault(f"y holds NaN or infinity for output {port.name!r}: give class numbers")
+    objectives.check_finite(counted, port.name)
     if np.any(counted % 1):
         raise ValueFault(
             f"loss {loss_names(loss)} wants class numbers; y holds {counted[counted % 1 > 0][0]:g} "

@@ -11,6 +11,7 @@ import numpy as np
 
 from orthwrap.errors import FileFault
 from orthwrap.outputs import check_replaceable
+from orthwrap.records import place_of
 from orthwrap.reports import figures
 from orthwrap.stores.live import LiveStore
 from orthwrap.stores.replacing import replacing
@@ -21,11 +22,12 @@ _FIRST = "epoch,"  # what a log begins with
 
 def check_log(path: Path | None) -> None:
     """FileFault where a log could not be written, before anything is done."""
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+    if path is None:
+        return
+    if path.is_dir() or not path.parent.is_dir():
         what = "is a folder" if path.is_dir() else f"needs the folder {path.parent}, which is not"
         raise FileFault(f"log {path} {what}: name a CSV file in a folder that exists")
-    if path is not None:
-        check_replaceable(path, "log", "a log of an earlier run", _FIRST)
+    check_replaceable(path, "log", "a log of an earlier run", _FIRST)
 
 
 def check_board(path: Path | None) -> None:
@@ -97,9 +99,7 @@ def _figures(model: Any) -> dict[str, float]:
             continue
         for kernel in slot.kernels:
             deviation = figures(kernel, slot.current)
-            place = (
-                kernel.layer.path if slot.name == "kernel" else f"{kernel.layer.path}@{slot.name}"
-            )
+            place = place_of(kernel.layer.path, slot.name)
             if len(slot.kernels) > 1:
                 place += f"/{kernel.spec.name}"
             for name in ("residual", "sigma_min", "sigma_max", "penalty"):

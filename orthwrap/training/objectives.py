@@ -44,8 +44,7 @@ def choose(
     Raises:
         ValueFault: labels that fit no objective, or lie outside the classes.
     """
-    if not np.all(np.isfinite(labels)):
-        raise ValueFault(f"y holds NaN or infinity for output {name!r}: give numbers")
+    check_finite(labels, name)
     width = output_shape[-1] if output_shape else 1
     whole = bool(labels.size) and bool(np.all(np.equal(np.mod(labels, 1), 0)))
     logits = activation not in ("softmax", "sigmoid")
@@ -114,6 +113,12 @@ def _fits(sample: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
     return len(sample) == len(shape) and all(
         want in (None, have) for have, want in zip(sample, shape, strict=True)
     )
+
+
+def check_finite(labels: NDArray[Any], name: str) -> None:
+    """ValueFault where a label is no number."""
+    if not np.all(np.isfinite(labels)):
+        raise ValueFault(f"y holds NaN or infinity for output {name!r}: give numbers")
 
 
 def check_classes(labels: NDArray[Any], classes: int, name: str) -> None:

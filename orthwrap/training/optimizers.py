@@ -6,13 +6,13 @@ from typing import Any
 
 import keras
 
-from orthwrap.stores.compiled import copy_exclusions, set_optimizer
+from orthwrap.stores.compiled import again, copy_exclusions, inner_of, set_optimizer
 
 
 def set_learning_rate(model: Any, rate: float) -> None:
     """The optimizer at this rate, its state kept; a schedule that it follows ends."""
     optimizer = model.optimizer
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = inner_of(optimizer)
     if isinstance(inner.learning_rate, keras.Variable) and not isinstance(
         inner._learning_rate, keras.optimizers.schedules.LearningRateSchedule
     ):
@@ -25,7 +25,7 @@ def set_learning_rate(model: Any, rate: float) -> None:
     copy_exclusions(optimizer, new)
     if optimizer.built:
         new.build(optimizer._trainable_variables)
-        constant = getattr(new, "inner_optimizer", new)._learning_rate
+        constant = inner_of(new)._learning_rate
         state = [v for v in new.variables if v is not constant]
         for old, fresh in zip(optimizer.variables, state, strict=True):
             fresh.assign(old)
@@ -45,7 +45,7 @@ def follow_variables(model: Any) -> tuple[str, ...]:
     ]:
         return ()
     before = list(optimizer._trainable_variables)
-    new = type(optimizer).from_config(optimizer.get_config())
+    new = again(optimizer)
     copy_exclusions(optimizer, new)
     new.build(trained)
     set_optimizer(model, new)

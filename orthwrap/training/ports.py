@@ -1,11 +1,13 @@
-"""A live model's inputs and outputs, as data is checked against them."""
+"""A live model's inputs and outputs: what data is checked against, and what a batch gives."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
+from numpy.typing import NDArray
 
 from orthwrap.data import Data, Port, load
 from orthwrap.errors import ValueFault
@@ -58,3 +60,24 @@ def read_data(model: Any, source: Any, settings: Settings, seed: int) -> Data:
         labelled=not settings.distill,
     )
     return data if settings.devices is None else data.shared_by(settings.devices)
+
+
+def outputs_of(model: Any) -> Callable[[Any], tuple[NDArray[Any], ...]]:
+    """What gives the model's outputs on one batch of inputs, in the order of its outputs."""
+
+    def call(x: Any) -> tuple[NDArray[Any], ...]:
+        x = keras.tree.map_structure(native, x)
+        # On TensorFlow each device that shares batches computes all of this one, one after another.
+        samples = len(keras.tree.flatten(x)[0])
+        found = [a[:samples] for a in keras.tree.flatten(model.predict_on_batch(x))]
+        # float16 is not fine enough for what is compared, and NumPy has no bfloat16.
+        return tuple(
+            np.asarray(a, np.float32) if a.dtype.itemsize < 4 else np.asarray(a) for a in found
+        )
+
+    return call
+
+
+def native(array: Any) -> Any:
+    """Another backend's tensors, such as tf.data gives, as arrays."""
+    return array if keras.ops.is_tensor(array) else np.asarray(array)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from orthwrap.errors import ValueFault
 from orthwrap.multiplier import MULTIPLIER
 from orthwrap.regularizers import Attached, OrthogonalityRegularizer
+from orthwrap.stores.compiled import inner_of
 from orthwrap.stores.live import regularizers_of
 from orthwrap.training.checkpoints import Folder, State
 from orthwrap.training.interrupts import Interrupts
@@ -276,8 +277,7 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
 
 def averages(model: Any) -> bool:
     """Whether the optimizer averages the weights over steps (`use_ema`)."""
-    optimizer = model.optimizer
-    return bool(getattr(getattr(optimizer, "inner_optimizer", optimizer), "use_ema", False))
+    return bool(getattr(inner_of(model.optimizer), "use_ema", False))
 
 
 def _floats(logs: Mapping[str, Any]) -> dict[str, float]:
