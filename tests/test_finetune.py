@@ -16,6 +16,7 @@ import models
 import numpy as np
 import pytest
 from keras import layers, ops
+from run_helpers import classes
 
 import orthwrap
 from orthwrap.data import Port, load
@@ -31,12 +32,6 @@ def numpy(tensor: Any) -> Array:
 
 def weights_of(model: Any) -> list[Array]:
     return [numpy(v) for v in model.weights]
-
-
-def classes(samples: int = 40, seed: int = 0) -> tuple[Array, Array]:
-    """Six numbers each, of which the largest of the first three is the class."""
-    x = np.random.default_rng(seed).normal(size=(samples, 6)).astype("float32")
-    return x, np.argmax(x[:, :3], axis=1)
 
 
 def saved(model: Any, path: Path) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,21 +10,13 @@ import keras
 import models
 import numpy as np
 import pytest
-from keras import layers, ops
+from keras import layers
+from run_helpers import CtrlC, arrays_of, classes
 
 import orthwrap
 from orthwrap.training.optimizers import follow_variables
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-def arrays_of(variables: Any) -> list[Array]:
-    return [np.array(ops.convert_to_numpy(v)) for v in variables]
-
-
-def classes(samples: int = 40) -> tuple[Array, Array]:
-    x = np.random.default_rng(0).normal(size=(samples, 6)).astype("float32")
-    return x, np.argmax(x[:, :3], axis=1)
 
 
 def compiled(optimizer: Any) -> Any:
@@ -133,25 +123,13 @@ def test_averages_are_what_is_left_whichever_epoch_is_kept() -> None:
         np.testing.assert_array_equal(a, b)
 
 
-class CtrlC(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
-    """What a person presses after a batch of the first epoch."""
-
-    def __init__(self, batch: int) -> None:
-        super().__init__()
-        self._batch = batch
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if batch == self._batch:
-            os.kill(os.getpid(), signal.SIGINT)
-
-
-@pytest.mark.parametrize("batch", [2, 4])
-def test_run_with_averages_goes_on_as_if_never_stopped(batch: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [3, 4])
+def test_run_with_averages_goes_on_as_if_never_stopped(step: int, tmp_path: Path) -> None:
     words: dict[str, Any] = {"data": classes(), "epochs": 3, "batch_size": 8, "seed": 0}
     whole = orthwrap.apply(averaging(), **words)
     words["checkpoint_dir"] = tmp_path
     with pytest.raises(orthwrap.Interrupted):
-        orthwrap.apply(averaging(), callbacks=[CtrlC(batch)], **words)
+        orthwrap.apply(averaging(), callbacks=[CtrlC(0, step)], **words)
     parts = orthwrap.apply(averaging(), resume=True, **words)
     for a, b in zip(arrays_of(whole.model.weights), arrays_of(parts.model.weights), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -23,6 +23,7 @@ import models
 import numpy as np
 import pytest
 from keras import layers
+from run_helpers import CtrlC, arrays_of, classes
 
 import orthwrap
 from orthwrap.stores import replacing
@@ -37,10 +38,6 @@ from orthwrap_cli.training import OPTIONS
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def arrays_of(variables: Sequence[Any]) -> list[Array]:
-    return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
-
-
 def weights_of(model: Any) -> list[Array]:
     return arrays_of(model.weights)
 
@@ -48,12 +45,6 @@ def weights_of(model: Any) -> list[Array]:
 def same(first: Any, second: Any) -> bool:
     pairs = zip(weights_of(first), weights_of(second), strict=True)
     return all(np.array_equal(a, b) for a, b in pairs)
-
-
-def classes(samples: int = 40, seed: int = 0) -> tuple[Array, Array]:
-    """Six numbers each, of which the largest of the first three is the class."""
-    x = np.random.default_rng(seed).normal(size=(samples, 6)).astype("float32")
-    return x, np.argmax(x[:, :3], axis=1)
 
 
 def with_validation() -> tuple[Array, Array, Array, Array]:
@@ -898,21 +889,6 @@ def test_checkpoint_folder_that_cannot_be_is_found_before_training(tmp_path: Pat
     for folder, said in ((file, "is a file"), (file / "below", "cannot make folder")):
         with pytest.raises(orthwrap.FileFault, match=said):
             orthwrap.apply(dropping(), data=classes(), checkpoint_dir=folder)
-
-
-class CtrlC(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
-    """What a person presses at a step."""
-
-    def __init__(self, epoch: int, step: int) -> None:
-        super().__init__()
-        self._place, self._epoch = (epoch, step), 0
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._epoch = epoch
-
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        if (self._epoch, batch) == self._place:
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.parametrize(
