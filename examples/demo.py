@@ -24,7 +24,10 @@ from orthwrap_cli.quiet import without_chatter
 
 FOLDER = Path("demo")
 SEED = 7
-TRAINING = ["--epochs", "30", "--batch-size", "32", "--learning-rate", "1e-3", "--seed", str(SEED)]
+TRAINING = [
+    *("--epochs", "30", "--batch-size", "32", "--learning-rate", "1e-3", "--seed", str(SEED)),
+    *("--keep", "last"),  # the best epoch would be chosen by the test split
+]
 console = Console(highlight=False)
 
 
@@ -91,7 +94,7 @@ def main() -> None:
         train_plain(arrays, model)
 
     ours = orthwrap(
-        *("apply", str(model), "--target", "all-conv", "--factor", "1e-2"),
+        *("apply", str(model), "--target", "all-conv", "--factor", "3e-2"),
         *("--data", str(data), *TRAINING, "--force"),
         show=True,
     )

@@ -117,6 +117,22 @@ def test_a_loop_of_ones_own(tmp_path: Path) -> None:
     assert outputs(tmp_path / "digits-loop.keras", (2, 64)).shape == (2, 10)
 
 
+def test_the_demo_keeps_its_promise(tmp_path: Path) -> None:
+    here = Path(sys.executable).parent  # where the command is that it runs
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "demo.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PATH": f"{here}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "80"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.findall(r"so 0\.03 +([\d.]+) → ([\d.]+)", done.stdout)
+    assert len(found) == 4
+    assert all(float(before) / float(after) >= 5 for before, after in found)
+
+
 def test_the_readme_mentions_every_example() -> None:
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     names = {path.name for path in EXAMPLES.glob("*.py")} - {"demo.py"}  # `make demo`
