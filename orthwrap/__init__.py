@@ -31,7 +31,7 @@ from orthwrap.errors import (
 if TYPE_CHECKING:
     from orthwrap.callbacks import FactorSchedule
     from orthwrap.loading import load_model
-    from orthwrap.records import Report, Rule
+    from orthwrap.records import Report
     from orthwrap.regularizers import (
         DSO,
         MC,
@@ -44,12 +44,14 @@ if TYPE_CHECKING:
         OrthogonalityRegularizer,
         regularizer,
     )
+    from orthwrap.rule import Rule
     from orthwrap.schedules import Schedule
     from orthwrap.training.settings import TrainingWords
     from orthwrap.verbs import Result, apply, compare, finetune, inspect, strip, upgrade
 
 _WHERE = {
-    **dict.fromkeys(("Report", "Rule"), "orthwrap.records"),
+    "Report": "orthwrap.records",
+    "Rule": "orthwrap.rule",
     **dict.fromkeys(
         (
             *("SO", "DSO", "MC", "SRIP", "LOrth", "OffDiag", "Cosine", "Frobenius"),

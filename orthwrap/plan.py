@@ -18,17 +18,17 @@ from orthwrap.nodes import Attachment
 from orthwrap.patterns import Candidate, Pattern, nearest, parse
 from orthwrap.records import (
     ALREADY,
-    AUTO,
     EXCLUDED,
     KEPT,
     NOT_SELECTED,
     REGULARIZED,
     REMOVED,
     UNSUPPORTED,
-    Rule,
 )
+from orthwrap.rule import Rule
 from orthwrap.survey import Slot, Survey
 from orthwrap.walker import ABSENT, Edit
+from orthwrap.words import AUTO
 
 FROZEN = "frozen: Keras applies no penalty while it is"
 _LORTH_LAYOUTS = ("dense", "conv", "conv_transpose", "pointwise")

@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
-
-from orthwrap.errors import ValueFault
-from orthwrap.schedules import Schedule
 
 REPORT_SCHEMA = "orthwrap.report/1"
 COMPARE_SCHEMA = "orthwrap.compare/1"
-
-DEFAULT_TARGET = ("all-conv", "all-dense")
-DEFAULT_REGULARIZER = "so"
-
-SCALES = ("unit", "preserve")
-PLACES = ("kernel", "activity")
-EXISTING = ("keep", "combine", "replace")
-
-# The factor that training finds out from the gradients of task and penalty.
-AUTO = "auto"
 
 # Decisions. A kernel has exactly one of them.
 REGULARIZED = "regularized"
@@ -35,99 +22,6 @@ REMOVED = "removed"
 
 # The kernel carries an orthwrap regularizer once the command is done.
 CARRYING = (REGULARIZED, ALREADY)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Pattern(s) → regularizer.
-
-    Attributes:
-        target: patterns a kernel must match one of.
-        exclude: patterns that take a kernel out again.
-        regularizer: a name (`"so"`, `"l2"`), a reference (`"package.module:function"`), or an
-            object that obeys the Keras regularizer contract.
-        factor: the coefficient λ; None takes the regularizer's default, and `"auto"` sets it from
-            the gradients of task and penalty when training begins.
-        factor_for: `(pattern, factor)` pairs; the first that matches overrides `factor`.
-        scale: `"unit"` (the penalty of W) or `"preserve"` (the penalty of W/α).
-        on: `"kernel"` or `"activity"`.
-        existing: what happens to a foreign regularizer: keep, combine or replace.
-        options: options of the regularizer, such as `{"steps": 5}`.
-        schedule: how the factor moves while the result is trained, such as `"cosine"`; a text, a
-            `Schedule` or a callable, as `orthwrap.FactorSchedule` takes it. Files know nothing
-            of it.
-    """
-
-    target: tuple[str | Callable[[Any], bool], ...] = DEFAULT_TARGET
-    exclude: tuple[str | Callable[[Any], bool], ...] = ()
-    regularizer: Any = DEFAULT_REGULARIZER
-    factor: float | str | None = None
-    factor_for: tuple[tuple[str, float | str], ...] = ()
-    scale: str = "unit"
-    on: str = "kernel"
-    existing: str = "combine"
-    options: Mapping[str, Any] = field(default_factory=dict)
-    schedule: Any = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.schedule, str):
-            object.__setattr__(self, "schedule", Schedule.parse(self.schedule))
-        for name in ("target", "exclude"):
-            value = getattr(self, name)
-            if isinstance(value, str) or callable(value):
-                value = (value,)
-            if not isinstance(value, Iterable):
-                raise ValueFault(f"{name} must be a pattern or several; got {value!r}")
-            object.__setattr__(self, name, tuple(value))
-        for name, allowed in (("scale", SCALES), ("on", PLACES), ("existing", EXISTING)):
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueFault(
-                    f"{name}={value!r} is not known; choose one of: {', '.join(allowed)}"
-                )
-        if self.factor is not None:
-            object.__setattr__(self, "factor", _factor_or_auto(self.factor))
-        if not isinstance(self.options, Mapping):
-            raise ValueFault(f"options must be a mapping, as {{'steps': 5}}; got {self.options!r}")
-        object.__setattr__(self, "factor_for", _pairs(self.factor_for))
-
-    @property
-    def is_auto(self) -> bool:
-        """Whether a factor is to be found in training."""
-        return AUTO in (self.factor, *(factor for _, factor in self.factor_for))
-
-
-def _pairs(value: Any) -> tuple[tuple[str, float | str], ...]:
-    """`factor_for` from a mapping or from pairs."""
-    pairs = value.items() if isinstance(value, Mapping) else value
-    try:
-        if isinstance(pairs, str):
-            raise TypeError
-        split = [(pattern, factor) for pattern, factor in pairs]
-    except (TypeError, ValueError):
-        raise ValueFault(
-            f"factor_for must be a mapping or pairs of pattern and factor; got {value!r}"
-        ) from None
-    return tuple((pattern, _factor_or_auto(factor)) for pattern, factor in split)
-
-
-def _factor_or_auto(value: Any) -> float | str:
-    return AUTO if isinstance(value, str) and value == AUTO else check_factor(value)
-
-
-def check_factor(value: Any) -> float:
-    """The factor as a float; a finite number of at least 0, else ValueFault."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        factor = float(value)
-    except (TypeError, ValueError):
-        raise ValueFault(f"factor {value!r} is not a number; give one like 1e-3") from None
-    if not math.isfinite(factor) or factor < 0:
-        raise ValueFault(
-            f"factor {value!r} must be a finite number of at least 0; give one like 1e-3"
-        )
-    return factor
 
 
 def place_of(path: str, slot: str) -> str:

@@ -24,7 +24,8 @@ from orthwrap.layouts import Layout, by_config
 from orthwrap.multiplier import Multiplier
 from orthwrap.nodes import Attachment
 from orthwrap.plan import template
-from orthwrap.records import SCALES, Rule, check_factor
+from orthwrap.rule import SCALES, Rule
+from orthwrap.words import check_factor
 
 Tensor = Any
 

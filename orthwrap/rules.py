@@ -8,20 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from orthwrap.errors import FileFault, ValueFault
-from orthwrap.records import Rule
-
-_KEYS = (
-    "target",
-    "exclude",
-    "regularizer",
-    "factor",
-    "factor_for",
-    "scale",
-    "on",
-    "existing",
-    "options",
-    "schedule",
-)
+from orthwrap.rule import Rule, RuleWords
+from orthwrap.words import words_of
 
 
 def read_rules(path: Path) -> tuple[Rule, ...]:
@@ -47,29 +35,17 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
 def _rule(table: Any, where: str) -> Rule:
     if not isinstance(table, Mapping):
         raise ValueFault(f"{where} is no table: write [[rule]]")
-    words = {key.replace("-", "_"): value for key, value in table.items()}
-    unknown = [key for key in words if key not in _KEYS]
-    if unknown:
-        raise ValueFault(
-            f"{where} has an unknown key {unknown[0]!r}; there are: {', '.join(_KEYS)}"
-        )
-    for key in ("target", "exclude"):
-        value = words.get(key, [])
-        if isinstance(value, str):
-            value = [value]
-        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-            raise ValueFault(f"{where}: {key} must be a list of patterns; got {value!r}")
-        if key in words:
-            words[key] = tuple(value)
-    for key in ("options", "factor_for"):
-        if not isinstance(words.get(key, {}), Mapping):
-            raise ValueFault(f"{where}: {key} must be a table; got {words[key]!r}")
-    if "factor_for" in words:
-        words["factor_for"] = tuple(words["factor_for"].items())
-    if not isinstance(words.get("regularizer", ""), str):
-        raise ValueFault(f"{where}: regularizer must be a name; got {words['regularizer']!r}")
-    if not isinstance(words.get("schedule", ""), str):
-        raise ValueFault(f"{where}: schedule must be a text; got {words['schedule']!r}")
-    if isinstance(words.get("factor"), bool):
-        raise ValueFault(f"{where}: factor must be a number; got {words['factor']!r}")
-    return Rule(**words)
+    said = {key.replace("-", "_"): value for key, value in table.items()}
+    words = words_of(RuleWords)
+    for key, value in said.items():
+        if key not in words:
+            raise ValueFault(f"{where} has an unknown key {key!r}; there are: {', '.join(words)}")
+        what, types = words[key].kind.in_file
+        inner = value if isinstance(value, list) else ()
+        is_such = isinstance(value, types) and not isinstance(value, bool)
+        if not is_such or not all(isinstance(v, str) for v in inner):
+            raise ValueFault(f"{where}: {key} must be {what}; got {value!r}")
+    try:
+        return Rule(**said)
+    except ValueFault as e:
+        raise ValueFault(f"{where}: {e}") from e

@@ -14,7 +14,7 @@ from orthwrap.errors import RebuildError, ValueFault
 from orthwrap.nodes import Attachment
 from orthwrap.outputs import DEFAULT_SUFFIX
 from orthwrap.plan import Decision, Plan, numeric_factor, template
-from orthwrap.records import Rule
+from orthwrap.rule import Rule
 from orthwrap.stores.files import FileStore
 from orthwrap.stores.replacing import replacing, scratch_folder
 

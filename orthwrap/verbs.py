@@ -21,8 +21,9 @@ from orthwrap.nodes import ours_within
 from orthwrap.opening import opened
 from orthwrap.outputs import PathLike, check_output, format_of, output_for
 from orthwrap.plan import Decision, Plan, plan, plan_inspect, plan_strip
-from orthwrap.records import CompareReport, Report, Rule
+from orthwrap.records import CompareReport, Report
 from orthwrap.reports import make_report, noted
+from orthwrap.rule import AttachWords, Rule
 from orthwrap.stores.replacing import replacing
 from orthwrap.surgery import (
     changed_model,
@@ -33,8 +34,9 @@ from orthwrap.surgery import (
     write_copy,
 )
 from orthwrap.survey import survey
-from orthwrap.training.settings import Settings, TrainingWords, settings_of, spoken
+from orthwrap.training.settings import Settings, TrainingWords, settings_of
 from orthwrap.walker import edit
+from orthwrap.words import documented, spoken, words_of
 
 if TYPE_CHECKING:
     from orthwrap.data import Data
@@ -101,19 +103,15 @@ def inspect(
 # apply
 
 
+class ApplyWords(AttachWords, TrainingWords):
+    """What `apply` may be told: what to attach, and how to train."""
+
+
+@documented(AttachWords, TrainingWords)
 def apply(
     model: Any,
     output: PathLike | None = None,
     *,
-    target: Any = None,
-    exclude: Any = (),
-    regularizer: Any = None,
-    factor: float | str | None = None,
-    factor_for: Any = (),
-    scale: str | None = None,
-    on: str | None = None,
-    options: Mapping[str, Any] | None = None,
-    existing: str | None = None,
     rules: Rule | Sequence[Rule] | None = None,
     measure: bool = True,
     upgrade: bool = True,
@@ -124,7 +122,7 @@ def apply(
     custom_objects: CustomObjects | None = None,
     unsafe_lambda: bool = False,
     progress: Progress | bool | None = None,
-    **training: Unpack[TrainingWords],
+    **words: Unpack[ApplyWords],
 ) -> Result:
     """Attaches a regularizer to every kernel that matches; with `data`, fine-tunes as well.
 
@@ -132,17 +130,6 @@ def apply(
         model: a path, or a `keras.Model`, which is never changed unless `in_place`.
         output: where to write; from a path, None writes `name-orth` beside the input. From a
             model, None writes nothing.
-        target, exclude: one pattern or several (see `orthwrap.patterns`); a callable of the layer's
-            record is one too. None targets `all-conv` and `all-dense`.
-        regularizer: a name, `"package.module:function"`, or an object; None is `"so"`.
-        factor: λ; None takes the regularizer's default, 1e-3 for `"so"`. `"auto"` takes, with
-            `data`, the one at which the penalty's gradient is as large as the task's.
-        factor_for: `(pattern, factor)` pairs or a mapping; the first match overrides `factor`.
-        scale: `"unit"` (default) drives singular values to 1, `"preserve"` to the kernel's own
-            RMS.
-        on: `"kernel"` (default) or `"activity"`.
-        options: of the regularizer, such as `{"estimate": "sketch"}`.
-        existing: keep, combine with (default) or replace a foreign regularizer that is there.
         rules: several `Rule`s instead; the first that matches wins.
         measure: False skips the figures.
         upgrade: False leaves a file of an older Keras in its own words.
@@ -157,13 +144,8 @@ def apply(
         unsafe_lambda: for training and conversion, run the code that the file keeps.
         progress: True shows the training on the screen; so does an object like
             `orthwrap.render.progress.TrainingProgress`.
-        **training: how to train (see `help(orthwrap.TrainingWords)`): `epochs`, `batch_size`,
-            `learning_rate`, `optimizer`, `loss`, `metric`, `seed`, `devices`; `validation` or
-            `validation_split`; of images `rescale`, `preprocessing`, `image_size`; which layers:
-            `freeze`, `unfreeze`, `freeze_batchnorm`, `batchnorm_momentum`; of the factor
-            `schedule`, `schedule_by`, `rho`, `rho_over`; `distill`, `temperature`; what is kept:
-            `keep`, `monitor`, `log`, `tensorboard`, `checkpoint_dir`, `resume`; and Keras
-            `callbacks`.
+        **words: what to attach and how to train:
+            {words}
 
     Returns:
         Result; its model is None where a file became a file without Keras.
@@ -171,18 +153,9 @@ def apply(
     Raises:
         OrthwrapError: with one line that says what was expected, found, and to do.
     """
-    words = {
-        "target": target,
-        "exclude": _many(exclude) or None,
-        "regularizer": regularizer,
-        "factor": factor,
-        "factor_for": factor_for or None,
-        "scale": scale,
-        "on": on,
-        "existing": existing,
-        "options": options or None,
-    }
-    given = {name: value for name, value in words.items() if value is not None}
+    attach = words_of(AttachWords)
+    given: Any = {k: v for k, v in words.items() if k in attach and v is not None}
+    training = {k: v for k, v in words.items() if k not in attach}
     if rules is None:
         rules = [Rule(**given)]
     else:
@@ -201,9 +174,11 @@ def apply(
         schedule=any(rule.schedule is not None for rule in rules),
     )
     known = custom_objects_of(custom_objects)
-    settings = settings_of(training, has_data=data is not None, others=apply.__kwdefaults__ or ())
+    settings = settings_of(
+        training, has_data=data is not None, others=(*attach, *(apply.__kwdefaults__ or ()))
+    )
     if dry_run and settings is not None:  # which makes no folders
-        settings = replace(settings, checkpoint_dir=None, resume=False, tensorboard=None)
+        settings = settings.replace(checkpoint_dir=None, resume=False, tensorboard=None)
     job = _Apply(tuple(rules), measure, _job(data, settings, progress), known, unsafe_lambda)
     if in_place and settings is not None and settings.devices is not None:
         raise UsageError("devices share a copy of the model: leave in_place out")
@@ -321,6 +296,7 @@ def _place(decision: Decision) -> tuple[str, str]:
 # finetune
 
 
+@documented(TrainingWords)
 def finetune(
     model: Any,
     data: Any,
@@ -338,13 +314,8 @@ def finetune(
     Args:
         model: a path, or a `keras.Model`, of which a copy is trained.
         data, progress: as in `apply`.
-        **training: how to train (see `help(orthwrap.TrainingWords)`): `epochs`, `batch_size`,
-            `learning_rate`, `optimizer`, `loss`, `metric`, `seed`, `devices`; `validation` or
-            `validation_split`; of images `rescale`, `preprocessing`, `image_size`; which layers:
-            `freeze`, `unfreeze`, `freeze_batchnorm`, `batchnorm_momentum`; of the factor
-            `schedule`, `schedule_by`, `rho`, `rho_over`; `distill`, `temperature`; what is kept:
-            `keep`, `monitor`, `log`, `tensorboard`, `checkpoint_dir`, `resume`; and Keras
-            `callbacks`.
+        **training: how to train:
+            {words}
         custom_objects, unsafe_lambda: as in `apply`.
         output: from a path, None writes `name-tuned` beside the input.
     """

@@ -13,7 +13,8 @@ from orthwrap.errors import NoMatchError, UsageError, ValueFault
 from orthwrap.layouts import KernelSpec
 from orthwrap.nodes import Attachment, is_ours
 from orthwrap.plan import Plan, plan, plan_strip
-from orthwrap.records import ModelRecord, Rule
+from orthwrap.records import ModelRecord
+from orthwrap.rule import Rule
 from orthwrap.stores import WeightRef, open_file
 from orthwrap.survey import survey
 from orthwrap.walker import Layer, edit, walk

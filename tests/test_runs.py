@@ -22,6 +22,7 @@ import ml_dtypes
 import models
 import numpy as np
 import pytest
+import typer
 from keras import layers
 from run_helpers import CtrlC, arrays_of, classes
 
@@ -33,7 +34,8 @@ from orthwrap.training.interrupts import note_interrupts
 from orthwrap.training.logs import write_csv
 from orthwrap.training.run import regularizers_in
 from orthwrap.training.settings import Settings, TrainingWords, settings_of
-from orthwrap_cli.training import OPTIONS
+from orthwrap.words import words_of
+from orthwrap_cli.main import app
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -83,8 +85,11 @@ def training_of(result: Any) -> Any:
 
 
 def test_words_of_python_and_of_the_commands_are_the_same() -> None:
-    assert {*OPTIONS, "callbacks"} == set(TrainingWords.__annotations__)
-    assert set(Settings.__dataclass_fields__) == set(TrainingWords.__annotations__)
+    command = typer.main.get_command(app).commands["finetune"]  # type: ignore[attr-defined]
+    options = {parameter.name for parameter in command.params}
+    assert {*words_of(TrainingWords)} == set(TrainingWords.__annotations__)
+    assert {*TrainingWords.__annotations__} - options == {"callbacks"}
+    assert set(vars(Settings())) == set(TrainingWords.__annotations__)
     told = str(TrainingWords.__doc__)
     assert [name for name in TrainingWords.__annotations__ if name not in told] == []
 

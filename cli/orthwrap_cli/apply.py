@@ -3,45 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from orthwrap.errors import UsageError
+from orthwrap.rule import AttachWords
+from orthwrap.training.settings import TrainingWords
+from orthwrap.words import spoken
 from orthwrap_cli import options as o
 from orthwrap_cli import training as t
 from orthwrap_cli.run import check_json, command, progress, show_result
+from orthwrap_cli.said import with_words
 
 
 @command
-@t.with_training
+@with_words(attach=AttachWords, training=TrainingWords)
 def apply(
     model: o.Model,
     output: o.Output = None,
-    target: o.Target = None,
-    exclude: o.Exclude = None,
-    regularizer: o.Regularizer = None,
-    factor: o.Factor = None,
-    factor_for: o.FactorFor = None,
-    scale: Annotated[
-        Literal["unit", "preserve"] | None,
-        typer.Option(
-            help="Drive singular values to 1 (unit), or to the kernel's own RMS (preserve).",
-            rich_help_panel="What to attach",
-        ),
-    ] = None,
-    on: Annotated[
-        Literal["kernel", "activity"] | None,
-        typer.Option(help="Regularize kernels, or outputs.", rich_help_panel="What to attach"),
-    ] = None,
-    option: o.Option_ = None,
-    existing: Annotated[
-        Literal["keep", "combine", "replace"] | None,
-        typer.Option(
-            help="What to do with a regularizer that is there. Default: combine.",
-            rich_help_panel="What to attach",
-        ),
-    ] = None,
+    attach: Any = None,
     rules: Annotated[
         Path | None,
         typer.Option(
@@ -79,26 +60,17 @@ def apply(
         validation=training["validation"],
         log=training["log"],
     )
-    words: dict[str, Any] = {
-        "target": target or None,
-        "exclude": exclude or None,
-        "regularizer": regularizer,
-        "factor": o.parse_factor(factor),
-        "factor_for": o.parse_factor_for(factor_for) or None,
-        "scale": scale,
-        "on": on,
-        "existing": existing,
-        "options": o.parse_options(option) or None,
-    }
-    given = {k: v for k, v in words.items() if v is not None}
+    t.prepare(data, training)
+    given = {k: v for k, v in attach.items() if v is not None}
     if rules is not None:
         if given:
-            name = next(iter(given)).replace("_", "-")
-            raise UsageError(f"--rules comes instead of --{name}: put it into the file")
+            raise UsageError(
+                f"--rules comes instead of {spoken(next(iter(given)))}: put it into the file"
+            )
         from orthwrap.rules import read_rules
 
         given = {"rules": read_rules(rules)}
-    used = [rule.regularizer for rule in given.get("rules", ())] or [regularizer or ""]
+    used = [rule.regularizer for rule in given.get("rules", ())] or [attach["regularizer"] or ""]
     if any(":" in name for name in used):
         o.look_here()
     result = verbs.apply(

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from orthwrap.errors import UsageError
+from orthwrap.training.settings import TrainingWords
 from orthwrap_cli import options as o
 from orthwrap_cli import training as t
 from orthwrap_cli.run import check_json, command, progress, show_result
+from orthwrap_cli.said import with_words
 
 
 @command
-@t.with_training
+@with_words(training=TrainingWords)
 def finetune(
     model: o.Model,
     output: o.Output = None,
@@ -38,6 +40,7 @@ def finetune(
         validation=training["validation"],
         log=training["log"],
     )
+    t.prepare(data, training)
     result = verbs.finetune(
         model,
         data,

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from orthwrap.errors import UsageError
-from orthwrap.records import AUTO
+from orthwrap.rule import AttachWords
+from orthwrap_cli.said import one_of
 
 _REPORT = "Report"
-_ATTACH = "What to attach"
 _LOAD = "Loading with Keras, for training and converting"
 
 # What may not be read is the file's fault, not wrong usage: opening it says so.
@@ -72,60 +71,8 @@ UnsafeLambda = Annotated[
         rich_help_panel=_LOAD,
     ),
 ]
-Target = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--target",
-        "-t",
-        metavar="PATTERN",
-        help="Which layers: all-conv, class:Conv2D, re:REGEX, a glob on the path, PATTERN@SLOT. "
-        "Repeatable. Default to attach: all-conv and all-dense.",
-        rich_help_panel=_ATTACH,
-    ),
-]
-Exclude = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--exclude", "-x", metavar="PATTERN", help="Which not. Repeatable.", rich_help_panel=_ATTACH
-    ),
-]
-Regularizer = Annotated[
-    str | None,
-    typer.Option(
-        "--regularizer",
-        "-r",
-        metavar="NAME",
-        help="See `orthwrap regularizers`; also l2 or package.module:function. Default: so.",
-        rich_help_panel=_ATTACH,
-    ),
-]
-Factor = Annotated[
-    str | None,
-    typer.Option(
-        "--factor",
-        metavar="F|auto",
-        help="The coefficient; auto sets it from gradients on --data. Default: the regularizer's.",
-        rich_help_panel=_ATTACH,
-    ),
-]
-FactorFor = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--factor-for",
-        metavar="PATTERN=F",
-        help="Another factor for some; the first match wins. Repeatable.",
-        rich_help_panel=_ATTACH,
-    ),
-]
-Option_ = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--option",
-        metavar="KEY=VALUE",
-        help="An option of the regularizer, such as estimate=sketch. Repeatable.",
-        rich_help_panel=_ATTACH,
-    ),
-]
+Target = one_of(AttachWords, "target")
+Exclude = one_of(AttachWords, "exclude")
 
 
 def custom_objects(given: list[str] | None) -> list[str] | None:
@@ -138,46 +85,3 @@ def custom_objects(given: list[str] | None) -> list[str] | None:
 def look_here() -> None:
     """The user's own modules are found where they stand, after everything installed."""
     sys.path.append(str(Path.cwd()))
-
-
-def parse_factor(text: str | None) -> float | str | None:
-    """`--factor`; UsageError where it is no number and not auto."""
-    if text is None:
-        return None
-    try:
-        return _number_or_auto(text)
-    except ValueError:
-        raise UsageError(
-            f"--factor {text!r} is not a number: give one like 1e-3, or auto"
-        ) from None
-
-
-def _number_or_auto(text: str) -> float | str:
-    return text if text == AUTO else float(text)
-
-
-def parse_factor_for(items: list[str] | None) -> tuple[tuple[str, float | str], ...]:
-    """`PATTERN=F`, split at the last `=`; F may be auto."""
-    pairs = []
-    for item in items or ():
-        pattern, equals, text = item.rpartition("=")
-        try:
-            if not equals or not pattern:
-                raise ValueError
-            pairs.append((pattern, _number_or_auto(text)))
-        except ValueError:
-            raise UsageError(
-                f"--factor-for {item!r} is not PATTERN=F: write it like 'conv1*=1e-4'"
-            ) from None
-    return tuple(pairs)
-
-
-def parse_options(items: list[str] | None) -> dict[str, Any]:
-    """`KEY=VALUE`, several times."""
-    options = {}
-    for item in items or ():
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise UsageError(f"--option {item!r} is not KEY=VALUE: write it like steps=5")
-        options[key.replace("-", "_")] = value
-    return options

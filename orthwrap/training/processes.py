@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -90,9 +90,9 @@ def join(settings: Settings) -> tuple[Processes, Settings]:
     devices = jax.device_count()
     if settings.devices is not None:
         devices = settings.devices * processes.count
-    settings = replace(settings, seed=seed, devices=devices)
+    settings = settings.replace(seed=seed, devices=devices)
     if not processes.writes:
-        settings = replace(settings, log=None, tensorboard=None, checkpoint_dir=None)
+        settings = settings.replace(log=None, tensorboard=None, checkpoint_dir=None)
     return processes, settings
 
 

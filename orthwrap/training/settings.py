@@ -3,168 +3,284 @@
 from __future__ import annotations
 
 import difflib
-import math
-import numbers
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
-from orthwrap.errors import UsageError, ValueFault
-from orthwrap.schedules import Schedule
+from orthwrap import words
+from orthwrap.errors import UsageError
+from orthwrap.rule import SCHEDULE
+from orthwrap.words import Said, Word, documented, spoken, words_of
 
-DEFAULT_EPOCHS = 5
-DEFAULT_BATCH_SIZE = 32
 DEFAULT_LEARNING_RATE = 1e-4
-DEFAULT_RHO = 1.0
 DEFAULT_TEMPERATURE = 2.0
 
+_DATA, _GOAL, _LAYERS = "Data", "What to optimise", "Layers that are trained"
+_FACTOR, _KEPT = "The factor while training", "What is shown and kept"
 
+# What no command and no file can give.
+PYTHON_ALONE = words.Kind(None, words.several.check)
+
+
+@documented()
 class TrainingWords(TypedDict, total=False):
     """Keywords of `apply` and `finetune` that are about training; each is a long option too.
 
     Attributes:
-        epochs: times through the data; 5.
-        batch_size: samples per step; 32.
-        learning_rate: None keeps the optimizer's own, or takes 1e-4 where none is named.
-        seed: makes a run repeatable; None draws one.
-        validation: data to validate on, in any form that `data` may have.
-        validation_split: the share of `data` that is held out instead, between 0 and 1.
-        rescale: what the pixels of an image folder are multiplied with, such as `"1/255"`.
-        preprocessing: the `keras.applications` family whose preprocessing images get instead.
-        image_size: height and width of images, `(224, 224)` or `"224x224"`, where the model takes
-            any.
-        loss: a Keras loss, by name or as an object; None takes the model's own, or one that
-            follows from outputs and labels.
-        optimizer: a Keras optimizer, by name or as an object; None takes the model's own, or Adam.
-        metric: one or several Keras metrics, by name or as objects.
-        freeze, unfreeze: patterns of layers that are not trained, or are again; what both name
-            is trained.
-        freeze_batchnorm: no BatchNormalization layer is trained, nor its statistics.
-        batchnorm_momentum: how slowly those statistics follow while training, instead of each
-            layer's own; 0.9 follows within some ten steps, Keras's 0.99 within some hundred.
-        rho: with factor `"auto"`, the norm of the penalty's gradient over the task's; 1.
-        rho_over: `"kernel"` (default): a factor for each kernel; `"all"`: one for all.
-        schedule: how the factors move, such as `"cosine"` or `"0:1, 20:1e-2"`; see
-            `orthwrap.FactorSchedule`.
-        schedule_by: whether its numbers are epochs (`"epoch"`, default) or steps (`"step"`).
-        distill: the original model's outputs are learnt instead of labels.
-        temperature: what softens them; 2.
-        keep: `"best"` or `"last"` epoch is what is saved; None keeps the best where there is
-            something to validate on.
-        monitor: which figure says what is best; None takes `val_task_loss`, without the penalty.
-        log: a CSV file with a line per epoch.
-        tensorboard: a folder for TensorBoard, with figures of each layer per epoch.
-        checkpoint_dir: a folder for checkpoints, from which a run that was cut short goes on.
-        resume: go on from the last checkpoint there.
-        devices: how many devices of this machine to train on at once; None does not distribute.
-        callbacks: further Keras callbacks (Python alone).
+        {words}
     """
 
-    epochs: int | None
-    batch_size: int | None
-    learning_rate: float | None
-    seed: int | None
-    validation: Any
-    validation_split: float | None
-    rescale: float | str | None
-    preprocessing: str | None
-    image_size: Any
-    loss: Any
-    optimizer: Any
-    metric: Any
-    freeze: Any
-    unfreeze: Any
-    freeze_batchnorm: bool
-    batchnorm_momentum: float | None
-    rho: float | None
-    rho_over: str | None
-    schedule: Any
-    schedule_by: str | None
-    distill: bool
-    temperature: float | None
-    keep: str | None
-    monitor: str | None
-    log: str | os.PathLike[str] | None
-    tensorboard: str | os.PathLike[str] | None
-    checkpoint_dir: str | os.PathLike[str] | None
-    resume: bool
-    devices: int | None
-    callbacks: Sequence[Any]
+    validation: Annotated[
+        Any,
+        Word("Validate on this; what --data may be.", words.text, None, _DATA, metavar="SOURCE"),
+    ]
+    validation_split: Annotated[
+        float | None,
+        Word(
+            "Hold out this share of --data instead, as 0.2.",
+            words.between_0_and_1(0.2),
+            None,
+            _DATA,
+            metavar="SHARE",
+        ),
+    ]
+    rescale: Annotated[
+        float | str | None,
+        Word(
+            "Multiply the pixels of images with it: 1/255.",
+            words.text,
+            None,
+            _DATA,
+            metavar="NUMBER",
+        ),
+    ]
+    preprocessing: Annotated[
+        str | None,
+        Word(
+            "Preprocess images as this keras.applications family does: mobilenet_v2.",
+            words.text,
+            None,
+            _DATA,
+            metavar="FAMILY",
+        ),
+    ]
+    image_size: Annotated[
+        Any,
+        Word(
+            "Resize images to it, where the model takes any size.",
+            words.text,
+            None,
+            _DATA,
+            metavar="HxW",
+            python='Height and width, `(224, 224)` or `"224x224"`.',
+        ),
+    ]
+    epochs: Annotated[
+        int | None, Word("Times through the data. Default: 5.", words.whole(1), 5, _GOAL)
+    ]
+    batch_size: Annotated[
+        int | None, Word("Samples per step. Default: 32.", words.whole(1), 32, _GOAL)
+    ]
+    loss: Annotated[
+        Any,
+        Word(
+            "A Keras loss. Default: the model's own, else by outputs and labels.",
+            words.anything,
+            None,
+            _GOAL,
+            metavar="NAME",
+            python="A name or an object.",
+        ),
+    ]
+    optimizer: Annotated[
+        Any,
+        Word(
+            "A Keras optimizer. Default: the model's own, else adam.",
+            words.anything,
+            None,
+            _GOAL,
+            metavar="NAME",
+            python="A name or an object.",
+        ),
+    ]
+    learning_rate: Annotated[
+        float | None,
+        Word(
+            "Default: the optimizer's own, else 1e-4.", words.positive, None, _GOAL, metavar="RATE"
+        ),
+    ]
+    metric: Annotated[
+        Any,
+        Word(
+            "A Keras metric. Repeatable.",
+            words.several,
+            (),
+            _GOAL,
+            metavar="NAME",
+            python="One or several, names or objects.",
+        ),
+    ]
+    distill: Annotated[
+        bool, Word("Learn the original's outputs; labels are not needed.", words.flag, False, _GOAL)
+    ]
+    temperature: Annotated[
+        float | None,
+        Word(
+            "What softens the outputs with --distill. Default: 2.",
+            words.positive,
+            DEFAULT_TEMPERATURE,
+            _GOAL,
+            metavar="T",
+        ),
+    ]
+    seed: Annotated[
+        int | None,
+        Word("Makes training repeatable.", words.whole(0), None, _GOAL, python="None draws one."),
+    ]
+    devices: Annotated[
+        int | None,
+        Word(
+            "Train on so many devices of this machine at once.",
+            words.whole(1),
+            None,
+            _GOAL,
+            metavar="N",
+            python="None does not distribute.",
+        ),
+    ]
+    freeze: Annotated[
+        Any,
+        Word(
+            "Do not train these layers. Repeatable.", words.several, (), _LAYERS, metavar="PATTERN"
+        ),
+    ]
+    unfreeze: Annotated[
+        Any,
+        Word(
+            "Train these layers again. Repeatable.",
+            words.several,
+            (),
+            _LAYERS,
+            metavar="PATTERN",
+            python="What freeze names too is trained.",
+        ),
+    ]
+    freeze_batchnorm: Annotated[
+        bool, Word("Train no BatchNormalization, nor its statistics.", words.flag, False, _LAYERS)
+    ]
+    batchnorm_momentum: Annotated[
+        float | None,
+        Word(
+            "How slowly statistics follow in training: 0.9 where there are few steps.",
+            words.between_0_and_1(0.9),
+            None,
+            _LAYERS,
+            metavar="M",
+            python="0.9 follows within some ten steps, Keras's 0.99 within some hundred.",
+        ),
+    ]
+    rho: Annotated[
+        float | None,
+        Word(
+            "With --factor auto: gradient norm of the penalty over the task's. Default: 1.",
+            words.positive,
+            1.0,
+            _FACTOR,
+            metavar="RHO",
+        ),
+    ]
+    rho_over: Annotated[
+        str | None,
+        Word(
+            "A factor for each kernel, or one for all. Default: kernel.",
+            words.choice("kernel", "all"),
+            "kernel",
+            _FACTOR,
+        ),
+    ]
+    schedule: Annotated[
+        Any,
+        Word(
+            "cosine:0.1, linear, 'warmup:3, cosine', '0:1, 20:1e-2, 50:0': what multiplies the "
+            "factor.",
+            SCHEDULE,
+            None,
+            _FACTOR,
+            metavar="SCHEDULE",
+            python="See `orthwrap.FactorSchedule`.",
+        ),
+    ]
+    schedule_by: Annotated[
+        str | None,
+        Word(
+            "What its numbers count. Default: epoch.",
+            words.choice("epoch", "step"),
+            "epoch",
+            _FACTOR,
+        ),
+    ]
+    keep: Annotated[
+        str | None,
+        Word(
+            "The epoch that is saved. Default: best, where one can validate.",
+            words.choice("best", "last"),
+            None,
+            _KEPT,
+        ),
+    ]
+    monitor: Annotated[
+        str | None,
+        Word(
+            "What says which is best. Default: val_task_loss.",
+            words.text,
+            None,
+            _KEPT,
+            metavar="FIGURE",
+        ),
+    ]
+    log: Annotated[
+        str | os.PathLike[str] | None,
+        Word("A line of figures for each epoch.", words.path, None, _KEPT, metavar="FILE.csv"),
+    ]
+    tensorboard: Annotated[
+        str | os.PathLike[str] | None,
+        Word(
+            "Figures of each layer and epoch, for TensorBoard.",
+            words.path,
+            None,
+            _KEPT,
+            metavar="DIR",
+        ),
+    ]
+    checkpoint_dir: Annotated[
+        str | os.PathLike[str] | None,
+        Word(
+            "Keep a checkpoint of each epoch, to go on from.",
+            words.path,
+            None,
+            _KEPT,
+            metavar="DIR",
+        ),
+    ]
+    resume: Annotated[
+        bool, Word("Go on from the last checkpoint in --checkpoint-dir.", words.flag, False, _KEPT)
+    ]
+    callbacks: Annotated[
+        Sequence[Any] | None, Word("Further Keras callbacks.", PYTHON_ALONE, (), _KEPT)
+    ]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The training words, checked; see `TrainingWords` for what each means."""
+@documented(TrainingWords)
+class Settings(Said):
+    """The training words, checked.
 
-    epochs: int = DEFAULT_EPOCHS
-    batch_size: int = DEFAULT_BATCH_SIZE
-    learning_rate: float | None = None
-    seed: int | None = None
-    validation: Any = None
-    validation_split: float | None = None
-    rescale: float | str | None = None
-    preprocessing: str | None = None
-    image_size: Any = None
-    loss: Any = None
-    optimizer: Any = None
-    metric: tuple[Any, ...] = ()
-    freeze: tuple[Any, ...] = ()
-    unfreeze: tuple[Any, ...] = ()
-    freeze_batchnorm: bool = False
-    batchnorm_momentum: float | None = None
-    rho: float = DEFAULT_RHO
-    rho_over: str = "kernel"
-    schedule: Any = None
-    schedule_by: str = "epoch"
-    distill: bool = False
-    temperature: float = DEFAULT_TEMPERATURE
-    keep: str | None = None
-    monitor: str | None = None
-    log: Path | None = None
-    tensorboard: Path | None = None
-    checkpoint_dir: Path | None = None
-    resume: bool = False
-    devices: int | None = None
-    callbacks: tuple[Any, ...] = ()
+    Attributes:
+        {words}
+    """
 
-    def __post_init__(self) -> None:
-        for name, lowest in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("devices", 1)):
-            value = getattr(self, name)
-            if value is not None:
-                self._set(name, _whole_number(name, value, lowest))
-        for name in ("learning_rate", "rho", "temperature"):
-            value = getattr(self, name)
-            if value is not None:
-                self._set(name, _positive(name, value))
-        share = self.validation_split
-        if share is not None and not 0 < _positive("validation_split", share) < 1:
-            raise ValueFault(f"validation split {share!r} must lie between 0 and 1, as 0.2 does")
-        momentum = self.batchnorm_momentum
-        if momentum is not None and not 0 < _positive("batchnorm_momentum", momentum) < 1:
-            raise ValueFault(f"batchnorm momentum {momentum!r} must lie between 0 and 1, as 0.9")
-        for name, choices in (
-            ("rho_over", ("kernel", "all")),
-            ("schedule_by", ("epoch", "step")),
-            ("keep", (None, "best", "last")),
-        ):
-            value = getattr(self, name)
-            if value not in choices:
-                known = ", ".join(c for c in choices if c)
-                raise ValueFault(f"{spoken(name)} {value!r} is not known; choose one of: {known}")
-        for name in ("metric", "freeze", "unfreeze", "callbacks"):
-            self._set(name, _several(getattr(self, name)))
-        if isinstance(self.schedule, str):
-            self._set("schedule", Schedule.parse(self.schedule))
-        for name in ("log", "tensorboard", "checkpoint_dir"):
-            value = getattr(self, name)
-            if value is not None:
-                self._set(name, Path(value))
-        self._check_together()
+    TABLE = TrainingWords
 
-    def _check_together(self) -> None:
-        """UsageError where two words contradict each other."""
+    def check_together(self) -> None:
         if self.validation is not None and self.validation_split is not None:
             raise UsageError("validation and validation split exclude each other: give one")
         if self.rescale is not None and self.preprocessing is not None:
@@ -178,17 +294,14 @@ class Settings:
         if self.keep == "last" and self.monitor is not None:
             raise UsageError("monitor is about keep best: leave one out")
 
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
-
 
 def settings_of(
-    words: Mapping[str, Any], *, has_data: bool, others: Iterable[str] = ()
+    said: Mapping[str, Any], *, has_data: bool, others: Iterable[str] = ()
 ) -> Settings | None:
     """The settings of a verb's keywords; None where there is nothing to train on.
 
     Args:
-        words: about training, the verb has found.
+        said: about training, the verb has found.
         has_data: whether there is something to train on.
         others: the verb's own keywords, one of which may have been meant.
 
@@ -197,11 +310,11 @@ def settings_of(
         UsageError: words about training without data, or two that contradict each other.
         ValueFault: a value out of range.
     """
-    known = [f.name for f in fields(Settings)]
-    for name in words:
+    known = list(words_of(TrainingWords))
+    for name in said:
         if name not in known:
             raise TypeError(f"unexpected keyword {name!r}; {_meant(name, [*known, *others])}")
-    given = {name: value for name, value in words.items() if _is_given(name, value)}
+    given = {name: value for name, value in said.items() if _is_given(value)}
     if has_data:
         return Settings(**given)
     if given:
@@ -230,36 +343,7 @@ def _meant(name: str, known: Sequence[str]) -> str:
     return f"did you mean {' or '.join(repr(flat[c]) for c in close)}?"
 
 
-def spoken(name: str) -> str:
-    """A keyword in a sentence, which is for readers of commands and of Python alike."""
-    return name.replace("_", " ")
-
-
-def _is_given(name: str, value: Any) -> bool:
+def _is_given(value: Any) -> bool:
     """Commands hand on every option, with None, False or no values where it was not used."""
-    if name in ("freeze_batchnorm", "distill", "resume"):
-        return bool(value)
-    return value is not None and not (isinstance(value, (list, tuple)) and not value)
-
-
-def _several(value: Any) -> tuple[Any, ...]:
-    if value is None:
-        return ()
-    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
-
-
-def _positive(name: str, value: Any) -> float:
-    name = spoken(name)
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not (is_number and math.isfinite(value) and value > 0):
-        raise ValueFault(f"{name} {value!r} must be a finite number above 0")
-    return float(value)
-
-
-def _whole_number(name: str, value: Any, lowest: int) -> int:
-    name = spoken(name)
-    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not (is_whole and lowest <= value < 2**32):
-        limit = " and below 2**32" if is_whole and value > 0 else ""
-        raise ValueFault(f"{name} {value!r} must be a whole number of at least {lowest}{limit}")
-    return int(value)
+    is_empty = isinstance(value, (list, tuple)) and not value
+    return value is not None and value is not False and not is_empty

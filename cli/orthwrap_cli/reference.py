@@ -1,0 +1,44 @@
+"""The page of all words, made from their tables: `python -m orthwrap_cli.reference`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+from orthwrap.rule import RuleWords
+from orthwrap.training.settings import TrainingWords
+from orthwrap.words import Word, words_of
+
+_HEAD = """# Words
+
+Each word is a long option of the command and a keyword in Python; those of rules are the keys of a
+`[[rule]]` table too. This page is made from the code: change the word there.
+"""
+
+
+def page() -> str:
+    """The page, in Markdown."""
+    parts = [
+        *("## Rules: what to attach", "", *_table(RuleWords)),
+        *("", "## Training, with `--data`", "", *_table(TrainingWords)),
+    ]
+    return "\n".join([_HEAD, *parts, ""])
+
+
+def _table(table: type) -> Iterator[str]:
+    yield from ("| Python, rules file | command | what it says |", "|---|---|---|")
+    for name, word in words_of(table).items():
+        cells = (f"`{name}`", _option(name, word), word.doc)
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _option(name: str, word: Word) -> str:
+    if word.kind.option is None:
+        return "–"
+    long = next((f for f in word.flags if f.startswith("--")), f"--{name.replace('_', '-')}")
+    short = [f for f in word.flags if not f.startswith("--")]
+    return ", ".join(f"`{flag}`" for flag in (long, *short))
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
