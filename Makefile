@@ -39,7 +39,7 @@ test-backends: $(VENV)/backends
 	$(BIN)/pytest tests/test_devices.py
 	$(BIN)/pytest tests/test_data.py -k DataLoader
 
-BACKEND_TESTS := tests/test_penalties.py tests/test_lorth.py tests/test_regularizers.py \
+BACKEND_TESTS := tests/penalties tests/test_regularizers.py \
 	tests/test_factor_auto.py tests/test_distillation.py tests/test_schedules.py \
 	tests/test_optimizers.py tests/test_monitor.py
 
