@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orthwrap.errors import ValueFault
+from orthwrap.errors import ValueFault, first_line
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class Option:
     Attributes:
         name: as it is written, `KEY` in `--option KEY=VALUE` and in a file's config.
         default: what holds where it is not given; files do not keep it.
-        convert: the value that was given → the value, JSON-ready; ValueError says in words that
-            follow "must be" what it has to be.
+        convert: what was given, a text on the command line → the value, JSON-ready; a ValueError
+            says what is wrong with it, after `option KEY=VALUE`.
     """
 
     name: str
@@ -34,9 +34,9 @@ def whole_number(lowest: int) -> Callable[[Any], int]:
             if number != float(value):
                 raise ValueError
         except (TypeError, ValueError):
-            raise ValueError("a whole number") from None
+            raise ValueError("must be a whole number") from None
         if number < lowest:
-            raise ValueError(f"at least {lowest}")
+            raise ValueError(f"must be at least {lowest}")
         return number
 
     return convert
@@ -44,13 +44,13 @@ def whole_number(lowest: int) -> Callable[[Any], int]:
 
 def _estimate(value: Any) -> str:
     if value not in ("exact", "sketch"):
-        raise ValueError("exact or sketch")
+        raise ValueError("must be exact or sketch")
     return str(value)
 
 
 def _yes_or_no(value: Any) -> bool:
     if str(value).lower() not in ("true", "false", "1", "0"):
-        raise ValueError("true or false")
+        raise ValueError("must be true or false")
     return str(value).lower() in ("true", "1")
 
 
@@ -82,8 +82,8 @@ def checked(name: str, taken: Sequence[Option], given: Mapping[str, Any]) -> dic
             )
         try:
             converted = known[key].convert(value)
-        except ValueError as e:
-            raise ValueFault(f"option {key}={value!r} must be {e}") from None
+        except (TypeError, ValueError) as e:
+            raise ValueFault(f"option {key}={value!r} {first_line(e)}") from None
         if converted != known[key].default:
             found[key] = converted
     return found

@@ -16,6 +16,13 @@ SQUARED = "squared, no ½, summed over a kernel's matrices"
 NOT_SQUARED = "not squared, summed over a kernel's matrices"
 
 
+# What stands beside the options in a config or in a call.
+_TAKEN = (
+    *("factor", "scale", "alpha", "layout", "on", "combined_with", "replaced", "absent", "draw"),
+    *(option.name for option in (ESTIMATE, PROBES, SEED, *COMMON)),
+)
+
+
 @dataclass(frozen=True)
 class Penalty:
     """A penalty, as commands, rules, reports, files and docs know it.
@@ -70,6 +77,12 @@ class Penalty:
             raise ValueFault(
                 f"a penalty's name is lower-case letters, digits and _; got {self.name!r}"
             )
+        for option in self.own_options:
+            if option.name in _TAKEN:
+                raise ValueFault(
+                    f"penalty {self.name!r}: an option cannot be called {option.name!r}, which "
+                    "means something else already"
+                )
         if not self.class_name:
             class_name = "".join(part.capitalize() for part in self.name.split("_"))
             object.__setattr__(self, "class_name", class_name)
