@@ -62,22 +62,37 @@ def measure(kernel: Any, layout: Layout, regularizer: Mapping[str, Any] | None =
         kernel: of any shape `layout` describes and any float dtype; an array, or something with a
             shape that is read where it is indexed.
         layout: how it becomes matrices.
-        regularizer: `{"name", "alpha", …}` of an orthogonality penalty, whose value goes into
-            `penalty`; None leaves it null.
+        regularizer: `{"name", "alpha", "options"}` of a penalty, whose value goes into `penalty`;
+            None leaves it null.
 
     Where the smaller Gram matrix has more than `EXACT_LIMIT` rows, the residual and σ_max are
     estimated by random probes with a fixed seed, and the other extremes are null.
     """
     layout = layout.for_shape(kernel.shape)
-    penalty = None if regularizer is None else PENALTIES[regularizer["name"]]
-    penalty_alpha = (regularizer or {}).get("alpha") or 1.0
+    wanted = None if regularizer is None else _Wanted.of(**regularizer)
     with np.errstate(all="ignore"):
         if not is_estimated(kernel.shape, layout):
-            return _exact(kernel, layout, penalty, penalty_alpha)
+            return _exact(kernel, layout, wanted)
         alpha = scale_of(kernel, layout)
         if not math.isfinite(alpha):
             return _UNDEFINED
-        return _estimated(kernel, layout, alpha, penalty, penalty_alpha)
+        return _estimated(kernel, layout, alpha, wanted)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A penalty of W/α, with its own options."""
+
+    penalty: Penalty
+    alpha: float
+    words: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls, name: str, alpha: float | None = None, options: Mapping[str, Any] | None = None
+    ) -> _Wanted:
+        penalty = PENALTIES[name]
+        return cls(penalty, alpha or 1.0, penalty.words(options or {}))
 
 
 def together(jobs: Sequence[Callable[[], T]], sizes: Sequence[int]) -> list[T]:
@@ -106,7 +121,7 @@ def together(jobs: Sequence[Callable[[], T]], sizes: Sequence[int]) -> list[T]:
     return [results[i] for i in range(len(jobs))]
 
 
-def _exact(kernel: Any, layout: Layout, penalty: Penalty | None, penalty_alpha: float) -> Deviation:
+def _exact(kernel: Any, layout: Layout, wanted: _Wanted | None) -> Deviation:
     count, m, n = layout.matrices(kernel.shape)
     batches = list(_batches(kernel, layout))
     gram: Array | None = None
@@ -117,7 +132,7 @@ def _exact(kernel: Any, layout: Layout, penalty: Penalty | None, penalty_alpha: 
         alpha = scale_of(kernel, layout)
     if not math.isfinite(alpha):
         return _UNDEFINED
-    sums = _Sums(alpha, max(m, n), penalty, penalty_alpha)
+    sums = _Sums(alpha, max(m, n), wanted)
     for batch in batches:
         if gram is None:
             gram = _gram(batch)
@@ -282,13 +297,12 @@ class _Sums:
     Attributes:
         alpha: the kernel's own scale.
         size: the larger side of each matrix.
-        penalty, penalty_alpha: what is summed as `value`, of W/α.
+        wanted: the penalty that is summed as `value`.
     """
 
     alpha: float
     size: int
-    penalty: Penalty | None
-    penalty_alpha: float
+    wanted: _Wanted | None
     square: float = 0.0
     scaled_square: float = 0.0
     value: float = 0.0
@@ -313,16 +327,18 @@ class _Sums:
             self.condition = None
         elif self.condition is not None:
             self.condition = max(self.condition, float(np.max(high / low)))
-        if self.penalty is not None and not self.penalty.of_kernel:
-            self.value += self.penalty.figure(replace(matrices, alpha=self.penalty_alpha))
+        if self.wanted is not None and not self.wanted.penalty.of_kernel:
+            at_alpha = replace(matrices, alpha=self.wanted.alpha)
+            self.value += self.wanted.penalty.figure(at_alpha, **self.wanted.words)
 
     def deviation(self, kernel: Any, layout: Layout) -> Deviation:
         count, m, n = layout.matrices(kernel.shape)
         entries = count * min(m, n)
-        value = None if self.penalty is None else self.value
-        if self.penalty is not None and self.penalty.of_kernel:
+        wanted = self.wanted
+        value = None if wanted is None else self.value
+        if wanted is not None and wanted.penalty.of_kernel:
             whole = np.asarray(kernel[_whole(kernel)], np.float64)
-            value = self.penalty.figure(whole / self.penalty_alpha, layout)
+            value = wanted.penalty.figure(whole / wanted.alpha, layout, **wanted.words)
         return Deviation(
             residual=math.sqrt(self.square / entries),
             scaled_residual=math.sqrt(self.scaled_square / entries),
@@ -335,9 +351,7 @@ class _Sums:
         )
 
 
-def _estimated(
-    kernel: Any, layout: Layout, alpha: float, penalty: Penalty | None, penalty_alpha: float
-) -> Deviation:
+def _estimated(kernel: Any, layout: Layout, alpha: float, wanted: _Wanted | None) -> Deviation:
     """Residuals by E‖(G−I)v‖² = ‖G−I‖_F², σ_max by a block Lanczos process: never forms G.
 
     Each pass reads the kernel once, so a few passes with many vectors take the place of many with
@@ -353,7 +367,7 @@ def _estimated(
         basis, weights = np.linalg.qr(v)
         images = _gram_times(batch, basis)
         gv = images @ weights
-        for i, a in enumerate((1.0, alpha, penalty_alpha)):
+        for i, a in enumerate((1.0, alpha, 1.0 if wanted is None else wanted.alpha)):
             squares[i] += np.sum((gv / a**2 - v) ** 2) / v.shape[2]
         for _ in range(min(_PASSES, r // v.shape[2] - 1)):
             fresh = images[:, :, -v.shape[2] :]
@@ -366,8 +380,9 @@ def _estimated(
         sigma_max = max(sigma_max, math.sqrt(max(float(ritz.max()), 0.0)))
     residual, scaled, _ = (float(x) for x in np.sqrt(squares / (count * r)))
     value = None
-    if penalty is not None and penalty.figure_from_so is not None:
-        value = penalty.figure_from_so(float(squares[2]), count, m, n)
+    if wanted is not None and wanted.penalty.figure_from_so is not None:
+        so = float(squares[2])
+        value = wanted.penalty.figure_from_so(so, count, m, n, **wanted.words)
     return Deviation(residual, scaled, alpha, None, sigma_max, None, None, value)
 
 

@@ -134,7 +134,11 @@ def figures(kernel: Kernel, attachment: Attachment | None) -> Deviation | None:
         return None
     regularizer = None
     if attachment is not None and attachment.is_penalty and attachment.on == "kernel":
-        regularizer = {"name": attachment.name, "alpha": attachment.alpha}
+        regularizer = {
+            "name": attachment.name,
+            "alpha": attachment.alpha,
+            "options": attachment.options,
+        }
     return measure(kernel.weight.array(), layout, regularizer)
 
 

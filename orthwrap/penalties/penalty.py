@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from orthwrap.errors import ValueFault
 from orthwrap.layouts import Layout
-from orthwrap.penalties.options import COMMON, ESTIMATE, PROBES, SEED, Option
+from orthwrap.penalties.options import COMMON, ESTIMATE, PROBES, SEED, Option, checked
 
 Tensor = Any
 
 SQUARED = "squared, no ½, summed over a kernel's matrices"
 NOT_SQUARED = "not squared, summed over a kernel's matrices"
-
 
 # What stands beside the options in a config or in a call.
 _TAKEN = (
@@ -29,7 +28,8 @@ class Penalty:
 
     Its tensor forms return a scalar in the dtype of what they are given, float32 or float64, and
     have a finite gradient everywhere. They take matrices `w` of shape (count, m, n), fan-in ×
-    fan-out, over whose batch they sum; and each of its own options by keyword.
+    fan-out, over whose batch they sum. Every form, and each figure, takes the penalty's own
+    options by keyword.
 
     Attributes:
         name: lower-case letters, digits and `_`.
@@ -69,7 +69,7 @@ class Penalty:
     on_outputs: Callable[..., Tensor] | None = None
     draws: bool = False
     of_kernel: bool = False
-    figure_from_so: Callable[[float, int, int, int], float] | None = None
+    figure_from_so: Callable[..., float] | None = None
     problem: Callable[[Layout, tuple[int, ...]], str] = lambda layout, shape: ""
 
     def __post_init__(self) -> None:
@@ -97,6 +97,12 @@ class Penalty:
     @property
     def options(self) -> tuple[Option, ...]:
         return (*self.special_options, *COMMON)
+
+    def words(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Its own options among those given, checked, and the others at their default."""
+        own = {o.name: given[o.name] for o in self.own_options if o.name in given}
+        defaults = {o.name: o.default for o in self.own_options}
+        return defaults | checked(self.name, self.own_options, own)
 
 
 def probe_shape(w_shape: Sequence[int], probes: int) -> tuple[int, int, int]:

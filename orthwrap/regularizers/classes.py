@@ -89,6 +89,7 @@ class OrthogonalityRegularizer(_Regularizer):
             )
         )
         self._descriptor = penalty
+        self._words = penalty.words(taken)
         self._seed: int = 0
         self.reseed(random.getrandbits(31))
         self._every: int = self.attachment.option(EVERY)
@@ -139,7 +140,7 @@ class OrthogonalityRegularizer(_Regularizer):
     def _penalty_of(self, x: Tensor, count: Any) -> Tensor:
         """The penalty without its factor, of a float32 or float64 tensor."""
         penalty, attachment = self._descriptor, self.attachment
-        words = {option.name: attachment.option(option) for option in penalty.own_options}
+        words = dict(self._words)
         if self.is_random:
             words["draw"] = lambda shape: self._signs(shape, count, x.dtype)
         if penalty.on_outputs is not None and attachment.on == "activity":

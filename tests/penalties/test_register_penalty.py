@@ -56,7 +56,7 @@ PENALTY = orthwrap.register_penalty(
         own_options=(Option("power", 2.0, float),),
         exact=toy,
         on_outputs=on_outputs,
-        figure=lambda matrices: float(np.sum((matrices.singular_values**2 - 1) ** 4)),
+        figure=lambda m, power: power / 2 * float(np.sum((m.singular_values**2 - 1) ** 4)),
     )
 )
 '''
@@ -127,6 +127,12 @@ def test_on_a_model_with_its_figures_saved_and_stripped(toy: Penalty, tmp_path: 
         assert record.before is not None
         assert record.regularizer.name == "toy"
         assert record.before.penalty == pytest.approx(expected(layer.kernel), rel=1e-5)
+    fourth = orthwrap.apply(models.dense(), regularizer="toy", options={"power": 4}).report
+    for once, twice in zip(result.report.layers, fourth.layers, strict=True):
+        assert once.before is not None
+        assert twice.before is not None
+        if once.carries:
+            assert twice.before.penalty == pytest.approx(2 * (once.before.penalty or 0))
     total = sum(0.5 * expected(result.model.get_layer(r.path).kernel) for r in carried)
     assert float(sum(result.model.losses)) == pytest.approx(total, rel=1e-4)
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import pickle
 import re
 import subprocess
 import sys
 
+import keras
 import pytest
 
 import orthwrap
+from orthwrap.penalties.attachment import Attachment
 from orthwrap.penalties.options import Option
 from orthwrap.penalties.penalty import Penalty
 from orthwrap.penalties.table import PENALTIES
@@ -39,6 +42,30 @@ def test_the_classes_keep_their_names() -> None:
         assert name in dir(orthwrap.regularizers)
     with pytest.raises(AttributeError, match="no attribute 'Nobody'"):
         _ = orthwrap.Nobody
+
+
+@pytest.mark.parametrize("class_name", ["SO", "LOrth", "SRIP"])
+def test_what_0_1_0_wrote_is_read(class_name: str) -> None:
+    node = {
+        "module": "orthwrap.regularizers",
+        "class_name": class_name,
+        "config": {
+            "factor": 0.02,
+            "scale": "preserve",
+            "alpha": 0.5,
+            "every": 3,
+            "layout": {"name": "conv", "rows": [0, 1, 2], "columns": [3], "strides": [1, 1]},
+            "on": "kernel",
+            "combined_with": None,
+            "replaced": None,
+        },
+        "registered_name": f"orthwrap>{class_name}",
+    }
+    made = keras.saving.deserialize_keras_object(node)
+    assert keras.saving.serialize_keras_object(made) == node
+    assert Attachment.from_node(node).to_node() == node
+    again = pickle.loads(pickle.dumps(type(made)))
+    assert again is getattr(orthwrap.regularizers, class_name)
 
 
 def test_none_of_it_imports_what_computes() -> None:
