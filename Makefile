@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test lint types unit test-backends bench fuzz clean
+.PHONY: demo test lint types unit test-backends bench docs fuzz clean
 
 # The environment is made anew when its ingredients change.
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -39,13 +39,17 @@ test-backends: $(VENV)/backends
 	$(BIN)/pytest tests/test_devices.py
 	$(BIN)/pytest tests/test_data.py -k DataLoader
 
-BACKEND_TESTS := tests/test_penalties.py tests/test_lorth.py tests/test_regularizers.py \
+BACKEND_TESTS := tests/penalties tests/test_regularizers.py \
 	tests/test_factor_auto.py tests/test_distillation.py tests/test_schedules.py \
 	tests/test_optimizers.py tests/test_monitor.py
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/bench_penalties.py
 	$(BIN)/python benchmarks/bench_files.py
+
+# What the docs say of the penalties, from their descriptors.
+docs: $(VENV)/ready
+	$(BIN)/python docs/regularizers.py
 
 # Broken and hostile files by the thousand, and runs that are killed: about an hour.
 fuzz: $(VENV)/ready

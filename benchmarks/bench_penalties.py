@@ -173,35 +173,32 @@ def on_matrices(name: str, kernels: list[Any], probes: int = 0) -> Callable[[int
     import keras
     import tensorflow as tf
 
-    from orthwrap import penalties
+    from orthwrap.penalties.table import PENALTIES
+    from orthwrap.penalties.tensors import rademacher
 
-    function = penalties.FUNCTIONS[name]
-    seeds = keras.random.SeedGenerator(1)
-
-    def penalty(i: int, kernel: Any) -> Any:
-        w = tf.reshape(kernel, (1, -1, kernel.shape[-1]))
-        if probes:
-            return function(w, penalties.rademacher(penalties.probe_shape(w.shape, probes), seeds))
-        if name == "srip":
-            start = keras.random.normal(penalties.probe_shape(w.shape, 1), seed=seeds)
-            return function(w, start, 2)
-        return function(w)
-
-    return penalty
+    penalty, seeds = PENALTIES[name], keras.random.SeedGenerator(1)
+    words: dict[str, Any] = {option.name: option.default for option in penalty.own_options}
+    if probes or penalty.draws:
+        words["draw"] = lambda shape: rademacher(shape, seeds)
+    if probes:
+        words["probes"] = probes
+    function: Any = penalty.sketch if probes else penalty.exact
+    return lambda i, kernel: function(tf.reshape(kernel, (1, -1, kernel.shape[-1])), **words)
 
 
 def on_convolutions(strides: list[Any], probes: int = 0) -> Callable[[int, Any], Any]:
     import keras
 
-    from orthwrap import penalties
+    from orthwrap.penalties.lorth import lorth, lorth_probe_shape
+    from orthwrap.penalties.tensors import rademacher
 
     seeds = keras.random.SeedGenerator(2)
 
     def penalty(i: int, kernel: Any) -> Any:
         if not probes:
-            return penalties.lorth(kernel, strides[i])
-        shape = penalties.lorth_probe_shape(kernel.shape, strides[i], 1, probes)
-        return penalties.lorth(kernel, strides[i], probes=penalties.rademacher(shape, seeds))
+            return lorth(kernel, strides[i])
+        shape = lorth_probe_shape(kernel.shape, strides[i], 1, probes)
+        return lorth(kernel, strides[i], probes=rademacher(shape, seeds))
 
     return penalty
 

@@ -31,6 +31,8 @@ from orthwrap.errors import (
 if TYPE_CHECKING:
     from orthwrap.callbacks import FactorSchedule
     from orthwrap.loading import load_model
+    from orthwrap.penalties.penalty import Penalty
+    from orthwrap.penalties.table import register_penalty
     from orthwrap.records import Report
     from orthwrap.regularizers import (
         DSO,
@@ -52,13 +54,9 @@ if TYPE_CHECKING:
 _WHERE = {
     "Report": "orthwrap.records",
     "Rule": "orthwrap.rule",
-    **dict.fromkeys(
-        (
-            *("SO", "DSO", "MC", "SRIP", "LOrth", "OffDiag", "Cosine", "Frobenius"),
-            *("OrthogonalityRegularizer", "regularizer"),
-        ),
-        "orthwrap.regularizers",
-    ),
+    **dict.fromkeys(("OrthogonalityRegularizer", "regularizer"), "orthwrap.regularizers"),
+    "Penalty": "orthwrap.penalties.penalty",
+    "register_penalty": "orthwrap.penalties.table",
     **dict.fromkeys(
         ("Result", "apply", "compare", "finetune", "inspect", "strip", "upgrade"),
         "orthwrap.verbs",
@@ -84,6 +82,7 @@ __all__ = [
     "OffDiag",
     "OrthogonalityRegularizer",
     "OrthwrapError",
+    "Penalty",
     "RebuildError",
     "Report",
     "Result",
@@ -98,6 +97,7 @@ __all__ = [
     "finetune",
     "inspect",
     "load_model",
+    "register_penalty",
     "regularizer",
     "strip",
     "upgrade",
@@ -105,9 +105,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
+    where = _WHERE.get(name)
+    if where is None and name[:1].isupper():  # the class of a penalty, perhaps
+        from orthwrap.penalties.table import penalty_of_class
+
+        where = None if penalty_of_class(name) is None else "orthwrap.regularizers"
+    if where is None:
         raise AttributeError(f"module 'orthwrap' has no attribute {name!r}")
-    return getattr(importlib.import_module(_WHERE[name]), name)
+    return getattr(importlib.import_module(where), name)
 
 
 def __dir__() -> list[str]:

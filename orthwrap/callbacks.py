@@ -11,9 +11,9 @@ from typing import Any
 import keras
 
 from orthwrap.errors import NoMatchError, UsageError, ValueFault
-from orthwrap.multiplier import Multiplier
 from orthwrap.patterns import Pattern, nearest, parse
 from orthwrap.regularizers import _Regularizer
+from orthwrap.regularizers.multiplier import Multiplier
 from orthwrap.schedules import Schedule
 from orthwrap.stores.compiled import forget_compiled_steps
 from orthwrap.stores.live import LiveStore, regularizers_of

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from orthwrap import nodes
 from orthwrap.measure import relative_change
+from orthwrap.penalties.attachment import describe
 from orthwrap.plan import Decision, plan_inspect
 from orthwrap.records import Comparison
 from orthwrap.reports import figures
@@ -46,9 +46,7 @@ def compare_kernel(
         for side in (before, after)
     ]
     carried = [
-        None
-        if side is None or side[1].slot.existing is None
-        else nodes.describe(side[1].slot.existing)
+        None if side is None or side[1].slot.existing is None else describe(side[1].slot.existing)
         for side in (before, after)
     ]
     return Comparison(

@@ -52,8 +52,9 @@ def _objects_of(reference: str) -> dict[str, Any]:
     path, colon, name = reference.partition(":")
     module = _import(path, reference)
     if not colon:
-        found = {n: v for n, v in _public(module).items() if _is_of(v, module)}
-        if not found:
+        public = _public(module)
+        found = {n: v for n, v in public.items() if _is_of(v, module)}
+        if not (found or any(_is_ours(v) for v in public.values())):
             raise ValueFault(
                 f"module {path!r} for custom objects {reference!r} defines no class with a "
                 "get_config and no function: name the module that does"
@@ -107,6 +108,11 @@ def _is_of(value: Any, module: ModuleType) -> bool:
     if str(getattr(value, "__module__", "")).partition(".")[0] != package:
         return False
     return inspect.isfunction(value) or (inspect.isclass(value) and hasattr(value, "get_config"))
+
+
+def _is_ours(value: Any) -> bool:
+    """Whether it is a thing of orthwrap's, such as the penalty that the module registers."""
+    return type(value).__module__.partition(".")[0] == "orthwrap"
 
 
 def _registered_name(value: Any) -> str:

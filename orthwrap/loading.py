@@ -16,11 +16,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from orthwrap import needs, nodes
+from orthwrap import needs
 from orthwrap.custom_objects import CustomObjects, custom_objects_of
 from orthwrap.errors import FileFault, OrthwrapError, listed
 from orthwrap.opening import opened
 from orthwrap.outputs import DEFAULT_SUFFIX, FORMATS, PathLike, as_path
+from orthwrap.penalties.attachment import check_reference
 from orthwrap.stores import hdf5
 from orthwrap.stores.files import is_hdf5, open_file
 from orthwrap.stores.replacing import replacing, scratch_folder
@@ -350,7 +351,7 @@ def save_model(model: Any, target: Path, like: Path | None = None) -> None:
     for where, regularizer in regularizers_of(model):
         attachment = getattr(regularizer, "attachment", None)
         if attachment is not None:
-            nodes.check_reference(attachment.foreign, f"{where} has {attachment.name!r}")
+            check_reference(attachment.foreign, f"{where} has {attachment.name!r}")
     with replacing(target) as sibling, _quiet_keras():
         written = sibling if like is None else sibling.with_name(f"model{like.suffix}")
         try:

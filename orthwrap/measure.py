@@ -18,19 +18,17 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from orthwrap.conv_gram import lorth_value
 from orthwrap.layouts import Layout
+from orthwrap.penalties.figures import PANEL, Array, Matrices
+from orthwrap.penalties.penalty import Penalty
+from orthwrap.penalties.table import PENALTIES
 from orthwrap.records import Deviation
-
-Array = NDArray[Any]
 
 EXACT_LIMIT = 2048  # the largest Gram matrix whose eigenvalues are computed
 _PROBES = 32
 _PASSES = 6  # over an estimated kernel, after the first
 _BLOCK = 1 << 19  # numbers that are read at once
-_PANEL = 256  # columns of a Gram matrix that are computed at once
 _THREADS = 2
 _LARGE = 1024  # rows of a Gram matrix; larger ones are in memory alone
 _UNDEFINED = Deviation(math.nan, math.nan, math.nan, None, None, None, None, None)
@@ -64,20 +62,37 @@ def measure(kernel: Any, layout: Layout, regularizer: Mapping[str, Any] | None =
         kernel: of any shape `layout` describes and any float dtype; an array, or something with a
             shape that is read where it is indexed.
         layout: how it becomes matrices.
-        regularizer: `{"name", "alpha", …}` of an orthogonality penalty, whose value goes into
-            `penalty`; None leaves it null.
+        regularizer: `{"name", "alpha", "options"}` of a penalty, whose value goes into `penalty`;
+            None leaves it null.
 
     Where the smaller Gram matrix has more than `EXACT_LIMIT` rows, the residual and σ_max are
     estimated by random probes with a fixed seed, and the other extremes are null.
     """
     layout = layout.for_shape(kernel.shape)
+    wanted = None if regularizer is None else _Wanted.of(**regularizer)
     with np.errstate(all="ignore"):
         if not is_estimated(kernel.shape, layout):
-            return _exact(kernel, layout, regularizer)
+            return _exact(kernel, layout, wanted)
         alpha = scale_of(kernel, layout)
         if not math.isfinite(alpha):
             return _UNDEFINED
-        return _estimated(kernel, layout, alpha, regularizer)
+        return _estimated(kernel, layout, alpha, wanted)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A penalty of W/α, with its own options."""
+
+    penalty: Penalty
+    alpha: float
+    words: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls, name: str, alpha: float | None = None, options: Mapping[str, Any] | None = None
+    ) -> _Wanted:
+        penalty = PENALTIES[name]
+        return cls(penalty, alpha or 1.0, penalty.words(options or {}))
 
 
 def together(jobs: Sequence[Callable[[], T]], sizes: Sequence[int]) -> list[T]:
@@ -106,7 +121,7 @@ def together(jobs: Sequence[Callable[[], T]], sizes: Sequence[int]) -> list[T]:
     return [results[i] for i in range(len(jobs))]
 
 
-def _exact(kernel: Any, layout: Layout, regularizer: Mapping[str, Any] | None) -> Deviation:
+def _exact(kernel: Any, layout: Layout, wanted: _Wanted | None) -> Deviation:
     count, m, n = layout.matrices(kernel.shape)
     batches = list(_batches(kernel, layout))
     gram: Array | None = None
@@ -117,7 +132,7 @@ def _exact(kernel: Any, layout: Layout, regularizer: Mapping[str, Any] | None) -
         alpha = scale_of(kernel, layout)
     if not math.isfinite(alpha):
         return _UNDEFINED
-    sums = _Sums(alpha, max(m, n), regularizer)
+    sums = _Sums(alpha, max(m, n), wanted)
     for batch in batches:
         if gram is None:
             gram = _gram(batch)
@@ -232,106 +247,18 @@ def _gram(batch: _Batch) -> Array:
         if gram is None:
             gram = np.zeros((len(tall), r, r))
         flat = np.swapaxes(tall, 1, 2)
-        for start in range(0, r, _PANEL):
-            stop = min(start + _PANEL, r)
+        for start in range(0, r, PANEL):
+            stop = min(start + PANEL, r)
             gram[:, start:, start:stop] += flat[:, start:] @ tall[:, :, start:stop]
     assert gram is not None  # a kernel without a single number fits no layout
     return gram
 
 
-def _panels(gram: Array) -> Iterator[tuple[Array, Array, slice]]:
-    """(square on the diagonal, what is below it, columns), panel by panel."""
-    r = gram.shape[1]
-    for start in range(0, r, _PANEL):
-        stop = min(start + _PANEL, r)
-        yield gram[:, start:stop, start:stop], gram[:, stop:, start:stop], slice(start, stop)
-
-
-def _over(gram: Array, function: Callable[[Array, Array | None, slice], Array]) -> Array:
-    """Σ over all entries of each matrix, from the half that there is.
-
-    Args:
-        function: (block, identity or None below the diagonal, columns) → a sum for each matrix.
-    """
-    total = np.zeros(len(gram))
-    for square, below, columns in _panels(gram):
-        total += function(square, np.eye(square.shape[1]), columns)
-        if below.shape[1]:
-            total += 2 * function(below, None, columns)
-    return total
-
-
-def _square_deviation(gram: Array, alpha: float) -> Array:
-    """‖G/α² − I‖_F² of each matrix."""
-
-    def square(block: Array, eye: Array | None, columns: slice) -> Array:
-        deviation = block / alpha**2
-        if eye is not None:
-            deviation -= eye
-        return _squared(deviation)
-
-    return _over(gram, square)
-
-
-def _off_diagonal(gram: Array, alpha: float) -> Array:
-    """‖(G/α²) ⊙ (1 − I)‖_F² of each matrix."""
-
-    def square(block: Array, eye: Array | None, columns: slice) -> Array:
-        off = block / alpha**2
-        if eye is not None:
-            off *= 1 - eye
-        return _squared(off)
-
-    return _over(gram, square)
-
-
-def _largest_deviation(gram: Array, alpha: float) -> Array:
-    """max |G/α² − I| of each matrix."""
-    largest = np.zeros(len(gram))
-    for square, below, _ in _panels(gram):
-        on = np.abs(square / alpha**2 - np.eye(square.shape[1]))
-        largest = np.maximum(largest, on.max(axis=(1, 2)))
-        if below.shape[1]:
-            largest = np.maximum(largest, np.abs(below).max(axis=(1, 2)) / alpha**2)
-    return largest
-
-
-def _squared(batch: Array) -> Array:
-    """Σ of the squares of each matrix."""
-    return np.asarray(np.einsum("bij,bij->b", batch, batch))
-
-
-def _lengths(gram: Array) -> Array:
-    return np.asarray(np.sqrt(np.einsum("bii->bi", gram)))
-
-
-def _cosines(gram: Array, lengths: Array) -> Iterator[tuple[Array, int]]:
-    """(|cos| of pairs of different columns, how often each pair is counted), panel by panel."""
-    for square, below, columns in _panels(gram):
-        on = np.abs(square)
-        on /= lengths[:, columns, None]
-        on /= lengths[:, None, columns]
-        on *= 1 - np.eye(square.shape[1])
-        yield on, 1
-        if below.shape[1]:
-            off = np.abs(below)
-            off /= lengths[:, columns.stop :, None]
-            off /= lengths[:, None, columns]
-            yield off, 2
-
-
-def _coherence(gram: Array) -> float | None:
+def _coherence(matrices: Matrices) -> float | None:
     """The largest |cos| of two different columns; None for one column or a zero column."""
-    lengths = _lengths(gram)
-    if gram.shape[1] == 1 or np.any(lengths == 0.0):
+    if matrices.smaller == 1 or np.any(matrices.lengths() == 0.0):
         return None
-    return min(max(float(c.max()) for c, _ in _cosines(gram, lengths)), 1.0)
-
-
-def _sum_of_cosines(gram: Array) -> float:
-    lengths = _lengths(gram)
-    lengths[lengths == 0.0] = 1.0
-    return sum(times * float(np.sum(c)) for c, times in _cosines(gram, lengths))
+    return min(max(float(c.max()) for c, _ in matrices.cosines()), 1.0)
 
 
 def _singular_values(batch: _Batch, gram: Array) -> Array:
@@ -370,48 +297,48 @@ class _Sums:
     Attributes:
         alpha: the kernel's own scale.
         size: the larger side of each matrix.
-        regularizer: the one whose penalty is summed.
+        wanted: the penalty that is summed as `value`.
     """
 
     alpha: float
     size: int
-    regularizer: Mapping[str, Any] | None
+    wanted: _Wanted | None
     square: float = 0.0
     scaled_square: float = 0.0
-    penalty: float = 0.0
+    value: float = 0.0
     coherence: float | None = 0.0
     sigma_min: float = math.inf
     sigma_max: float = 0.0
     condition: float | None = 1.0
 
     def add(self, batch: _Batch, gram: Array) -> None:
-        self.square += float(_square_deviation(gram, 1.0).sum())
-        self.scaled_square += float(_square_deviation(gram, self.alpha).sum())
-        coherence = _coherence(gram)
+        matrices = Matrices(gram, _singular_values(batch, gram), self.size)
+        self.square += float(matrices.square_deviation().sum())
+        self.scaled_square += float(replace(matrices, alpha=self.alpha).square_deviation().sum())
+        coherence = _coherence(matrices)
         if coherence is None or self.coherence is None:
             self.coherence = None
         else:
             self.coherence = max(self.coherence, coherence)
-        sigma = _singular_values(batch, gram)
-        low, high = sigma[:, 0], sigma[:, -1]
+        low, high = matrices.sigma[:, 0], matrices.sigma[:, -1]
         self.sigma_min = min(self.sigma_min, float(low.min()))
         self.sigma_max = max(self.sigma_max, float(high.max()))
         if np.any(low <= high * self.size * np.finfo(np.float64).eps):
             self.condition = None
         elif self.condition is not None:
             self.condition = max(self.condition, float(np.max(high / low)))
-        if self.regularizer is not None:
-            alpha = self.regularizer.get("alpha") or 1.0
-            self.penalty += _penalty(self.regularizer["name"], alpha, gram, sigma, self.size)
+        if self.wanted is not None and not self.wanted.penalty.of_kernel:
+            at_alpha = replace(matrices, alpha=self.wanted.alpha)
+            self.value += self.wanted.penalty.figure(at_alpha, **self.wanted.words)
 
     def deviation(self, kernel: Any, layout: Layout) -> Deviation:
         count, m, n = layout.matrices(kernel.shape)
         entries = count * min(m, n)
-        penalty = None if self.regularizer is None else self.penalty
-        if self.regularizer is not None and self.regularizer["name"] == "lorth":
+        wanted = self.wanted
+        value = None if wanted is None else self.value
+        if wanted is not None and wanted.penalty.of_kernel:
             whole = np.asarray(kernel[_whole(kernel)], np.float64)
-            whole = whole / (self.regularizer.get("alpha") or 1.0)
-            penalty = lorth_value(whole, layout.strides or None, layout.parts)
+            value = wanted.penalty.figure(whole / wanted.alpha, layout, **wanted.words)
         return Deviation(
             residual=math.sqrt(self.square / entries),
             scaled_residual=math.sqrt(self.scaled_square / entries),
@@ -420,43 +347,18 @@ class _Sums:
             sigma_max=self.sigma_max,
             condition=self.condition,
             coherence=self.coherence,
-            penalty=penalty,
+            penalty=value,
         )
 
 
-def _penalty(name: str, alpha: float, gram: Array, sigma: Array, size: int) -> float:
-    """The exact value of a named penalty at K/α, summed over the batch (`srip`: the norm itself).
-
-    `lorth` is none of matrices: 0.
-    """
-    count, r, _ = gram.shape
-    if name in ("so", "dso", "frobenius"):
-        squares = _square_deviation(gram, alpha)
-        if name == "frobenius":
-            return float(np.sqrt(squares).sum())
-        so = float(squares.sum())
-        return so if name == "so" else 2 * so + count * (size - r)
-    if name == "offdiag":
-        return float(_off_diagonal(gram, alpha).sum())
-    if name == "mc":
-        return float(_largest_deviation(gram, alpha).sum())
-    if name == "srip":
-        return float(np.abs((sigma / alpha) ** 2 - 1).max(axis=1).sum())
-    if name == "cosine":
-        return _sum_of_cosines(gram) / (r * (r - 1)) if r > 1 else 0.0
-    return 0.0
-
-
-def _estimated(
-    kernel: Any, layout: Layout, alpha: float, regularizer: Mapping[str, Any] | None
-) -> Deviation:
+def _estimated(kernel: Any, layout: Layout, alpha: float, wanted: _Wanted | None) -> Deviation:
     """Residuals by E‖(G−I)v‖² = ‖G−I‖_F², σ_max by a block Lanczos process: never forms G.
 
     Each pass reads the kernel once, so a few passes with many vectors take the place of many with
     one.
     """
     rng = np.random.default_rng(0)
-    squares = np.zeros(2)
+    squares = np.zeros(3)  # of W, of W/α, and of what the penalty is of
     sigma_max = 0.0
     count, m, n = layout.matrices(kernel.shape)
     r = min(m, n)
@@ -465,7 +367,7 @@ def _estimated(
         basis, weights = np.linalg.qr(v)
         images = _gram_times(batch, basis)
         gv = images @ weights
-        for i, a in enumerate((1.0, alpha)):
+        for i, a in enumerate((1.0, alpha, 1.0 if wanted is None else wanted.alpha)):
             squares[i] += np.sum((gv / a**2 - v) ** 2) / v.shape[2]
         for _ in range(min(_PASSES, r // v.shape[2] - 1)):
             fresh = images[:, :, -v.shape[2] :]
@@ -476,13 +378,12 @@ def _estimated(
             images = np.concatenate((images, _gram_times(batch, fresh)), axis=2)
         ritz = np.linalg.eigvalsh(np.swapaxes(basis, 1, 2) @ images)
         sigma_max = max(sigma_max, math.sqrt(max(float(ritz.max()), 0.0)))
-    residual, scaled = (float(x) for x in np.sqrt(squares / (count * r)))
-    penalty = None
-    if regularizer is not None and regularizer["name"] in ("so", "dso"):
-        at_unit = (regularizer.get("alpha") or 1.0) == 1.0
-        so = float(squares[0] if at_unit else squares[1])
-        penalty = so if regularizer["name"] == "so" else 2 * so + count * abs(m - n)
-    return Deviation(residual, scaled, alpha, None, sigma_max, None, None, penalty)
+    residual, scaled, _ = (float(x) for x in np.sqrt(squares / (count * r)))
+    value = None
+    if wanted is not None and wanted.penalty.figure_from_so is not None:
+        so = float(squares[2])
+        value = wanted.penalty.figure_from_so(so, count, m, n, **wanted.words)
+    return Deviation(residual, scaled, alpha, None, sigma_max, None, None, value)
 
 
 def _gram_times(batch: _Batch, v: Array) -> Array:

@@ -5,17 +5,16 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from orthwrap import nodes
-from orthwrap.catalog import PENALTIES, lorth_exists
 from orthwrap.errors import NoMatchError, UsageError, ValueFault, listed
 from orthwrap.layouts import SLOT_KEYS, across_channels
-from orthwrap.nodes import Attachment
 from orthwrap.patterns import Candidate, Pattern, nearest, parse
+from orthwrap.penalties.attachment import Attachment, describe
+from orthwrap.penalties.options import ACROSS_CHANNELS, ESTIMATE
+from orthwrap.penalties.template import template
 from orthwrap.records import (
     ALREADY,
     EXCLUDED,
@@ -31,7 +30,6 @@ from orthwrap.walker import ABSENT, Edit
 from orthwrap.words import AUTO
 
 FROZEN = "frozen: Keras applies no penalty while it is"
-_LORTH_LAYOUTS = ("dense", "conv", "conv_transpose", "pointwise")
 
 
 @dataclass(frozen=True)
@@ -126,52 +124,6 @@ def plan(
     return Plan(tuple(_in_order(surveyed, decisions)), _warnings(surveyed, parsed))
 
 
-def template(rule: Rule) -> Attachment:
-    """A rule's regularizer by name, without what each kernel adds.
-
-    Raises:
-        ValueFault: an unknown name (the nearest is named) or an option it does not take.
-        UsageError: an activity with `lorth`, `sketch` or `preserve`.
-    """
-    name = rule.regularizer
-    if isinstance(name, str) and name in PENALTIES:
-        options = nodes.check_options(name, rule.options)
-        factor = _factor_of(rule, PENALTIES[name].default_factor)
-        return Attachment(name, factor, rule.scale, options=options)
-    if isinstance(name, str) and name in nodes.KERAS_NAMES:
-        _check_plain(rule, name)
-        return Attachment(name, _factor_of(rule, 1e-2), foreign=nodes.keras_node(name))
-    if isinstance(name, str) and ":" not in name:
-        known = [*PENALTIES, *nodes.KERAS_NAMES]
-        close = difflib.get_close_matches(name.lower(), known, 1, 0.0)
-        raise ValueFault(
-            f"unknown regularizer {name!r}; did you mean {close[0]!r}? "
-            f"There are: {', '.join(known)}, or package.module:function"
-        )
-    if isinstance(name, str):
-        _check_plain(rule, name)
-        # One brought along has its own coefficient: it is taken as it is.
-        return Attachment(name, _factor_of(rule, 1.0), foreign=name)
-    raise ValueFault(f"regularizer {name!r} is neither a name nor a reference")
-
-
-def _factor_of(rule: Rule, default: float) -> float:
-    number = numeric_factor(rule)
-    return default if number is None else number
-
-
-def numeric_factor(rule: Rule) -> float | None:
-    """The rule's factor; None where it takes the default, for good or until training."""
-    return rule.factor if isinstance(rule.factor, float) else None
-
-
-def _check_plain(rule: Rule, name: str) -> None:
-    if rule.options:
-        raise ValueFault(f"regularizer {name!r} takes no options; got {', '.join(rule.options)}")
-    if rule.scale != "unit":
-        raise ValueFault(f"regularizer {name!r} knows no scale={rule.scale!r}; leave scale out")
-
-
 def _parse(rule: Rule, attachment: Attachment) -> _ParsedRule:
     parsed = _ParsedRule(
         rule=rule,
@@ -183,10 +135,12 @@ def _parse(rule: Rule, attachment: Attachment) -> _ParsedRule:
     if not parsed.target:
         raise ValueFault("a rule needs at least one target pattern")
     if any(parsed.place(t) == "activity" for t in parsed.target):
-        name = attachment.name
-        if name == "lorth":
-            raise UsageError("lorth is a penalty of kernels: choose another one with on activity")
-        if attachment.options.get("estimate") == "sketch":
+        penalty = attachment.penalty
+        if penalty is not None and penalty.on_outputs is None:
+            raise UsageError(
+                f"{penalty.name} is a penalty of kernels: choose another one with on activity"
+            )
+        if attachment.option(ESTIMATE) == "sketch":
             raise UsageError("estimate sketch works on kernels: leave it out with on activity")
         if attachment.scale != "unit":
             raise UsageError("scale preserve works on kernels: leave it out with on activity")
@@ -316,12 +270,12 @@ def _attach(slot: Slot, p: _ParsedRule, target: Pattern) -> Decision:
     if slot.name == "activity":
         attachment = replace(attachment, on="activity")
     else:
-        across = bool(attachment.options.get("across_channels"))
-        options = {k: v for k, v in attachment.options.items() if k != "across_channels"}
+        across = attachment.option(ACROSS_CHANNELS)
+        options = {k: v for k, v in attachment.options.items() if k != ACROSS_CHANNELS.name}
         layout = slot.layout
         if across and layout is not None and layout.name == "depthwise":
             layout = across_channels(layout)
-        problem = slot.problem or _lorth_problem(slot, attachment)
+        problem = slot.problem or _penalty_problem(slot, attachment)
         if problem:
             return Decision(slot, UNSUPPORTED, problem, target.text, measured=True)
         attachment = replace(attachment, options=options)
@@ -336,16 +290,16 @@ def _attach(slot: Slot, p: _ParsedRule, target: Pattern) -> Decision:
         reasons.append(slot.note)
     if current is None and slot.existing is not None and rule.existing == "keep":
         return Decision(
-            slot, KEPT, f"keeps its {nodes.describe(slot.existing)}", target.text, measured=True
+            slot, KEPT, f"keeps its {describe(slot.existing)}", target.text, measured=True
         )
     # What acts beside ours, and what was set aside earlier and stays so.
     active = slot.existing if current is None else current.combined_with
     set_aside = None if current is None else current.replaced
     if active is not None and rule.existing == "replace":
         active, set_aside = None, active
-        reasons.append(f"replaces its {nodes.describe(set_aside)}")
+        reasons.append(f"replaces its {describe(set_aside)}")
     elif active is not None:
-        reasons.append(f"added to its {nodes.describe(active)}")
+        reasons.append(f"added to its {describe(active)}")
     attachment = replace(attachment, combined_with=active, replaced=set_aside)
     if not slot.layer.trainable:
         reasons.append(FROZEN)
@@ -380,24 +334,13 @@ def _attach(slot: Slot, p: _ParsedRule, target: Pattern) -> Decision:
     )
 
 
-def _lorth_problem(slot: Slot, attachment: Attachment) -> str:
-    """Why `lorth` cannot be asked of this slot."""
-    if attachment.name != "lorth" or not attachment.is_penalty or slot.layout is None:
+def _penalty_problem(slot: Slot, attachment: Attachment) -> str:
+    """Why the penalty cannot be asked of this slot."""
+    if attachment.penalty is None or slot.layout is None:
         return ""
-    if slot.layout.name not in _LORTH_LAYOUTS:
-        return f"lorth is a penalty of convolutions, not of a {slot.layout.name} kernel: use so"
     weight = slot.kernels[0].weight
     assert weight is not None  # a slot without its weight has a problem already
-    *kernel_size, channels, filters = weight.shape
-    groups = slot.layout.parts
-    why = lorth_exists(
-        kernel_size,
-        slot.layout.strides or (1,) * len(kernel_size),
-        channels * groups,
-        filters,
-        groups,
-    )
-    return "" if why is None else f"{why}: use so"
+    return attachment.penalty.problem(slot.layout, weight.shape)
 
 
 def _in_order(surveyed: Survey, decisions: Sequence[Decision]) -> list[Decision]:
@@ -464,7 +407,7 @@ def _as_it_is(slot: Slot, rule: str | None) -> Decision:
             reason += f"; {FROZEN}"
         return Decision(slot, ALREADY, reason, rule, current)
     if slot.existing is not None:
-        return Decision(slot, KEPT, f"has {nodes.describe(slot.existing)}", rule)
+        return Decision(slot, KEPT, f"has {describe(slot.existing)}", rule)
     if slot.problem:
         return Decision(slot, UNSUPPORTED, slot.problem, rule)
     return Decision(slot, NOT_SELECTED, "has no regularizer", rule)
@@ -482,7 +425,7 @@ def plan_strip(surveyed: Survey) -> Plan:
         original = current.original
         reason = f"had {current}"
         if original is not None:
-            reason += f"; {nodes.describe(original)} is back"
+            reason += f"; {describe(original)} is back"
         decisions.append(
             Decision(
                 slot,

@@ -10,10 +10,11 @@ from orthwrap._version import __version__
 from orthwrap.errors import listed
 from orthwrap.layouts import Layout
 from orthwrap.measure import EXACT_LIMIT, measure, together
-from orthwrap.nodes import Attachment
 from orthwrap.opening import Opened
+from orthwrap.penalties.attachment import Attachment, describe
+from orthwrap.penalties.options import ESTIMATE, EVERY
 from orthwrap.plan import FROZEN, Decision, Plan
-from orthwrap.records import Deviation, LayerRecord, Report
+from orthwrap.records import Deviation, LayerRecord, RegularizerRecord, Report
 from orthwrap.stores import Store, WeightRef
 from orthwrap.survey import Kernel, Survey, survey
 
@@ -96,8 +97,24 @@ def _record(decision: Decision, kernel: Kernel | None) -> LayerRecord:
         reason=decision.reason,
         trainable=layer.trainable,
         rule=decision.rule,
-        regularizer=None if attachment is None else attachment.record(),
+        regularizer=None if attachment is None else _regularizer_record(attachment),
         previous=decision.previous,
+    )
+
+
+def _regularizer_record(attachment: Attachment) -> RegularizerRecord:
+    other = attachment.combined_with
+    combined = None if other is None else describe(other)
+    if not attachment.is_penalty:
+        return RegularizerRecord(attachment.name, attachment.factor, combined_with=combined)
+    return RegularizerRecord(
+        name=attachment.name,
+        factor=attachment.factor,
+        scale=attachment.scale,
+        alpha=attachment.alpha,
+        estimate=attachment.option(ESTIMATE),
+        every=attachment.option(EVERY),
+        combined_with=combined,
     )
 
 
@@ -117,7 +134,11 @@ def figures(kernel: Kernel, attachment: Attachment | None) -> Deviation | None:
         return None
     regularizer = None
     if attachment is not None and attachment.is_penalty and attachment.on == "kernel":
-        regularizer = {"name": attachment.name, "alpha": attachment.alpha}
+        regularizer = {
+            "name": attachment.name,
+            "alpha": attachment.alpha,
+            "options": attachment.options,
+        }
     return measure(kernel.weight.array(), layout, regularizer)
 
 
@@ -148,7 +169,7 @@ def _as_trained(
         told = record.reason.replace(f"; {FROZEN}", "")
         record = replace(record, reason=told if kernel.layer.trainable else f"{told}; {FROZEN}")
     if record.regularizer is not None and attachment is not None:
-        record = replace(record, regularizer=attachment.record())
+        record = replace(record, regularizer=_regularizer_record(attachment))
     if record.before is not None and with_figures:
         record = replace(record, after=figures(kernel, attachment))
     return replace(record, trainable=kernel.layer.trainable)

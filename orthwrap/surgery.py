@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orthwrap import nodes
 from orthwrap.errors import RebuildError, ValueFault
-from orthwrap.nodes import Attachment
 from orthwrap.outputs import DEFAULT_SUFFIX
-from orthwrap.plan import Decision, Plan, numeric_factor, template
+from orthwrap.penalties.attachment import Attachment, check_reference, without_address
+from orthwrap.penalties.template import numeric_factor, template
+from orthwrap.plan import Decision, Plan
 from orthwrap.rule import Rule
 from orthwrap.stores.files import FileStore
 from orthwrap.stores.replacing import replacing, scratch_folder
@@ -49,7 +49,7 @@ def templates_of(rules: Sequence[Rule]) -> tuple[list[Attachment], dict[str, Any
 def check_references(functions: Mapping[str, Any]) -> None:
     """ValueFault where a file could not refer to a function, before anything is done."""
     for reference in functions:
-        nodes.check_reference(reference, f"got {nodes.without_address(reference)!r}")
+        check_reference(reference, f"got {without_address(reference)!r}")
 
 
 def check_foreign(planned: Plan, functions: Mapping[str, Any] | None = None) -> None:

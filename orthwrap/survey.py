@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orthwrap import nodes
 from orthwrap.layouts import (
     KERNELS,
     SLOT_KEYS,
@@ -18,8 +17,8 @@ from orthwrap.layouts import (
     family,
 )
 from orthwrap.measure import scale_of
-from orthwrap.nodes import Attachment
 from orthwrap.patterns import Candidate
+from orthwrap.penalties.attachment import Attachment, is_ours
 from orthwrap.stores.base import Store, WeightRef
 from orthwrap.walker import Layer
 
@@ -65,7 +64,7 @@ class Slot:
     @property
     def current(self) -> Attachment | None:
         """The orthwrap regularizer in the slot, if there is one."""
-        return Attachment.from_node(self.existing) if nodes.is_ours(self.existing) else None
+        return Attachment.from_node(self.existing) if is_ours(self.existing) else None
 
     def alpha(self) -> float:
         """The RMS singular value over the slot's kernels."""

@@ -17,9 +17,9 @@ from orthwrap.custom_objects import CustomObjects, custom_objects_of
 from orthwrap.errors import Interrupted, OrthwrapError, UsageError, ValueFault, listed
 from orthwrap.loading import load_compiled, save_model
 from orthwrap.needs import code_in
-from orthwrap.nodes import ours_within
 from orthwrap.opening import opened
 from orthwrap.outputs import PathLike, check_output, format_of, output_for
+from orthwrap.penalties.attachment import ours_within
 from orthwrap.plan import Decision, Plan, plan, plan_inspect, plan_strip
 from orthwrap.records import CompareReport, Report
 from orthwrap.reports import make_report, noted
@@ -79,6 +79,7 @@ def inspect(
     exclude: Any = (),
     measure: bool = True,
     upgrade: bool = True,
+    custom_objects: CustomObjects | None = None,
 ) -> Report:
     """How orthogonal each kernel is, and what it carries. Changes nothing.
 
@@ -88,11 +89,13 @@ def inspect(
         exclude: patterns of kernels to leave out.
         measure: False skips the figures.
         upgrade: False reads a file of an older Keras as it stands.
+        custom_objects: as in `apply`; here only for what `register_penalty` needs importing.
 
     Raises:
         FileFault: the file cannot be read as a Keras model.
         NoMatchError: a target matches nothing.
     """
+    custom_objects_of(custom_objects)
     with opened(model, upgrade=upgrade) as source:
         surveyed = survey(source.store)
         targets = None if target is None else _many(target)
@@ -140,7 +143,9 @@ def apply(
             `"package.module:function"` to what gives it, arrays `(x, y)`, a mapping, a
             `tf.data.Dataset`, a `keras.utils.PyDataset` or a PyTorch `DataLoader`.
         custom_objects: the file's own classes, for training and conversion: a mapping by name,
-            or references `package.module:Name` (`package.module`: all that it defines).
+            or references `package.module:Name` (`package.module`: all that it defines). A module
+            that registers a penalty (`register_penalty`) is imported before the penalty is
+            looked for.
         unsafe_lambda: for training and conversion, run the code that the file keeps.
         progress: True shows the training on the screen; so does an object like
             `orthwrap.render.progress.TrainingProgress`.
@@ -468,13 +473,17 @@ def _still_holds(root: Any) -> tuple[str, ...]:
 # compare
 
 
-def compare(before: Any, after: Any, *, measure: bool = True) -> CompareReport:
+def compare(
+    before: Any, after: Any, *, measure: bool = True, custom_objects: CustomObjects | None = None
+) -> CompareReport:
     """Two models, kernel by kernel: figures, weights, regularizers.
 
     Args:
         before, after: paths or `keras.Model`s. Kernels are joined by layer path and name.
         measure: False skips the figures.
+        custom_objects: as in `inspect`.
     """
+    custom_objects_of(custom_objects)
     with opened(before) as first, opened(after) as second:
         here, there = (kernels_of(side.store) for side in (first, second))
         rows = tuple(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from orthwrap.catalog import PENALTIES
+from orthwrap.penalties.table import PENALTIES
 from orthwrap_cli.main import app
 from tests.samples import nested_file, small_file
 

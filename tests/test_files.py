@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import orthwrap
-from orthwrap import nodes
 from orthwrap.errors import FileFault
+from orthwrap.penalties.attachment import is_ours
 from orthwrap.stores import open_file
 from orthwrap.stores.replacing import replacing
 from tests.samples import nested_file, small_file
@@ -49,7 +49,7 @@ def without_ours(tree: Any, removed: list[str], where: str = "") -> Any:
     if isinstance(tree, dict):
         result = {}
         for key, value in tree.items():
-            if nodes.is_ours(value):
+            if is_ours(value):
                 removed.append(f"{where}/{key}")
                 config = value["config"]
                 if config.get("absent"):

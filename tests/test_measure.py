@@ -161,3 +161,13 @@ def test_a_large_kernel_is_estimated_within_a_few_percent(monkeypatch) -> None:
     assert estimated.scaled_residual == pytest.approx(exact.scaled_residual, rel=0.05)
     assert estimated.sigma_max == pytest.approx(exact.sigma_max, rel=0.02)
     assert estimated.penalty == pytest.approx(exact.penalty, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["so", "dso"])
+def test_the_penalty_of_a_large_kernel_is_at_the_regularizers_scale(name: str, monkeypatch) -> None:
+    """Which is the kernel's own at first, and no more once it was trained."""
+    w = np.random.default_rng(0).normal(size=(300, 200)) / 10
+    exact = measure(w, DENSE, {"name": name, "alpha": 2.5})
+    monkeypatch.setattr(measure_module, "EXACT_LIMIT", 100)
+    estimated = measure(w, DENSE, {"name": name, "alpha": 2.5})
+    assert estimated.penalty == pytest.approx(exact.penalty, rel=0.1)

@@ -11,7 +11,7 @@ import pytest
 
 from orthwrap.errors import NoMatchError, UsageError, ValueFault
 from orthwrap.layouts import KernelSpec
-from orthwrap.nodes import Attachment, is_ours
+from orthwrap.penalties.attachment import Attachment, is_ours
 from orthwrap.plan import Plan, plan, plan_strip
 from orthwrap.records import ModelRecord
 from orthwrap.rule import Rule

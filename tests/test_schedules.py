@@ -21,8 +21,8 @@ from keras import layers, ops
 
 import orthwrap
 from orthwrap import FactorSchedule, Schedule
-from orthwrap.clock import Clock
 from orthwrap.errors import UsageError, ValueFault
+from orthwrap.regularizers.clock import Clock
 from orthwrap.training.losses import split_losses
 
 Array = np.ndarray[Any, np.dtype[Any]]

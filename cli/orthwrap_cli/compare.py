@@ -15,6 +15,7 @@ from orthwrap_cli.run import check_json, command, show
 def compare(
     before: Annotated[Path, typer.Argument(metavar="BEFORE", help="A model file.", readable=False)],
     after: Annotated[Path, typer.Argument(metavar="AFTER", help="Another one.", readable=False)],
+    custom_objects: o.OwnPenalties = None,
     no_measure: o.NoMeasure = False,
     json: o.Json = None,
     quiet: o.Quiet = False,
@@ -25,5 +26,10 @@ def compare(
     from orthwrap.render.terminal import render_compare
 
     check_json(json, before=before, after=after)
-    report = verbs.compare(before, after, measure=not no_measure)
+    report = verbs.compare(
+        before,
+        after,
+        measure=not no_measure,
+        custom_objects=o.custom_objects(custom_objects),
+    )
     show(report.to_json(), lambda width: render_compare(report, width), json, quiet)

@@ -12,6 +12,7 @@ def inspect(
     target: o.Target = None,
     exclude: o.Exclude = None,
     no_upgrade: o.NoUpgrade = False,
+    custom_objects: o.OwnPenalties = None,
     no_measure: o.NoMeasure = False,
     json: o.Json = None,
     quiet: o.Quiet = False,
@@ -27,5 +28,6 @@ def inspect(
         exclude=exclude or (),
         measure=not no_measure,
         upgrade=not no_upgrade,
+        custom_objects=o.custom_objects(custom_objects),
     )
     show_report(report, json, quiet)

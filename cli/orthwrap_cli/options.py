@@ -58,9 +58,17 @@ CustomObjects = Annotated[
     typer.Option(
         "--custom-objects",
         metavar="MODULE[:NAME]",
-        help="Where the file's own classes are: package.module:Name, or package.module for all. "
-        "Repeatable.",
+        help="Where the file's own classes are: package.module:Name, or package.module for all; "
+        "or a module that registers a penalty of yours. Repeatable.",
         rich_help_panel=_LOAD,
+    ),
+]
+OwnPenalties = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--custom-objects",
+        metavar="MODULE",
+        help="A module that registers a penalty of yours (orthwrap.register_penalty). Repeatable.",
     ),
 ]
 UnsafeLambda = Annotated[

@@ -7,10 +7,17 @@ from orthwrap_cli.run import check_json, command, show
 
 
 @command
-def regularizers(json: o.Json = None, quiet: o.Quiet = False, debug: o.Debug = False) -> None:
+def regularizers(
+    custom_objects: o.OwnPenalties = None,
+    json: o.Json = None,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
     """The list, with formula, default factor and source."""
+    from orthwrap.custom_objects import custom_objects_of
     from orthwrap.render.terminal import regularizer_rows, render_regularizers
 
     check_json(json)
+    custom_objects_of(o.custom_objects(custom_objects))
     rows = regularizer_rows()
     show(rows, lambda width: render_regularizers(rows, width), json, quiet)

@@ -15,8 +15,9 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from orthwrap.catalog import PENALTIES
 from orthwrap.errors import listed, printable
+from orthwrap.penalties.options import EVERY
+from orthwrap.penalties.table import PENALTIES
 from orthwrap.records import (
     ALREADY,
     EXCLUDED,
@@ -179,7 +180,8 @@ def regularizer_rows() -> list[dict[str, Any]]:
             "formula": p.formula,
             "minimum": p.minimum,
             "factor": p.default_factor,
-            "options": [*p.options, "every"],
+            "options": [option.name for option in (*p.special_options, EVERY)],
+            "convention": p.convention,
             "source": p.source,
         }
         for p in PENALTIES.values()

@@ -157,8 +157,7 @@ def penalty_gradients(regularizer: Any, variable: Any) -> Iterator[NDArray[np.fl
     draws = 1
     if isinstance(made, OrthogonalityRegularizer):
         made.reseed(regularizer._seed)
-        is_random = alone.name == "srip" or alone.option("estimate") == "sketch"
-        draws = DRAWS if is_random else 1
+        draws = DRAWS if made.is_random else 1
     gradient = gradients_of(lambda: made(variable.value), [variable])
     for _ in range(draws):
         yield gradient()[0]

@@ -8,7 +8,7 @@ import keras
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.losses.loss import unscale_loss_for_distribution
 
-from orthwrap.multiplier import scope_of
+from orthwrap.regularizers.multiplier import scope_of
 from orthwrap.stores.compiled import forget_compiled_steps
 
 

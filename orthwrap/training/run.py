@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orthwrap.errors import ValueFault
-from orthwrap.multiplier import MULTIPLIER
 from orthwrap.regularizers import Attached, OrthogonalityRegularizer
+from orthwrap.regularizers.multiplier import MULTIPLIER
 from orthwrap.stores.compiled import inner_of
 from orthwrap.stores.live import regularizers_of
 from orthwrap.training.checkpoints import Folder, State

@@ -12,11 +12,11 @@ from backend import EAGER_IS_CHEAP, compiled, value, value_and_grad
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
-from test_penalties import assert_gradient, orthonormal, random, signs
+from oracles import assert_gradient, orthonormal, random, signs
 
-from orthwrap import penalties
-from orthwrap.catalog import lorth_exists
-from orthwrap.conv_gram import ConvGeometry, lorth_value
+from orthwrap.penalties.conv_gram import ConvGeometry
+from orthwrap.penalties.lorth import lorth, lorth_probe_shape, lorth_value, why_none_exists
+from orthwrap.penalties.so import so
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
@@ -77,7 +77,7 @@ def test_value_is_the_definition(geometry: tuple[Any, ...], seed: int) -> None:
     kernel = kernel_of(geometry, seed)
     expected = by_offsets(kernel, strides, groups)
     assert lorth_value(kernel, strides, groups) == pytest.approx(expected, rel=1e-9, abs=1e-9)
-    result = value(lambda k: penalties.lorth(k, strides, groups), kernel)
+    result = value(lambda k: lorth(k, strides, groups), kernel)
     assert result == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
@@ -97,7 +97,7 @@ def test_value_is_the_kernel_convolved_with_itself(geometry: tuple[Any, ...]) ->
             m - c * prod(strides), 0
         )
 
-    result = value(lambda k: penalties.lorth(k, strides), kernel)
+    result = value(lambda k: lorth(k, strides), kernel)
     assert result == pytest.approx(value(convolved, kernel), rel=1e-4)
 
 
@@ -128,13 +128,13 @@ def test_value_is_that_of_the_circular_convolution_matrix(geometry: tuple[Any, .
 def test_gradient_agrees_with_central_differences(geometry: tuple[Any, ...]) -> None:
     _, strides, _, _, groups = geometry
     kernel = kernel_of(geometry, 3)
-    probes = signs(penalties.lorth_probe_shape(kernel.shape, strides, groups, 2), 4)
+    probes = signs(lorth_probe_shape(kernel.shape, strides, groups, 2), 4)
 
     def exact(k: Any) -> Any:
-        return penalties.lorth(k, strides, groups)
+        return lorth(k, strides, groups)
 
     def sketch(k: Any) -> Any:
-        return penalties.lorth(k, strides, groups, ops.convert_to_tensor(probes, dtype="float64"))
+        return lorth(k, strides, groups, ops.convert_to_tensor(probes, dtype="float64"))
 
     for function in (exact, sketch):
         assert_gradient(function, kernel)
@@ -152,7 +152,7 @@ def test_gradient_agrees_with_autodiff_of_the_convolution(shape: tuple[int, ...]
         out = ops.conv(images, k, 1, "valid", "channels_last")
         return ops.sum(ops.square(out - ops.convert_to_tensor(identity)))
 
-    _, gradient = value_and_grad(penalties.lorth, kernel)
+    _, gradient = value_and_grad(lorth, kernel)
     _, expected = value_and_grad(convolved, kernel)
     assert np.abs(gradient - expected).max() < 1e-5 * np.abs(expected).max()
 
@@ -177,9 +177,9 @@ def orthogonal_kernel(geometry: tuple[Any, ...]) -> Any:
 def test_zero_with_finite_gradient_at_an_orthogonal_convolution(geometry: tuple[Any, ...]) -> None:
     size, strides, c, m, groups = geometry
     result, gradient = value_and_grad(
-        lambda k: penalties.lorth(k, strides, groups), orthogonal_kernel(geometry)
+        lambda k: lorth(k, strides, groups), orthogonal_kernel(geometry)
     )
-    if lorth_exists(size, strides, c * groups, m * groups, groups) is None:
+    if why_none_exists(size, strides, c * groups, m * groups, groups) is None:
         assert result == pytest.approx(0, abs=1e-12)
         np.testing.assert_allclose(gradient, 0, atol=1e-12)
     else:
@@ -190,7 +190,7 @@ def test_zero_with_finite_gradient_at_an_orthogonal_convolution(geometry: tuple[
 @given(geometry=any_geometry())
 def test_exists_exactly_where_zero_is_reached(geometry: tuple[Any, ...]) -> None:
     size, strides, c, m, groups = geometry
-    reason = lorth_exists(size, strides, c * groups, m * groups, groups)
+    reason = why_none_exists(size, strides, c * groups, m * groups, groups)
     reached = lorth_value(orthogonal_kernel(geometry), strides, groups)
     assert (reason is None) == (abs(reached) < 1e-9)
     constant = ConvGeometry.of((*size, c, m * groups), strides, groups).constant
@@ -212,7 +212,7 @@ def test_exists_exactly_where_zero_is_reached(geometry: tuple[Any, ...]) -> None
 def test_existence_follows_achour_et_al(
     size: tuple[int, ...], strides: tuple[int, ...], c: int, m: int, reason: str | None
 ) -> None:
-    found = lorth_exists(size, strides, c, m)
+    found = why_none_exists(size, strides, c, m)
     if reason is None:
         assert found is None
     else:
@@ -225,44 +225,44 @@ def test_existence_follows_achour_et_al(
 )
 def test_existence_is_the_papers_condition_where_square(k: int, s: int, c: int, m: int) -> None:
     possible = m <= c * k**2 if m <= c * s**2 else s <= k
-    assert (lorth_exists((k, k), (s, s), c, m) is None) == possible
+    assert (why_none_exists((k, k), (s, s), c, m) is None) == possible
 
 
 def test_a_delta_kernel_times_an_orthogonal_matrix() -> None:
     kernel = np.zeros((3, 3, 5, 5))
     kernel[1, 1] = orthonormal((1, 5, 5))[0]
     for strides in ((1, 1), (2, 2)):
-        assert value(lambda k, s=strides: penalties.lorth(k, s), kernel) == pytest.approx(0)
+        assert value(lambda k, s=strides: lorth(k, s), kernel) == pytest.approx(0)
 
 
 def test_im2col_orthonormal_is_not_conv_orthogonal() -> None:
     kernel = orthonormal((1, 3 * 3 * 4, 4)).reshape(3, 3, 4, 4)
-    assert value(penalties.so, kernel.reshape(1, 36, 4)) == pytest.approx(0)
-    assert value(penalties.lorth, kernel) > 0.1
+    assert value(so, kernel.reshape(1, 36, 4)) == pytest.approx(0)
+    assert value(lorth, kernel) > 0.1
 
 
 def test_isometric_upsampling() -> None:
     """A transposed 2×2 stride-2 convolution, its kernel (2, 2, out, in): patches do not overlap."""
     kernel = orthonormal((1, 2 * 2 * 3, 5)).reshape(2, 2, 3, 5)
-    assert value(penalties.so, kernel.reshape(1, 12, 5)) == pytest.approx(0)
-    assert value(lambda k: penalties.lorth(k, (2, 2)), kernel) == pytest.approx(0)
+    assert value(so, kernel.reshape(1, 12, 5)) == pytest.approx(0)
+    assert value(lambda k: lorth(k, (2, 2)), kernel) == pytest.approx(0)
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6)], ids=str)
 def test_dense_and_one_by_one_kernels_are_so(shape: tuple[int, int]) -> None:
     w = random(shape, 8)
-    expected = value_and_grad(lambda w: penalties.so(ops.reshape(w, (1, *shape))), w)
-    result = value_and_grad(penalties.lorth, w)
+    expected = value_and_grad(lambda w: so(ops.reshape(w, (1, *shape))), w)
+    result = value_and_grad(lorth, w)
     assert result[0] == pytest.approx(expected[0], rel=1e-12)
     np.testing.assert_allclose(result[1], expected[1], rtol=1e-12)
-    assert value(penalties.lorth, w.reshape(1, 1, *shape)) == pytest.approx(expected[0])
+    assert value(lorth, w.reshape(1, 1, *shape)) == pytest.approx(expected[0])
     assert lorth_value(w) == pytest.approx(expected[0])
 
 
 def test_groups_are_summed() -> None:
     kernel = random((3, 3, 2, 6), 9)
-    each = [value(penalties.lorth, kernel[..., i : i + 3]) for i in (0, 3)]
-    assert value(lambda k: penalties.lorth(k, groups=2), kernel) == pytest.approx(sum(each))
+    each = [value(lorth, kernel[..., i : i + 3]) for i in (0, 3)]
+    assert value(lambda k: lorth(k, groups=2), kernel) == pytest.approx(sum(each))
 
 
 # --- sketch ---------------------------------------------------------------------------------
@@ -275,8 +275,8 @@ def test_sketch_is_unbiased(geometry: tuple[Any, ...]) -> None:
     _, strides, _, _, groups = geometry
     kernel = (kernel_of(geometry, 10) / 2).astype("float32")
     exact = lorth_value(kernel, strides, groups)
-    draw = compiled(lambda k, p: penalties.lorth(k, strides, groups, p))
-    shape = penalties.lorth_probe_shape(kernel.shape, strides, groups, 2)
+    draw = compiled(lambda k, p: lorth(k, strides, groups, p))
+    shape = lorth_probe_shape(kernel.shape, strides, groups, 2)
     probes = signs((200, *shape), 11, "float32")
     draws = [value(draw, kernel, p) for p in probes]
     assert abs(np.mean(draws) - exact) < 4 * np.std(draws, ddof=1) / np.sqrt(len(draws))
@@ -285,9 +285,9 @@ def test_sketch_is_unbiased(geometry: tuple[Any, ...]) -> None:
 def test_sketch_has_minimum_zero() -> None:
     for geometry in (((3, 3), (1, 1), 3, 2, 1), ((3, 3), (2, 2), 1, 6, 1)):
         kernel, strides = orthogonal_kernel(geometry), geometry[1]
-        probes = signs(penalties.lorth_probe_shape(kernel.shape, strides, 1, 2), 12)
+        probes = signs(lorth_probe_shape(kernel.shape, strides, 1, 2), 12)
         result, gradient = value_and_grad(
-            lambda k, p, s=strides: penalties.lorth(k, s, probes=p), kernel, probes
+            lambda k, p, s=strides: lorth(k, s, probes=p), kernel, probes
         )
         assert result == pytest.approx(0, abs=1e-12)
         np.testing.assert_allclose(gradient, 0, atol=1e-12)

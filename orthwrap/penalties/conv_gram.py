@@ -113,28 +113,3 @@ def half_spectrum(taps: Sequence[int]) -> tuple[Array, Array]:
     centred = (frequencies - (np.array(points) - 1) // 2)[half + 1 :]
     angles = 2 * np.pi * (centred / points) @ positions.T
     return np.cos(angles), -np.sin(angles)
-
-
-def lorth_value(
-    kernel: npt.ArrayLike, strides: Sequence[int] | None = None, groups: int = 1
-) -> float:
-    """`lorth` of one kernel, in float64. Shapes as for `orthwrap.penalties.lorth`."""
-    k = np.asarray(kernel, np.float64)
-    geometry = ConvGeometry.of(k.shape, strides or (1,) * (k.ndim - 2), groups)
-    widths = [(0, extra) for extra in geometry.padding] + [(0, 0), (0, 0)]
-    split = np.pad(k, widths).reshape(geometry.split_shape).transpose(geometry.split_order)
-    taps = split.reshape(prod(geometry.taps), groups, geometry.rows, geometry.filters)
-    cos, sin = half_spectrum(geometry.taps)
-    spectrum = np.tensordot(cos + 1j * sin, taps, 1)
-    mirrored = sum(_complex_so(matrices) for matrices in spectrum)
-    total = _complex_so(taps.sum(0)) + 2.0 * mirrored
-    return total / prod(geometry.points) + geometry.constant
-
-
-def _complex_so(w: npt.NDArray[np.complex128] | Array) -> float:
-    """Σ ‖G−I‖² over a batch, with G the smaller Gram matrix."""
-    if w.shape[-1] > w.shape[-2]:
-        w = w.swapaxes(-1, -2)
-    gram = w.conj().swapaxes(-1, -2) @ w
-    gram[..., np.arange(gram.shape[-1]), np.arange(gram.shape[-1])] -= 1
-    return float(np.sum(np.square(gram.real)) + np.sum(np.square(gram.imag)))

@@ -7,38 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orthwrap.catalog import PENALTIES
 from orthwrap.errors import ValueFault
 from orthwrap.layouts import Layout
-from orthwrap.records import RegularizerRecord
+from orthwrap.penalties.options import Option
+from orthwrap.penalties.penalty import Penalty
+from orthwrap.penalties.table import PENALTIES, penalty_of_class
 
 PACKAGE = "orthwrap"
 MODULE = "orthwrap.regularizers"
 
-# The class that Keras loads for each penalty.
-CLASS_NAMES = {
-    "so": "SO",
-    "dso": "DSO",
-    "mc": "MC",
-    "srip": "SRIP",
-    "lorth": "LOrth",
-    "offdiag": "OffDiag",
-    "cosine": "Cosine",
-    "frobenius": "Frobenius",
-}
-NAMES = {class_name: name for name, class_name in CLASS_NAMES.items()}
 ATTACHED = "Attached"  # the class that holds a foreign regularizer or a reference to a function
-
-OPTION_DEFAULTS: dict[str, Any] = {
-    "estimate": "exact",
-    "probes": 8,
-    "every": 1,
-    "steps": 2,
-    "seed": None,
-}
-# Options that every penalty takes, beside those its own table names.
-COMMON_OPTIONS = ("every", "across_channels")
-KERAS_NAMES = ("l1", "l2", "l1_l2", "orthogonal_regularizer")
 
 
 @dataclass(frozen=True)
@@ -80,14 +58,20 @@ class Attachment:
         """What was in the slot before orthwrap came."""
         return self.replaced if self.combined_with is None else self.combined_with
 
-    def option(self, key: str) -> Any:
-        return self.options.get(key, OPTION_DEFAULTS[key])
+    @property
+    def penalty(self) -> Penalty | None:
+        """The descriptor of the penalty; None for a foreign regularizer."""
+        return PENALTIES[self.name] if self.is_penalty else None
+
+    def option(self, option: Option) -> Any:
+        """The value that holds, given or not."""
+        return self.options.get(option.name, option.default)
 
     def to_node(self) -> dict[str, Any]:
         """The node, in Keras 3's form, which `.h5` and `.keras` files read alike."""
         config: dict[str, Any] = {"factor": self.factor}
-        if self.is_penalty:
-            class_name = CLASS_NAMES[self.name]
+        if self.penalty is not None:
+            class_name = self.penalty.class_name
             config |= {"scale": self.scale, "alpha": self.alpha, **self.options}
             config["layout"] = None if self.layout is None else self.layout.to_config()
         else:
@@ -114,6 +98,13 @@ class Attachment:
         """
         class_name = class_of(node)
         config = dict(node.get("config") or {})
+        penalty = penalty_of_class(class_name)
+        if penalty is None and class_name != ATTACHED:
+            raise ValueFault(
+                f"the config holds an orthwrap regularizer {class_name!r} whose penalty is not "
+                "registered here: import the module that calls orthwrap.register_penalty "
+                "(--custom-objects MODULE), or use the orthwrap version that wrote it"
+            )
         try:
             layout = config.pop("layout", None)
             known: dict[str, Any] = {
@@ -123,7 +114,7 @@ class Attachment:
                 "replaced": config.pop("replaced", None),
                 "absent": bool(config.pop("absent", False)),
             }
-            if class_name == ATTACHED:
+            if penalty is None:
                 return cls(
                     name=str(config.pop("name")),
                     foreign=config.pop("regularizer"),
@@ -131,7 +122,7 @@ class Attachment:
                     **known,
                 )
             return cls(
-                name=NAMES[class_name],
+                name=penalty.name,
                 scale=str(config.pop("scale", "unit")),
                 alpha=float(config.pop("alpha", 1.0)),
                 layout=None if layout is None else Layout.from_config(layout),
@@ -143,21 +134,6 @@ class Attachment:
                 f"the config holds an orthwrap regularizer {class_name!r} that this version "
                 f"cannot read ({e}): use the orthwrap version that wrote it"
             ) from e
-
-    def record(self) -> RegularizerRecord:
-        """As the report names it."""
-        combined = None if self.combined_with is None else describe(self.combined_with)
-        if not self.is_penalty:
-            return RegularizerRecord(self.name, self.factor, combined_with=combined)
-        return RegularizerRecord(
-            name=self.name,
-            factor=self.factor,
-            scale=self.scale,
-            alpha=self.alpha,
-            estimate=self.option("estimate"),
-            every=self.option("every"),
-            combined_with=combined,
-        )
 
     def __str__(self) -> str:
         words = [f"{self.name} {self.factor:g}"]
@@ -227,62 +203,3 @@ def describe(node: Any) -> str:
         return class_of(node) if config is None else str(config)
     values = [f"{k}={v:.6g}" for k, v in config.items() if isinstance(v, float) and v]
     return f"{class_of(node)}({', '.join(values)})" if values else class_of(node)
-
-
-def keras_node(name: str) -> dict[str, Any]:
-    """One of Keras's own regularizers with coefficient 1, which the factor then scales."""
-    configs: dict[str, tuple[str, dict[str, Any]]] = {
-        "l1": ("L1", {"l1": 1.0}),
-        "l2": ("L2", {"l2": 1.0}),
-        "l1_l2": ("L1L2", {"l1": 1.0, "l2": 1.0}),
-        "orthogonal_regularizer": ("OrthogonalRegularizer", {"factor": 1.0, "mode": "rows"}),
-    }
-    class_name, config = configs[name]
-    return {
-        "module": "keras.regularizers",
-        "class_name": class_name,
-        "config": config,
-        "registered_name": None,
-    }
-
-
-def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a penalty, converted and checked, without those at their default.
-
-    Raises:
-        ValueFault: an option the penalty does not take, or a value out of range.
-    """
-    allowed = (*PENALTIES[name].options, *COMMON_OPTIONS)
-    checked: dict[str, Any] = {}
-    for key, value in options.items():
-        if key not in allowed:
-            raise ValueFault(
-                f"regularizer {name!r} takes no option {key!r}; it takes: {', '.join(allowed)}"
-            )
-        converted = _convert(key, value)
-        if converted != OPTION_DEFAULTS.get(key, False):
-            checked[key] = converted
-    return checked
-
-
-def _convert(key: str, value: Any) -> Any:
-    if key == "estimate":
-        if value not in ("exact", "sketch"):
-            raise ValueFault(f"option estimate={value!r} must be exact or sketch")
-        return value
-    if key == "across_channels":
-        if str(value).lower() in ("true", "false", "1", "0"):
-            return str(value).lower() in ("true", "1")
-        raise ValueFault(f"option across_channels={value!r} must be true or false")
-    if key == "seed" and value is None:
-        return None
-    try:
-        number = int(value)
-        if number != float(value):
-            raise ValueError
-    except (TypeError, ValueError):
-        raise ValueFault(f"option {key}={value!r} must be a whole number") from None
-    lowest = 0 if key == "seed" else 1
-    if number < lowest:
-        raise ValueFault(f"option {key}={value!r} must be at least {lowest}")
-    return number

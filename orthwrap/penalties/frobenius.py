@@ -1,0 +1,57 @@
+"""`frobenius`: the classic, ‖G−I‖_F, not squared."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from orthwrap.penalties.penalty import NOT_SQUARED, Penalty
+
+Tensor = Any
+
+
+def frobenius(w: Tensor) -> Tensor:
+    """Σ ‖G−I‖_F of matrices (count, m, n)."""
+    from orthwrap.penalties import tensors as t
+
+    return t.differentiable(_frobenius, t.unbatched(w))
+
+
+def _frobenius(w: Tensor) -> tuple[Tensor, Any]:
+    from keras import ops
+
+    from orthwrap.penalties import tensors as t
+
+    deviation = t.on_diagonal_blocks(t.half_gram(w), operator.sub)
+    norms = ops.sqrt(t.sum_of_squares(deviation))
+
+    def pullback(upstream: Tensor) -> Tensor:
+        scale = t.per_matrix(2 * upstream / (norms + t.TINY))
+        return t.multiplied(w, t.whole(deviation, scale))
+
+    return ops.sum(norms), pullback
+
+
+def on_outputs(g: Tensor, rows: Tensor) -> Tensor:
+    """‖G−I‖_F"""
+    from orthwrap.penalties import outputs
+
+    return outputs.norm(outputs.deviation(g))
+
+
+PENALTY = Penalty(
+    name="frobenius",
+    formula="‖G−I‖_F",
+    minimum="0",
+    doc='‖G−I‖_F, unsquared: the classic "|WᵀW − I|".',
+    source=(
+        'the classic |WᵀW−I|; cf. Brock, Lim, Ritchie, Weston 2017, "Neural Photo '
+        'Editing with Introspective Adversarial Networks", arXiv:1609.07093'
+    ),
+    convention=NOT_SQUARED,
+    exact=frobenius,
+    on_outputs=on_outputs,
+    figure=lambda matrices: float(np.sqrt(matrices.square_deviation()).sum()),
+)

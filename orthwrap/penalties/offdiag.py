@@ -1,0 +1,73 @@
+"""`offdiag`: orthogonality without the norms, ‖G⊙(1−I)‖_F²."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from orthwrap.penalties.penalty import Penalty, by_probes
+
+Tensor = Any
+
+
+def offdiag(w: Tensor, probes: Tensor | None = None) -> Tensor:
+    """Σ ‖G⊙(1−I)‖_F² of matrices (count, m, n).
+
+    Args:
+        probes: signs of `probe_shape(w.shape, p)`, for an estimate.
+    """
+    from orthwrap.penalties import tensors as t
+
+    if probes is not None:
+        return t.differentiable(_sketch, t.unbatched(w), constants=(t.unbatched(probes),))
+    return t.differentiable(partial(t.square_of_gram, change=_without_diagonal), t.unbatched(w))
+
+
+def _without_diagonal(block: Any, eye: Any) -> Any:
+    return block * (1 - eye)
+
+
+def _sketch(w: Tensor, probes: Tensor) -> tuple[Tensor, Any]:
+    from keras import ops
+
+    from orthwrap.penalties import tensors as t
+
+    short = -2 if t.is_tall(w) else -1
+    diagonal = ops.sum(ops.square(w), short, keepdims=True)
+    long_v = t.to_long(w, probes)
+    image = t.to_short(w, long_v) - diagonal * probes
+    count = probes.shape[short]
+
+    def pullback(upstream: Tensor) -> Tensor:
+        u = (2 * upstream / count) * image
+        own = ops.sum(u * probes, short, keepdims=True)
+        return t.outer(w, [(t.to_long(w, u), probes), (long_v, u)]) - (2 * own) * w
+
+    return ops.sum(ops.square(image)) / count, pullback
+
+
+def on_outputs(g: Tensor, rows: Tensor) -> Tensor:
+    """‖G⊙(1−I)‖_F²"""
+    from keras import ops
+
+    from orthwrap.penalties import outputs
+
+    return ops.sum(ops.square(outputs.off_diagonal(g)))
+
+
+PENALTY = Penalty(
+    name="offdiag",
+    formula="‖G⊙(1−I)‖²_F",
+    minimum="0",
+    class_name="OffDiag",
+    doc="‖G⊙(1−I)‖_F²: columns orthogonal, lengths free (Brock et al. 2019, BigGAN).",
+    source=(
+        'Brock, Donahue, Simonyan 2019, "Large Scale GAN Training for High Fidelity '
+        'Natural Image Synthesis", arXiv:1809.11096 (BigGAN; there 1e-4)'
+    ),
+    default_factor=1e-4,
+    exact=offdiag,
+    sketch=by_probes(offdiag),
+    on_outputs=on_outputs,
+    figure=lambda matrices: float(matrices.sum_of_squares(_without_diagonal).sum()),
+)

@@ -1,0 +1,89 @@
+"""Options of penalties: name, default and check of each, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orthwrap.errors import ValueFault, first_line
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a penalty.
+
+    Attributes:
+        name: as it is written, `KEY` in `--option KEY=VALUE` and in a file's config.
+        default: what holds where it is not given; files do not keep it.
+        convert: what was given, a text on the command line → the value, JSON-ready; a ValueError
+            says what is wrong with it, after `option KEY=VALUE`.
+    """
+
+    name: str
+    default: Any
+    convert: Callable[[Any], Any]
+
+
+def whole_number(lowest: int) -> Callable[[Any], int]:
+    """Takes whole numbers of at least `lowest`, also as text."""
+
+    def convert(value: Any) -> int:
+        try:
+            number = int(value)
+            if number != float(value):
+                raise ValueError
+        except (TypeError, ValueError):
+            raise ValueError("must be a whole number") from None
+        if number < lowest:
+            raise ValueError(f"must be at least {lowest}")
+        return number
+
+    return convert
+
+
+def _estimate(value: Any) -> str:
+    if value not in ("exact", "sketch"):
+        raise ValueError("must be exact or sketch")
+    return str(value)
+
+
+def _yes_or_no(value: Any) -> bool:
+    if str(value).lower() not in ("true", "false", "1", "0"):
+        raise ValueError("must be true or false")
+    return str(value).lower() in ("true", "1")
+
+
+def _seed(value: Any) -> int | None:
+    return None if value is None else whole_number(0)(value)
+
+
+ESTIMATE = Option("estimate", "exact", _estimate)
+PROBES = Option("probes", 8, whole_number(1))
+SEED = Option("seed", None, _seed)
+EVERY = Option("every", 1, whole_number(1))
+ACROSS_CHANNELS = Option("across_channels", False, _yes_or_no)
+# What every penalty takes.
+COMMON = (EVERY, ACROSS_CHANNELS)
+
+
+def checked(name: str, taken: Sequence[Option], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the regularizer `name`, converted, without those at their default.
+
+    Raises:
+        ValueFault: an option it does not take, or a value out of range.
+    """
+    known = {option.name: option for option in taken}
+    found: dict[str, Any] = {}
+    for key, value in given.items():
+        if key not in known:
+            raise ValueFault(
+                f"regularizer {name!r} takes no option {key!r}; it takes: {', '.join(known)}"
+            )
+        try:
+            converted = known[key].convert(value)
+        except (TypeError, ValueError) as e:
+            raise ValueFault(f"option {key}={value!r} {first_line(e)}") from None
+        if converted != known[key].default:
+            found[key] = converted
+    return found

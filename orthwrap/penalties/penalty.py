@@ -1,0 +1,116 @@
+"""The descriptor of a penalty: all else that is said and done of it follows from these fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orthwrap.errors import ValueFault
+from orthwrap.layouts import Layout
+from orthwrap.penalties.options import COMMON, ESTIMATE, PROBES, SEED, Option, checked
+
+Tensor = Any
+
+SQUARED = "squared, no ½, summed over a kernel's matrices"
+NOT_SQUARED = "not squared, summed over a kernel's matrices"
+
+# What stands beside the options in a config or in a call.
+_TAKEN = (
+    *("factor", "scale", "alpha", "layout", "on", "combined_with", "replaced", "absent", "draw"),
+    *(option.name for option in (ESTIMATE, PROBES, SEED, *COMMON)),
+)
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """A penalty, as commands, rules, reports, files and docs know it.
+
+    Its tensor forms return a scalar in the dtype of what they are given, float32 or float64, and
+    have a finite gradient everywhere. They take matrices `w` of shape (count, m, n), fan-in ×
+    fan-out, over whose batch they sum. Every form, and each figure, takes the penalty's own
+    options by keyword.
+
+    Attributes:
+        name: lower-case letters, digits and `_`.
+        formula, minimum: in signs, G being the smaller Gram matrix of W, r × r.
+        source: who defined it, with the number by which arXiv has the paper.
+        exact: `exact(w)`, the penalty itself.
+        figure: its exact value in a report, in NumPy: `figure(matrices)`, of `figures.Matrices`.
+        class_name: of its Keras class, `orthwrap>…` in files; made from the name where empty.
+        doc: what `help` says of that class.
+        default_factor: the coefficient λ where none is given.
+        convention: squared or not, summed or averaged, ½ or not. A published factor transfers only
+            where that is the same.
+        own_options: the options that it alone takes.
+        sketch: `sketch(w, draw=…, probes=…)`, an unbiased estimate from random probes; None where
+            there is none. `draw(shape)` gives independent random signs.
+        on_outputs: `on_outputs(g, rows)`, its form on a layer's outputs, seen as A = (rows,
+            features) over √rows with G = AᵀA, features × features; None where it has none.
+        draws: `exact` and `on_outputs` take `draw=…` as well.
+        of_kernel: `exact`, `sketch` and `figure` take `(kernel, layout)` in place of matrices.
+        figure_from_so: `figure_from_so(so, count, m, n)`, its value in a report where the matrices
+            are so large that Σ ‖G−I‖_F² can only be estimated; None leaves it out.
+        problem: `problem(layout, shape)`, why a kernel cannot have it, or `""`.
+    """
+
+    name: str
+    formula: str
+    minimum: str
+    source: str
+    exact: Callable[..., Tensor]
+    figure: Callable[..., float]
+    class_name: str = ""
+    doc: str = ""
+    default_factor: float = 1e-3
+    convention: str = SQUARED
+    own_options: tuple[Option, ...] = ()
+    sketch: Callable[..., Tensor] | None = None
+    on_outputs: Callable[..., Tensor] | None = None
+    draws: bool = False
+    of_kernel: bool = False
+    figure_from_so: Callable[..., float] | None = None
+    problem: Callable[[Layout, tuple[int, ...]], str] = lambda layout, shape: ""
+
+    def __post_init__(self) -> None:
+        if not (self.name.isidentifier() and self.name == self.name.lower()):
+            raise ValueFault(
+                f"a penalty's name is lower-case letters, digits and _; got {self.name!r}"
+            )
+        for option in self.own_options:
+            if option.name in _TAKEN:
+                raise ValueFault(
+                    f"penalty {self.name!r}: an option cannot be called {option.name!r}, which "
+                    "means something else already"
+                )
+        if not self.class_name:
+            class_name = "".join(part.capitalize() for part in self.name.split("_"))
+            object.__setattr__(self, "class_name", class_name)
+
+    @property
+    def special_options(self) -> tuple[Option, ...]:
+        """What it takes beside what every penalty takes."""
+        sketch = () if self.sketch is None else (ESTIMATE, PROBES)
+        seed = (SEED,) if self.sketch is not None or self.draws else ()
+        return (*sketch, *self.own_options, *seed)
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        return (*self.special_options, *COMMON)
+
+    def words(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Its own options among those given, checked, and the others at their default."""
+        own = {o.name: given[o.name] for o in self.own_options if o.name in given}
+        defaults = {o.name: o.default for o in self.own_options}
+        return defaults | checked(self.name, self.own_options, own)
+
+
+def probe_shape(w_shape: Sequence[int], probes: int) -> tuple[int, int, int]:
+    """For matrices (count, m, n): (count, probes, n) if n ≤ m, else (count, m, probes)."""
+    count, m, n = w_shape
+    return (count, probes, n) if n <= m else (count, m, probes)
+
+
+def by_probes(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`function(w, probes)` as the form `sketch` of a descriptor."""
+    return lambda w, draw, probes: function(w, draw(probe_shape(w.shape, probes)))

@@ -1,0 +1,68 @@
+"""`so`: soft orthogonality, ‖G−I‖_F²."""
+
+from __future__ import annotations
+
+import operator
+from functools import partial
+from typing import Any
+
+from orthwrap.penalties.penalty import Penalty, by_probes
+
+Tensor = Any
+
+
+def so(w: Tensor, probes: Tensor | None = None) -> Tensor:
+    """Σ ‖G−I‖_F² of matrices (count, m, n).
+
+    Args:
+        probes: signs of `probe_shape(w.shape, p)`, for the estimate E‖(G−I)v‖² = ‖G−I‖_F².
+    """
+    from orthwrap.penalties import tensors as t
+
+    if probes is not None:
+        return t.differentiable(_sketch, t.unbatched(w), constants=(t.unbatched(probes),))
+    return t.differentiable(partial(t.square_of_gram, change=operator.sub), t.unbatched(w))
+
+
+def _sketch(w: Tensor, probes: Tensor) -> tuple[Tensor, Any]:
+    from keras import ops
+
+    from orthwrap.penalties import tensors as t
+
+    long_v = t.to_long(w, probes)
+    image = t.to_short(w, long_v) - probes
+    count = probes.shape[-2 if t.is_tall(w) else -1]
+
+    def pullback(upstream: Tensor) -> Tensor:
+        u = (2 * upstream / count) * image
+        return t.outer(w, [(t.to_long(w, u), probes), (long_v, u)])
+
+    return ops.sum(ops.square(image)) / count, pullback
+
+
+def on_outputs(g: Tensor, rows: Tensor) -> Tensor:
+    """‖G−I‖_F²"""
+    from keras import ops
+
+    from orthwrap.penalties import outputs
+
+    return ops.sum(ops.square(outputs.deviation(g)))
+
+
+PENALTY = Penalty(
+    name="so",
+    formula="‖G−I‖²_F",
+    minimum="0",
+    class_name="SO",
+    doc="Soft orthogonality, ‖G−I‖_F² (Bansal et al. 2018), on the smaller Gram matrix.",
+    source=(
+        'Bansal, Chen, Wang 2018, "Can We Gain More from Orthogonality Regularizations in '
+        'Training Deep CNNs?", arXiv:1810.09102 (SO; '
+        "here on the smaller Gram matrix, so that 0 is reachable)"
+    ),
+    exact=so,
+    sketch=by_probes(so),
+    on_outputs=on_outputs,
+    figure=lambda matrices: float(matrices.square_deviation().sum()),
+    figure_from_so=lambda so, count, m, n: so,
+)

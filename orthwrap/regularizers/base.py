@@ -1,0 +1,88 @@
+"""What orthwrap's regularizers have in common, and how Keras comes to know them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import keras
+from keras import ops
+
+from orthwrap.penalties.attachment import MODULE, PACKAGE, Attachment
+from orthwrap.regularizers.multiplier import Multiplier
+
+Tensor = Any
+
+
+class _Regularizer(keras.regularizers.Regularizer):  # type: ignore[misc]  # Keras is untyped
+    """What ours have in common: a factor, and the foreign regularizer beside or under them."""
+
+    _foreign: Callable[[Tensor], Tensor] | None
+    _base: Attachment  # whose factor a compiled step holds as a constant
+    _multiplier: Multiplier | None = None  # which moves it, while a schedule runs
+
+    def _adopt(self, attachment: Attachment) -> None:
+        self._base = attachment
+        self._foreign = keras.regularizers.get(_plain(attachment.combined_with))
+
+    @property
+    def attachment(self) -> Attachment:
+        """What a config keeps, with the factor of this moment."""
+        if self._multiplier is None:
+            return self._base
+        return replace(self._base, factor=self._base.factor * self._multiplier.value)
+
+    @attachment.setter
+    def attachment(self, attachment: Attachment) -> None:
+        self._base = attachment
+
+    @property
+    def factor(self) -> float:
+        """The coefficient λ; while a schedule runs, that of this moment."""
+        return self.attachment.factor
+
+    @property
+    def multiplier(self) -> Multiplier | None:
+        """What multiplies the factor while a schedule runs, else None."""
+        return self._multiplier
+
+    def follow(self, multiplier: Multiplier, factor: float) -> None:
+        """The value is factor × multiplier × penalty from now on, also in compiled steps.
+
+        Steps that were compiled before are to be forgotten.
+        """
+        self._base = replace(self._base, factor=factor)
+        self._multiplier = multiplier
+
+    def settle(self) -> None:
+        """The factor of this moment becomes the regularizer's own, and moves no more."""
+        self._base, self._multiplier = self.attachment, None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        value = self._value(x)
+        if self._multiplier is not None:
+            value = value * ops.cast(self._multiplier.state, value.dtype)
+        return value if self._foreign is None else value + self._foreign(x)
+
+    def _value(self, x: Tensor) -> Tensor:
+        """The regularizer's own part, with the factor and without its multiplier."""
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = self.attachment.to_node()["config"]
+        return config
+
+    def __repr__(self) -> str:
+        return f"<orthwrap {self.attachment}>"
+
+
+def _plain(node: Any) -> Any:
+    """A copy Keras may take apart."""
+    return dict(node) if isinstance(node, Mapping) else node
+
+
+def register(cls: type[_Regularizer]) -> Any:
+    """Known to Keras as `orthwrap>Name`, and in files as of `orthwrap.regularizers`."""
+    cls.__module__ = MODULE
+    return keras.saving.register_keras_serializable(package=PACKAGE)(cls)

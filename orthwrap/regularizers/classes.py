@@ -1,0 +1,243 @@
+"""A Keras class for each penalty, registered under `orthwrap>…`; and one of them by its name."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import keras
+from keras import ops
+
+from orthwrap.errors import UsageError, ValueFault
+from orthwrap.layouts import Layout, by_config
+from orthwrap.penalties import outputs
+from orthwrap.penalties.attachment import Attachment
+from orthwrap.penalties.options import ESTIMATE, EVERY, PROBES, SEED, checked
+from orthwrap.penalties.penalty import Penalty
+from orthwrap.penalties.table import PENALTIES, with_each_penalty
+from orthwrap.penalties.template import template
+from orthwrap.penalties.tensors import rademacher
+from orthwrap.regularizers.base import _Regularizer, register
+from orthwrap.regularizers.clock import Clock, TickSeed
+from orthwrap.regularizers.foreign import Attached, _node_of, import_reference
+from orthwrap.rule import SCALES, Rule
+from orthwrap.words import check_factor
+
+Tensor = Any
+
+
+class OrthogonalityRegularizer(_Regularizer):
+    """factor × penalty of a layer's kernel(s), seen as a batch of matrices.
+
+    Args:
+        factor: λ, at least 0; None takes the penalty's default (see `orthwrap regularizers`).
+        scale: `"unit"`: the value is P(W), which pulls singular values to 1. `"preserve"`: P(W/α).
+        alpha: α for `"preserve"`, the RMS singular value of the kernel at attach time.
+        layout: how the kernel becomes matrices (a `Layout` or its config). None: by the kernel's
+            rank, 2 axes as Dense and 3 to 5 as Conv with one group and stride 1.
+        on: `"kernel"`, or `"activity"` for a layer's outputs.
+        combined_with: another regularizer to add, as Keras takes it (a name, a config, an object).
+        replaced: a regularizer's config that is only kept, for `orthwrap.strip`.
+        **options: `estimate`, `probes`, `seed`, `steps`, `every`, as the penalty takes them.
+
+    Call with a kernel of the layout's shape, any float dtype; returns a scalar. float16 and
+    bfloat16 are computed in float32.
+
+    Raises:
+        ValueFault: a value out of range, an unknown option, a kernel the layout does not describe.
+    """
+
+    penalty: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        factor: float | None = None,
+        scale: str = "unit",
+        alpha: float = 1.0,
+        layout: Layout | Mapping[str, Any] | None = None,
+        on: str = "kernel",
+        combined_with: Any = None,
+        replaced: Any = None,
+        absent: bool = False,
+        **options: Any,
+    ) -> None:
+        if not self.penalty:
+            raise TypeError("OrthogonalityRegularizer is a base class: use one such as orthwrap.SO")
+        if isinstance(layout, Mapping):
+            layout = Layout.from_config(layout)
+        if scale not in SCALES:
+            raise ValueFault(f"scale={scale!r} is not known; choose one of: {', '.join(SCALES)}")
+        if not alpha > 0:
+            raise ValueFault(f"alpha={alpha!r} must be above 0")
+        penalty = PENALTIES[self.penalty]
+        taken = checked(self.penalty, penalty.options, options)
+        if factor is None:
+            factor = penalty.default_factor
+        self._adopt(
+            Attachment(
+                name=self.penalty,
+                factor=check_factor(factor),
+                scale=scale,
+                alpha=float(alpha),
+                options=taken,
+                layout=layout,
+                on=on,
+                combined_with=_node_of(combined_with),
+                replaced=_node_of(replaced),
+                absent=absent,
+            )
+        )
+        self._descriptor = penalty
+        self._words = penalty.words(taken)
+        self._seed: int = 0
+        self.reseed(random.getrandbits(31))
+        self._every: int = self.attachment.option(EVERY)
+        self._sketch = self.attachment.option(ESTIMATE) == "sketch"
+        if on == "activity" and (self._sketch or penalty.on_outputs is None or scale != "unit"):
+            of_kernels = [p.name for p in PENALTIES.values() if p.on_outputs is None]
+            raise UsageError(
+                f"on activity there is no {', '.join(of_kernels)}, no sketch and no scale preserve"
+            )
+        self._clock = Clock() if self._every > 1 or self.is_random else None
+
+    @property
+    def is_random(self) -> bool:
+        """Whether each call draws anew."""
+        return self._sketch or self._descriptor.draws
+
+    def reseed(self, seed: int) -> None:
+        """Draws from this seed, unless the option `seed` names one."""
+        own = self.attachment.option(SEED)
+        self._seed = seed % 2**31 if own is None else own
+
+    @property
+    def state(self) -> dict[str, int]:
+        """What its random draws and `every` go on from: `seed` and the `count` of its calls."""
+        count = 0 if self._clock is None else self._clock.count
+        return {"seed": self._seed, "count": count}
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Goes on from a `state`; before training, as compiled steps hold the seed."""
+        self._seed = int(state["seed"])
+        if self._clock is not None:
+            self._clock.count = int(state["count"])
+
+    def _value(self, x: Tensor) -> Tensor:
+        x = ops.convert_to_tensor(x)
+        if keras.backend.standardize_dtype(x.dtype) in ("float16", "bfloat16"):
+            x = ops.cast(x, "float32")
+        count = None if self._clock is None else self._clock.tick()
+        if self._every == 1:
+            return self._base.factor * self._penalty_of(x, count)
+        # Paid for at one call in `every`, and so many times as strong there.
+        return ops.cond(
+            ops.equal(ops.convert_to_tensor(count) % self._every, 0),
+            lambda: self._base.factor * self._every * self._penalty_of(x, count),
+            lambda: 0 * ops.reshape(x, (-1,))[0],  # a zero that still has a gradient
+        )
+
+    def _penalty_of(self, x: Tensor, count: Any) -> Tensor:
+        """The penalty without its factor, of a float32 or float64 tensor."""
+        penalty, attachment = self._descriptor, self.attachment
+        words = dict(self._words)
+        if self.is_random:
+            words["draw"] = lambda shape: self._signs(shape, count, x.dtype)
+        if penalty.on_outputs is not None and attachment.on == "activity":
+            return penalty.on_outputs(*outputs.gram(x), **words) / _replicas()
+        layout = self._layout_for(tuple(x.shape))
+        if attachment.alpha != 1.0:
+            x = x / attachment.alpha
+        given = (x, layout) if penalty.of_kernel else (layout.to_matrices(x, ops),)
+        if penalty.sketch is None or not self._sketch:
+            return penalty.exact(*given, **words)
+        return penalty.sketch(*given, **words, probes=attachment.option(PROBES))
+
+    def _signs(self, shape: tuple[int, ...], count: Any, dtype: Any) -> Tensor:
+        """Independent random signs, other ones at each call."""
+        name = keras.backend.standardize_dtype(dtype)
+        return rademacher(shape, TickSeed(self._seed, count), name)
+
+    def _layout_for(self, shape: tuple[int, ...]) -> Layout:
+        layout = self.attachment.layout
+        if layout is not None:
+            return layout.for_shape(shape)
+        by_rank = by_config({}, shape)
+        if isinstance(by_rank, str):
+            raise ValueFault(f"{by_rank}; got shape {shape}: give the regularizer a layout")
+        return by_rank
+
+
+def _replicas() -> int:
+    """Over how many devices TensorFlow shares a batch.
+
+    Keras divides a penalty of outputs by the samples of a device, which are fewer by as much.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+CLASSES: dict[str, type[OrthogonalityRegularizer]] = {}
+
+
+def _add_class(penalty: Penalty) -> None:
+    made = type(
+        penalty.class_name,
+        (OrthogonalityRegularizer,),
+        {"penalty": penalty.name, "__doc__": penalty.doc or penalty.formula},
+    )
+    CLASSES[penalty.name] = register(made)
+
+
+with_each_penalty(_add_class)
+
+
+def regularizer(name: Any, factor: float | None = None, **options: Any) -> _Regularizer:
+    """A regularizer by name, ready for `kernel_regularizer=` or for `orthwrap.apply`.
+
+    Args:
+        name: a penalty (`"so"`, `"srip"`, …), one of Keras's (`"l2"`), a reference
+            (`"package.module:function"`, which is imported), or an object.
+        factor: λ; None takes the default.
+        **options: as the class takes them: `scale`, `layout`, `estimate`, `every`, ….
+
+    Raises:
+        ValueFault: an unknown name (the nearest is named), factor or option.
+    """
+    if isinstance(name, type):
+        raise ValueFault(f"regularizer {name.__name__} is a class: give an object of it")
+    if isinstance(name, str) and name in CLASSES:
+        return CLASSES[name](factor, **options)
+    if isinstance(name, str):
+        attachment = template(Rule(regularizer=name, factor=factor, options=options))
+        import_reference(attachment.foreign)
+        return Attached(attachment.foreign, attachment.factor, attachment.name)
+    if options or (factor is not None and isinstance(name, _Regularizer)):
+        raise ValueFault(f"options go with a regularizer's name; set them on the object {name!r}")
+    if isinstance(name, _Regularizer):
+        return name
+    return Attached(name, 1.0 if factor is None else factor)
+
+
+def attachment_of(value: Any, factor: float | None = None) -> Attachment:
+    """The attachment, without layout, that an object stands for."""
+    if isinstance(value, _Regularizer):
+        own = value.attachment
+        return own if factor is None else replace(own, factor=check_factor(factor))
+    return regularizer(value, factor).attachment
+
+
+def from_attachment(attachment: Attachment, function: Any = None) -> _Regularizer:
+    """The live object for an attachment; `function` stands in for a reference that has none."""
+    config = attachment.to_node()["config"]
+    if attachment.is_penalty:
+        return CLASSES[attachment.name](**config)
+    if function is not None:
+        made = Attached(function, **{k: v for k, v in config.items() if k != "regularizer"})
+        made.attachment = attachment
+        return made
+    return Attached(**config)
