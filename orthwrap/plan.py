@@ -15,6 +15,7 @@ from orthwrap.patterns import Candidate, Pattern, nearest, parse
 from orthwrap.penalties.attachment import Attachment, describe
 from orthwrap.penalties.options import ACROSS_CHANNELS, ESTIMATE
 from orthwrap.penalties.template import template
+from orthwrap.reasons import AUTO_FACTOR, IS_FROZEN, Reason, Reasons, because, joined
 from orthwrap.records import (
     ALREADY,
     EXCLUDED,
@@ -29,14 +30,13 @@ from orthwrap.survey import Slot, Survey
 from orthwrap.walker import ABSENT, Edit
 from orthwrap.words import AUTO
 
-FROZEN = "frozen: Keras applies no penalty while it is"
-
 
 @dataclass(frozen=True)
 class Decision:
     """What happens to one slot, and why.
 
     Attributes:
+        reasons: why, in parts.
         attachment: what the slot carries when done; None where it carries nothing of ours.
         previous: what our regularizer replaces, in words.
         measured: its kernels' figures belong into the report.
@@ -47,7 +47,7 @@ class Decision:
 
     slot: Slot
     decision: str
-    reason: str
+    reasons: Reasons
     rule: str | None = None
     attachment: Attachment | None = None
     previous: str | None = None
@@ -55,6 +55,11 @@ class Decision:
     value: Any = None
     auto: bool = False
     schedule: Any = None
+
+    @property
+    def reason(self) -> str:
+        """Why, as it is shown."""
+        return joined(self.reasons)
 
 
 @dataclass(frozen=True)
@@ -241,7 +246,9 @@ def _decide(slot: Slot, parsed: Sequence[_ParsedRule]) -> Decision | None:
         current = slot.current
         if current is None:
             return None
-        return Decision(slot, ALREADY, "no target matches; left as it is", attachment=current)
+        return Decision(
+            slot, ALREADY, because("no target matches", "left as it is"), attachment=current
+        )
     if excluded is not None:
         target_text, exclude_text = excluded
         return _untouched(slot, EXCLUDED, f"matches exclude {exclude_text}", target_text)
@@ -251,9 +258,9 @@ def _decide(slot: Slot, parsed: Sequence[_ParsedRule]) -> Decision | None:
 def _untouched(slot: Slot, decision: str, reason: str, rule: str | None) -> Decision:
     current = slot.current
     if current is not None:
-        reason = f"{reason}; left as it is"
-        return Decision(slot, ALREADY, reason, rule, attachment=current, measured=True)
-    return Decision(slot, decision, reason, rule)
+        reasons = because(reason, "left as it is")
+        return Decision(slot, ALREADY, reasons, rule, attachment=current, measured=True)
+    return Decision(slot, decision, because(reason), rule)
 
 
 def _attach(slot: Slot, p: _ParsedRule, target: Pattern) -> Decision:
@@ -277,7 +284,7 @@ def _attach(slot: Slot, p: _ParsedRule, target: Pattern) -> Decision:
             layout = across_channels(layout)
         problem = slot.problem or _penalty_problem(slot, attachment)
         if problem:
-            return Decision(slot, UNSUPPORTED, problem, target.text, measured=True)
+            return Decision(slot, UNSUPPORTED, because(problem), target.text, measured=True)
         attachment = replace(attachment, options=options)
         if attachment.is_penalty:
             attachment = replace(attachment, layout=layout)
@@ -285,25 +292,24 @@ def _attach(slot: Slot, p: _ParsedRule, target: Pattern) -> Decision:
             attachment = replace(attachment, alpha=slot.alpha())
 
     current = slot.current
-    reasons = [matched]
-    if slot.note:
-        reasons.append(slot.note)
+    reasons = [*because(slot.note)]
     if current is None and slot.existing is not None and rule.existing == "keep":
         return Decision(
-            slot, KEPT, f"keeps its {describe(slot.existing)}", target.text, measured=True
+            slot, KEPT, because(f"keeps its {describe(slot.existing)}"), target.text, measured=True
         )
     # What acts beside ours, and what was set aside earlier and stays so.
     active = slot.existing if current is None else current.combined_with
     set_aside = None if current is None else current.replaced
     if active is not None and rule.existing == "replace":
         active, set_aside = None, active
-        reasons.append(f"replaces its {describe(set_aside)}")
+        reasons += because(f"replaces its {describe(set_aside)}")
     elif active is not None:
-        reasons.append(f"added to its {describe(active)}")
+        reasons += because(f"added to its {describe(active)}")
     attachment = replace(attachment, combined_with=active, replaced=set_aside)
     if not slot.layer.trainable:
-        reasons.append(FROZEN)
-    until = [f"factor auto: {attachment.factor:g} until training finds it"] if auto else []
+        reasons.append(IS_FROZEN)
+    text = f"factor auto: {attachment.factor:g} until training finds it"
+    until = [Reason(text, AUTO_FACTOR)] if auto else []
     absent = slot.key not in slot.layer.config if current is None else current.absent
     attachment = replace(attachment, absent=absent)
     node = attachment.to_node()
@@ -311,7 +317,7 @@ def _attach(slot: Slot, p: _ParsedRule, target: Pattern) -> Decision:
         return Decision(
             slot,
             ALREADY,
-            "; ".join((f"already has {current}", *reasons[1:], *until)),
+            (*because(f"already has {current}"), *reasons, *until),
             target.text,
             current,
             measured=True,
@@ -319,11 +325,11 @@ def _attach(slot: Slot, p: _ParsedRule, target: Pattern) -> Decision:
             schedule=rule.schedule,
         )
     if current is not None:
-        reasons.append(f"was {current}" if auto else f"{current} → {attachment}")
+        reasons += because(f"was {current}" if auto else f"{current} → {attachment}")
     return Decision(
         slot,
         REGULARIZED,
-        "; ".join((*reasons, *until)),
+        (*because(matched), *reasons, *until),
         target.text,
         attachment,
         None if current is None else f"{current.name} {current.factor:g}",
@@ -390,9 +396,9 @@ def plan_inspect(
         if slot.name == "activity" and slot.existing is None:
             continue
         if hit is None and not everything:
-            decisions.append(Decision(slot, NOT_SELECTED, "no target matches"))
+            decisions.append(Decision(slot, NOT_SELECTED, because("no target matches")))
         elif gone is not None:
-            decisions.append(Decision(slot, EXCLUDED, f"matches exclude {gone}", hit))
+            decisions.append(Decision(slot, EXCLUDED, because(f"matches exclude {gone}"), hit))
         else:
             decisions.append(replace(_as_it_is(slot, hit), measured=True))
     warnings = tuple(_excludes_nothing(surveyed, p) for p in out if p.text not in used)
@@ -402,15 +408,13 @@ def plan_inspect(
 def _as_it_is(slot: Slot, rule: str | None) -> Decision:
     current = slot.current
     if current is not None:
-        reason = f"has {current}"
-        if not slot.layer.trainable:
-            reason += f"; {FROZEN}"
-        return Decision(slot, ALREADY, reason, rule, current)
+        frozen = () if slot.layer.trainable else (IS_FROZEN,)
+        return Decision(slot, ALREADY, (*because(f"has {current}"), *frozen), rule, current)
     if slot.existing is not None:
-        return Decision(slot, KEPT, f"has {describe(slot.existing)}", rule)
+        return Decision(slot, KEPT, because(f"has {describe(slot.existing)}"), rule)
     if slot.problem:
-        return Decision(slot, UNSUPPORTED, slot.problem, rule)
-    return Decision(slot, NOT_SELECTED, "has no regularizer", rule)
+        return Decision(slot, UNSUPPORTED, because(slot.problem), rule)
+    return Decision(slot, NOT_SELECTED, because("has no regularizer"), rule)
 
 
 def plan_strip(surveyed: Survey) -> Plan:
@@ -420,17 +424,17 @@ def plan_strip(surveyed: Survey) -> Plan:
         current = slot.current
         if current is None:
             if slot.name != "activity":
-                decisions.append(Decision(slot, NOT_SELECTED, "has no orthwrap regularizer"))
+                decisions.append(
+                    Decision(slot, NOT_SELECTED, because("has no orthwrap regularizer"))
+                )
             continue
         original = current.original
-        reason = f"had {current}"
-        if original is not None:
-            reason += f"; {describe(original)} is back"
+        back = "" if original is None else f"{describe(original)} is back"
         decisions.append(
             Decision(
                 slot,
                 REMOVED,
-                reason,
+                because(f"had {current}", back),
                 previous=str(current),
                 value=ABSENT if current.absent else original,
             )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+from orthwrap.errors import ValueFault, first_line
+from orthwrap.reasons import Reasons, because, joined
 
 REPORT_SCHEMA = "orthwrap.report/1"
 COMPARE_SCHEMA = "orthwrap.compare/1"
@@ -85,11 +89,12 @@ class LayerRecord:
     layout: str | None
     matrices: tuple[int, int, int] | None  # count, rows (m), columns (n)
     decision: str
-    reason: str
+    reasons: Reasons
     trainable: bool
     rule: str | None = None
     regularizer: RegularizerRecord | None = None
-    previous: str | None = None
+    previous: str | None = None  # of ours, which was replaced
+    foreign: str | None = None  # of others, which is left as it is
     before: Deviation | None = None
     after: Deviation | None = None
 
@@ -110,9 +115,35 @@ class LayerRecord:
             "trainable": self.trainable,
             "rule": self.rule,
             "regularizer": self.regularizer and self.regularizer.to_json(),
+            "previous": self.previous,
+            "foreign": self.foreign,
             "before": self.before and self.before.to_json(),
             "after": self.after and self.after.to_json(),
         }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> LayerRecord:
+        """The inverse of `to_json`."""
+        told: Any = {
+            name: data.get(name) for name in ("path", "class_name", "slot", "kernel", "layout")
+        }
+        told |= {name: data.get(name) for name in ("decision", "rule", "previous", "foreign")}
+        shape, matrices = data["shape"], data["matrices"]
+        return cls(
+            **told,
+            shape=None if shape is None else tuple(shape),
+            matrices=None if matrices is None else tuple(matrices.values()),
+            reasons=because(data["reason"]),
+            trainable=data["trainable"],
+            regularizer=_made(RegularizerRecord, data["regularizer"]),
+            before=_made(Deviation, data["before"]),
+            after=_made(Deviation, data["after"]),
+        )
+
+    @property
+    def reason(self) -> str:
+        """Why it was decided so, as it is shown."""
+        return joined(self.reasons)
 
     @property
     def place(self) -> str:
@@ -174,6 +205,13 @@ class Training:
             "metrics_after": {k: finite(v) for k, v in self.metrics_after.items()},
             "choices": list(self.choices),
         }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Training:
+        """The inverse of `to_json`."""
+        history = {name: tuple(values) for name, values in data["history"].items()}
+        lists = {name: tuple(data[name]) for name in ("class_names", "choices")}
+        return _known(cls, {**data, **lists, "history": history})
 
 
 @dataclass(frozen=True)
@@ -240,6 +278,27 @@ class Report:
             "layers": [r.to_json() for r in self.layers],
         }
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Report:
+        """The report whose `to_json` this is; the reasons of a decision come back as one.
+
+        Raises:
+            ValueFault: the data is of another schema, or lacks something.
+        """
+        with _read_as(REPORT_SCHEMA, data):
+            training = data["training"]
+            return cls(
+                command=data["command"],
+                model=_known(ModelRecord, data["model"]),
+                layers=tuple(LayerRecord.from_json(layer) for layer in data["layers"]),
+                layer_count=data["summary"]["layers"],
+                orthwrap_version=data["orthwrap_version"],
+                output=data["output"],
+                upgrades=tuple(data["upgrades"]),
+                warnings=tuple(data["warnings"]),
+                training=None if training is None else Training.from_json(training),
+            )
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -266,6 +325,16 @@ class Comparison:
             data[key] = data[key] and data[key].to_json()
         data["weight_change"] = finite(data["weight_change"])
         return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Comparison:
+        """The inverse of `to_json`."""
+        told = dict(data)
+        for key in ("shape_before", "shape_after"):
+            told[key] = None if told[key] is None else tuple(told[key])
+        for key in ("before", "after"):
+            told[key] = _made(Deviation, told[key])
+        return _known(cls, told)
 
 
 @dataclass(frozen=True)
@@ -308,6 +377,47 @@ class CompareReport:
             "summary": self.summary,
             "layers": [c.to_json() for c in self.layers],
         }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CompareReport:
+        """The comparison whose `to_json` this is.
+
+        Raises:
+            ValueFault: the data is of another schema, or lacks something.
+        """
+        with _read_as(COMPARE_SCHEMA, data):
+            return cls(
+                before=_known(ModelRecord, data["before"]),
+                after=_known(ModelRecord, data["after"]),
+                layers=tuple(Comparison.from_json(row) for row in data["layers"]),
+                orthwrap_version=data["orthwrap_version"],
+                warnings=tuple(data["warnings"]),
+            )
+
+
+T = TypeVar("T")
+
+
+def _made(cls: type[T], data: Mapping[str, Any] | None) -> T | None:
+    return None if data is None else _known(cls, data)
+
+
+def _known(cls: type[T], data: Mapping[str, Any]) -> T:
+    """A record of what it knows; a later version may have added more."""
+    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return cls(**{name: value for name, value in data.items() if name in known})
+
+
+@contextlib.contextmanager
+def _read_as(schema: str, data: Any) -> Iterator[None]:
+    """ValueFault where the data is not of this schema."""
+    found = data.get("schema") if isinstance(data, Mapping) else None
+    if found != schema:
+        raise ValueFault(f"expected JSON of schema {schema}; got {found!r}")
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as e:
+        raise ValueFault(f"JSON of schema {schema} is not whole: {first_line(e)}") from e
 
 
 def _total_penalty(records: list[LayerRecord], when: str) -> float | None:

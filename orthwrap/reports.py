@@ -13,8 +13,9 @@ from orthwrap.measure import EXACT_LIMIT, measure, together
 from orthwrap.opening import Opened
 from orthwrap.penalties.attachment import Attachment, describe
 from orthwrap.penalties.options import ESTIMATE, EVERY
-from orthwrap.plan import FROZEN, Decision, Plan
-from orthwrap.records import Deviation, LayerRecord, RegularizerRecord, Report
+from orthwrap.plan import Decision, Plan
+from orthwrap.reasons import FROZEN, IS_FROZEN, about_anew
+from orthwrap.records import KEPT, Deviation, LayerRecord, RegularizerRecord, Report
 from orthwrap.stores import Store, WeightRef
 from orthwrap.survey import Kernel, Survey, survey
 
@@ -94,11 +95,12 @@ def _record(decision: Decision, kernel: Kernel | None) -> LayerRecord:
         layout=None if layout is None else layout.name,
         matrices=None if layout is None or weight is None else layout.matrices(weight.shape),
         decision=decision.decision,
-        reason=decision.reason,
+        reasons=decision.reasons,
         trainable=layer.trainable,
         rule=decision.rule,
         regularizer=None if attachment is None else _regularizer_record(attachment),
         previous=decision.previous,
+        foreign=_left_of_others(decision),
     )
 
 
@@ -116,6 +118,11 @@ def _regularizer_record(attachment: Attachment) -> RegularizerRecord:
         every=attachment.option(EVERY),
         combined_with=combined,
     )
+
+
+def _left_of_others(decision: Decision) -> str | None:
+    existing = decision.slot.existing
+    return describe(existing) if decision.decision == KEPT and existing is not None else None
 
 
 def _layout_of(kernel: Kernel, attachment: Attachment | None) -> Layout | None:
@@ -166,8 +173,8 @@ def _as_trained(
     record: LayerRecord, kernel: Kernel, attachment: Attachment | None, with_figures: bool
 ) -> LayerRecord:
     if record.carries and record.trainable != kernel.layer.trainable:
-        told = record.reason.replace(f"; {FROZEN}", "")
-        record = replace(record, reason=told if kernel.layer.trainable else f"{told}; {FROZEN}")
+        frozen = () if kernel.layer.trainable else (IS_FROZEN,)
+        record = replace(record, reasons=about_anew(record.reasons, FROZEN, *frozen))
     if record.regularizer is not None and attachment is not None:
         record = replace(record, regularizer=_regularizer_record(attachment))
     if record.before is not None and with_figures:

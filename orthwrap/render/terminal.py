@@ -346,7 +346,7 @@ def _carried(record: LayerRecord, command: str, wide: bool) -> Text:
     if command in _CHOOSE_NONE and record.decision == NOT_SELECTED:
         return Text("–", style="dim")
     if command in _CHOOSE_NONE and record.decision == KEPT:
-        return Text(record.reason.removeprefix("has "), style=style)
+        return Text(record.foreign or "", style=style)
     text = Text(record.decision.replace("_", " "), style=style)
     if not wide and record.decision in (UNSUPPORTED, KEPT, REMOVED):
         text.append(f": {record.reason}", "dim")

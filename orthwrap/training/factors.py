@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orthwrap.errors import OrthwrapError, first_line, listed
+from orthwrap.reasons import AUTO_FACTOR, Reason, about_anew
 from orthwrap.records import LayerRecord, Report, place_of
 from orthwrap.regularizers import Attached, OrthogonalityRegularizer
 from orthwrap.stores.live import LiveStore, variable_of
@@ -299,10 +300,9 @@ def with_resolved(report: Report, chosen: Sequence[Chosen], resolved: Sequence[R
         r = found.get((record.path, record.slot))
         if r is None or record.regularizer is None:
             return record
-        told, _, _ = record.reason.partition("; factor auto: ")
         return replace(
             record,
-            reason=f"{told}; {r.why}",
+            reasons=about_anew(record.reasons, AUTO_FACTOR, Reason(r.why, AUTO_FACTOR)),
             regularizer=replace(record.regularizer, factor=r.factor),
         )
 
