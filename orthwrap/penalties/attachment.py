@@ -12,6 +12,7 @@ from orthwrap.layouts import Layout
 from orthwrap.penalties.options import Option
 from orthwrap.penalties.penalty import Penalty
 from orthwrap.penalties.table import PENALTIES, penalty_of_class
+from orthwrap.walker import class_of
 
 PACKAGE = "orthwrap"
 MODULE = "orthwrap.regularizers"
@@ -142,11 +143,6 @@ class Attachment:
         if self.combined_with is not None:
             words.append(f"+ {describe(self.combined_with)}")
         return " ".join(words)
-
-
-def class_of(node: Mapping[str, Any]) -> str:
-    """The class name after the last `>`."""
-    return str(node.get("class_name", "")).rpartition(">")[2]
 
 
 def is_ours(node: Any) -> bool:
