@@ -265,7 +265,7 @@ def _is_operation(node: Node) -> bool:
     return str(node.get("module", "")).startswith("keras.src.ops")
 
 
-def class_of(node: Node) -> str:
+def class_of(node: Mapping[str, Any]) -> str:
     """The class name after the last `>` (`package>Class`)."""
     return str(node.get("class_name", "")).rpartition(">")[2]
 

@@ -12,6 +12,7 @@ from orthwrap.layouts import Layout
 from orthwrap.penalties.options import Option
 from orthwrap.penalties.penalty import Penalty
 from orthwrap.penalties.table import PENALTIES, penalty_of_class
+from orthwrap.walker import class_of
 
 PACKAGE = "orthwrap"
 MODULE = "orthwrap.regularizers"
@@ -97,7 +98,6 @@ class Attachment:
             ValueFault: the node is orthwrap's, but not one this version writes.
         """
         class_name = class_of(node)
-        config = dict(node.get("config") or {})
         penalty = penalty_of_class(class_name)
         if penalty is None and class_name != ATTACHED:
             raise ValueFault(
@@ -106,34 +106,34 @@ class Attachment:
                 "(--custom-objects MODULE), or use the orthwrap version that wrote it"
             )
         try:
-            layout = config.pop("layout", None)
-            known: dict[str, Any] = {
-                "factor": float(config.pop("factor")),
-                "on": str(config.pop("on", "kernel")),
-                "combined_with": config.pop("combined_with", None),
-                "replaced": config.pop("replaced", None),
-                "absent": bool(config.pop("absent", False)),
-            }
-            if penalty is None:
-                return cls(
-                    name=str(config.pop("name")),
-                    foreign=config.pop("regularizer"),
-                    options=config,
-                    **known,
-                )
-            return cls(
-                name=penalty.name,
-                scale=str(config.pop("scale", "unit")),
-                alpha=float(config.pop("alpha", 1.0)),
-                layout=None if layout is None else Layout.from_config(layout),
-                options=config,
-                **known,
-            )
+            return cls._read(penalty, dict(node.get("config") or {}))
         except (KeyError, TypeError, ValueError) as e:
             raise ValueFault(
                 f"the config holds an orthwrap regularizer {class_name!r} that this version "
                 f"cannot read ({e}): use the orthwrap version that wrote it"
             ) from e
+
+    @classmethod
+    def _read(cls, penalty: Penalty | None, config: dict[str, Any]) -> Attachment:
+        layout = config.pop("layout", None)
+        known: dict[str, Any] = {
+            "factor": float(config.pop("factor")),
+            "on": str(config.pop("on", "kernel")),
+            "combined_with": config.pop("combined_with", None),
+            "replaced": config.pop("replaced", None),
+            "absent": bool(config.pop("absent", False)),
+        }
+        if penalty is None:
+            name, foreign = str(config.pop("name")), config.pop("regularizer")
+            return cls(name=name, foreign=foreign, options=config, **known)
+        return cls(
+            name=penalty.name,
+            scale=str(config.pop("scale", "unit")),
+            alpha=float(config.pop("alpha", 1.0)),
+            layout=None if layout is None else Layout.from_config(layout),
+            options=config,
+            **known,
+        )
 
     def __str__(self) -> str:
         words = [f"{self.name} {self.factor:g}"]
@@ -143,11 +143,6 @@ class Attachment:
         if self.combined_with is not None:
             words.append(f"+ {describe(self.combined_with)}")
         return " ".join(words)
-
-
-def class_of(node: Mapping[str, Any]) -> str:
-    """The class name after the last `>`."""
-    return str(node.get("class_name", "")).rpartition(">")[2]
 
 
 def is_ours(node: Any) -> bool:

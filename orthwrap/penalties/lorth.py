@@ -44,15 +44,10 @@ def lorth(
     from orthwrap.penalties import tensors as t
 
     geometry = _geometry(kernel.shape, strides, groups)
-    n_taps = prod(geometry.taps)
     shape = (groups, geometry.rows, geometry.filters)
-    widths = [(0, extra) for extra in geometry.padding] + [(0, 0), (0, 0)]
-    taps = ops.pad(kernel, widths) if any(geometry.padding) else kernel
-    taps = ops.transpose(ops.reshape(taps, geometry.split_shape), geometry.split_order)
-    if n_taps == 1:
+    taps = _taps(kernel, geometry)
+    if prod(geometry.taps) == 1:
         return so(ops.reshape(taps, shape), probes) + geometry.constant
-
-    taps = ops.reshape(taps, (n_taps, prod(shape)))
     real, imaginary = (
         ops.reshape(ops.convert_to_tensor(table, dtype=kernel.dtype) @ taps, (-1, *shape[1:]))
         for table in half_spectrum(geometry.taps)
@@ -64,6 +59,16 @@ def lorth(
         rest = t.differentiable(_complex_so_sketch, real, imaginary, constants=(probes[groups:],))
         total = so(zero, probes[:groups]) + 2 * rest
     return total / prod(geometry.points) + geometry.constant
+
+
+def _taps(kernel: Tensor, geometry: ConvGeometry) -> Tensor:
+    """The kernel with its phases apart, one row a tap: (taps, groups · rows · filters)."""
+    from keras import ops
+
+    widths = [(0, extra) for extra in geometry.padding] + [(0, 0), (0, 0)]
+    padded = ops.pad(kernel, widths) if any(geometry.padding) else kernel
+    split = ops.transpose(ops.reshape(padded, geometry.split_shape), geometry.split_order)
+    return ops.reshape(split, (prod(geometry.taps), -1))
 
 
 def _geometry(shape: Sequence[int], strides: Sequence[int] | None, groups: int) -> ConvGeometry:

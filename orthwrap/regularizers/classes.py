@@ -67,18 +67,13 @@ class OrthogonalityRegularizer(_Regularizer):
             raise TypeError("OrthogonalityRegularizer is a base class: use one such as orthwrap.SO")
         if isinstance(layout, Mapping):
             layout = Layout.from_config(layout)
-        if scale not in SCALES:
-            raise ValueFault(f"scale={scale!r} is not known; choose one of: {', '.join(SCALES)}")
-        if not alpha > 0:
-            raise ValueFault(f"alpha={alpha!r} must be above 0")
+        _check_scale(scale, alpha)
         penalty = PENALTIES[self.penalty]
         taken = checked(self.penalty, penalty.options, options)
-        if factor is None:
-            factor = penalty.default_factor
         self._adopt(
             Attachment(
                 name=self.penalty,
-                factor=check_factor(factor),
+                factor=check_factor(penalty.default_factor if factor is None else factor),
                 scale=scale,
                 alpha=float(alpha),
                 options=taken,
@@ -95,12 +90,17 @@ class OrthogonalityRegularizer(_Regularizer):
         self.reseed(random.getrandbits(31))
         self._every: int = self.attachment.option(EVERY)
         self._sketch = self.attachment.option(ESTIMATE) == "sketch"
-        if on == "activity" and (self._sketch or penalty.on_outputs is None or scale != "unit"):
+        if on == "activity":
+            self._check_on_outputs()
+        self._clock = Clock() if self._every > 1 or self.is_random else None
+
+    def _check_on_outputs(self) -> None:
+        has_form = self._descriptor.on_outputs is not None
+        if self._sketch or not has_form or self.attachment.scale != "unit":
             of_kernels = [p.name for p in PENALTIES.values() if p.on_outputs is None]
             raise UsageError(
                 f"on activity there is no {', '.join(of_kernels)}, no sketch and no scale preserve"
             )
-        self._clock = Clock() if self._every > 1 or self.is_random else None
 
     @property
     def is_random(self) -> bool:
@@ -167,6 +167,13 @@ class OrthogonalityRegularizer(_Regularizer):
         if isinstance(by_rank, str):
             raise ValueFault(f"{by_rank}; got shape {shape}: give the regularizer a layout")
         return by_rank
+
+
+def _check_scale(scale: str, alpha: float) -> None:
+    if scale not in SCALES:
+        raise ValueFault(f"scale={scale!r} is not known; choose one of: {', '.join(SCALES)}")
+    if not alpha > 0:
+        raise ValueFault(f"alpha={alpha!r} must be above 0")
 
 
 def _replicas() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ import orthwrap
 from orthwrap.penalties.penalty import Penalty
 from orthwrap.penalties.table import PENALTIES
 from orthwrap_cli.main import app
+from tests.conftest import REPOSITORY
 from tests.samples import small_file
 
 TOY = '''
@@ -241,3 +243,19 @@ def test_a_file_loads_only_where_it_is_registered(folder: Path, suffix: str, toy
     assert "\n" not in str(caught.value)
     given = orthwrap.load_model(output, custom_objects="toy_module")
     assert [float(x) for x in given.losses] == pytest.approx(losses)
+
+
+def test_the_example_of_the_docs_runs(folder: Path) -> None:
+    page = (REPOSITORY / "docs" / "regularizers.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (line,) = re.findall(r"^\$ orthwrap (.*)$", page, re.MULTILINE)
+    (folder / "my_penalties.py").write_text(code, encoding="utf-8")
+    command(*line.split(), "--json", "report.json")
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    loss = (
+        "import orthwrap, my_penalties\n"
+        "print(sum(float(x) for x in orthwrap.load_model('model-orth.h5').losses))"
+    )
+    done = subprocess.run([sys.executable, "-c", loss], capture_output=True, text=True, check=True)
+    expected = report["summary"]["penalty_before"]
+    assert float(done.stdout.split()[-1]) == pytest.approx(expected, rel=1e-4)
