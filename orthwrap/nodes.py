@@ -148,7 +148,7 @@ class Attachment:
         """As the report names it."""
         combined = None if self.combined_with is None else describe(self.combined_with)
         if not self.is_penalty:
-            return RegularizerRecord(self.name, self.factor, combined_with=combined)
+            return RegularizerRecord(self._said, self.factor, combined_with=combined)
         return RegularizerRecord(
             name=self.name,
             factor=self.factor,
@@ -159,8 +159,17 @@ class Attachment:
             combined_with=combined,
         )
 
+    @property
+    def _said(self) -> str:
+        """The name, and what it stands for where it does not say so itself."""
+        if self.is_penalty or (self.name in KERAS_NAMES and self.foreign == keras_node(self.name)):
+            return self.name
+        meant = without_address(self.foreign) if isinstance(self.foreign, str) else None
+        meant = meant or describe(self.foreign)
+        return self.name if self.name == meant else f"{self.name} ({meant})"
+
     def __str__(self) -> str:
-        words = [f"{self.name} {self.factor:g}"]
+        words = [f"{self._said} {self.factor:g}"]
         if self.scale != "unit":
             words.append(self.scale)
         words += [f"{k}={v}" for k, v in self.options.items()]

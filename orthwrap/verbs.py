@@ -16,7 +16,7 @@ from orthwrap.comparing import compare_kernel, kernels_of
 from orthwrap.custom_objects import CustomObjects, custom_objects_of
 from orthwrap.errors import Interrupted, OrthwrapError, UsageError, ValueFault, listed
 from orthwrap.loading import load_compiled, save_model
-from orthwrap.needs import code_in
+from orthwrap.needs import code_in, references_in
 from orthwrap.nodes import ours_within
 from orthwrap.opening import opened
 from orthwrap.outputs import PathLike, check_output, format_of, output_for
@@ -95,7 +95,19 @@ def inspect(
         surveyed = survey(source.store)
         targets = None if target is None else _many(target)
         planned = plan_inspect(surveyed, targets, _many(exclude))
-        return make_report("inspect", source, surveyed, planned, with_figures=measure)
+        report = make_report("inspect", source, surveyed, planned, with_figures=measure)
+        return noted(report, _refers_to(source.store))
+
+
+def _refers_to(store: Any) -> tuple[str, ...]:
+    """A note of the functions that a file's regularizers call where they are loaded."""
+    if store.format == "memory":
+        return ()
+    return tuple(
+        f"{reference!r} (in {listed(places)}) is a function that the file does not hold: loading "
+        "looks it up only where you name it with --custom-objects"
+        for reference, places in references_in(store.root).items()
+    )
 
 
 # apply
