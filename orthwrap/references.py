@@ -137,7 +137,7 @@ def find(name: str, given: Mapping[str, Any] | None = None) -> Any:
     return next((v for v in registered if callable(v) and reference_of(v) == name), None)
 
 
-def regularizer_of(node: Any) -> Callable[[Any], Any] | None:
+def regularizer_of(node: Any) -> Callable[[Any], Any]:
     """A regularizer from what a config has for it: a name, a node, or a reference.
 
     Keras's own are made by their class name, others only where `find` or the user allows it.
@@ -145,8 +145,6 @@ def regularizer_of(node: Any) -> Callable[[Any], Any] | None:
     Raises:
         ValueFault: it is not known here, or cannot be made from its config.
     """
-    if node is None:
-        return None
     config = node.get("config") if isinstance(node, Mapping) else None
     is_function = is_reference(node)
     if isinstance(node, Mapping) and node.get("class_name") == "function":
@@ -161,10 +159,11 @@ def regularizer_of(node: Any) -> Callable[[Any], Any] | None:
 
 
 # Keras's own, by the names that stand for them.
+_CLASSES = ("L1", "L2", "L1L2", "OrthogonalRegularizer")
 _KERAS = {
-    **{name: name for name in ("L1", "L2", "L1L2", "OrthogonalRegularizer")},
-    **{"l1": "L1", "l2": "L2", "l1_l2": "L1L2", "l1l2": "L1L2"},
-    "orthogonal_regularizer": "OrthogonalRegularizer",
+    **dict(zip(_CLASSES, _CLASSES, strict=True)),
+    **dict(zip(nodes.KERAS_NAMES, _CLASSES, strict=True)),
+    "l1l2": "L1L2",
 }
 
 

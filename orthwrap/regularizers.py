@@ -36,7 +36,8 @@ class _Regularizer(keras.regularizers.Regularizer):  # type: ignore[misc]  # Ker
 
     def _adopt(self, attachment: Attachment) -> None:
         self._base = attachment
-        self._foreign = references.regularizer_of(attachment.combined_with)
+        beside = attachment.combined_with
+        self._foreign = None if beside is None else references.regularizer_of(beside)
 
     @property
     def attachment(self) -> Attachment:

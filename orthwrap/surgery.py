@@ -123,11 +123,11 @@ def _set_live(store: Any, decision: Decision, functions: Mapping[str, Any]) -> N
 
     live = store.object_of(decision.slot.layer)
     attachment = decision.attachment
+    made: Any = None
     if attachment is not None:
         made = from_attachment(attachment, functions.get(str(attachment.foreign)))
-    else:
-        value = decision.value if isinstance(decision.value, (str, Mapping)) else None
-        made = regularizer_of(value)
+    elif isinstance(decision.value, (str, Mapping)):
+        made = regularizer_of(decision.value)
     variables = [variable_of(live, k.spec) for k in decision.slot.kernels]
     set_regularizer(live, decision.slot.key, [v for v in variables if v is not None], made)
 

@@ -216,9 +216,9 @@ def apply(
     settings = settings_of(training, has_data=data is not None, others=apply.__kwdefaults__ or ())
     if dry_run and settings is not None:  # which makes no folders
         settings = replace(settings, checkpoint_dir=None, resume=False, tensorboard=None)
-    job = _Apply(tuple(rules), measure, _job(data, settings, progress), known, unsafe_lambda)
     if in_place and settings is not None and settings.devices is not None:
         raise UsageError("devices share a copy of the model: leave in_place out")
+    job = _Apply(tuple(rules), measure, _job(data, settings, progress), known, unsafe_lambda)
     with contextlib.nullcontext() if job.job is None else job.job.on_devices():
         if not isinstance(model, (str, os.PathLike)):
             return job.on_model(model, output, force=force, in_place=in_place, dry_run=dry_run)
