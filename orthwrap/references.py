@@ -7,11 +7,12 @@ registered with Keras.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -111,6 +112,17 @@ def remember(reference: str, value: Any) -> None:
 
 
 # From a file's words to objects
+
+
+@contextlib.contextmanager
+def known_objects(objects: Mapping[str, Any]) -> Iterator[None]:
+    """Keras knows these too by their names; its own scope would forget those of a scope around."""
+    import keras
+    from keras.src.backend.common.global_state import get_global_attribute
+
+    around = get_global_attribute("custom_objects_scope_dict", {})
+    with keras.saving.custom_object_scope({**around, **objects}):
+        yield
 
 
 def is_reference(node: Any) -> bool:

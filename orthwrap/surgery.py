@@ -75,8 +75,7 @@ def changed_model(
     store: Any, planned: Plan, functions: Mapping[str, Any], *, in_place: bool
 ) -> tuple[Any, tuple[str, ...]]:
     """The model with the plan done: a checked copy, or the live one itself."""
-    import keras
-
+    from orthwrap.references import known_objects
     from orthwrap.stores.compiled import forget_compiled_steps
     from orthwrap.stores.live import (
         LiveStore,
@@ -86,7 +85,9 @@ def changed_model(
     )
 
     # The caller's own classes, and functions that have no importable name, are in memory.
-    with keras.saving.custom_object_scope({**live_objects(store), **functions}):
+    with known_objects({**live_objects(store), **functions}):
+        for decision in planned.changes:
+            _regularizer_for(decision, functions)  # all can be made, before any is set
         if in_place:
             for decision in planned.changes:
                 _set_live(store, decision, functions)
@@ -117,19 +118,23 @@ def changed_model(
 
 
 def _set_live(store: Any, decision: Decision, functions: Mapping[str, Any]) -> None:
-    from orthwrap.references import regularizer_of
-    from orthwrap.regularizers import from_attachment
     from orthwrap.stores.live import set_regularizer, variable_of
 
     live = store.object_of(decision.slot.layer)
-    attachment = decision.attachment
-    made: Any = None
-    if attachment is not None:
-        made = from_attachment(attachment, functions.get(str(attachment.foreign)))
-    elif isinstance(decision.value, (str, Mapping)):
-        made = regularizer_of(decision.value)
+    made = _regularizer_for(decision, functions)
     variables = [variable_of(live, k.spec) for k in decision.slot.kernels]
     set_regularizer(live, decision.slot.key, [v for v in variables if v is not None], made)
+
+
+def _regularizer_for(decision: Decision, functions: Mapping[str, Any]) -> Any:
+    """What a slot is to carry; None for nothing."""
+    from orthwrap.references import regularizer_of
+    from orthwrap.regularizers import from_attachment
+
+    attachment = decision.attachment
+    if attachment is not None:
+        return from_attachment(attachment, functions.get(str(attachment.foreign)))
+    return regularizer_of(decision.value) if isinstance(decision.value, (str, Mapping)) else None
 
 
 def write_copy(store: FileStore, root: Any, target: Path, like: Path) -> None:

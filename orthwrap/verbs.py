@@ -280,7 +280,8 @@ class _Apply:
             if dry_run:
                 return Result(None, None, report)
             with _restored_on_error(model) if in_place else contextlib.nullcontext():
-                changed, notes = changed_model(source.store, planned, functions, in_place=in_place)
+                known = {**self.custom_objects, **functions}
+                changed, notes = changed_model(source.store, planned, known, in_place=in_place)
                 report, outcome = self._trained(changed, data, noted(report, notes), planned)
         return self._finish(changed, report, outcome, target)
 
@@ -413,7 +414,8 @@ def strip(
         force: an existing output may be replaced (never the input).
         in_place: change the live model itself.
         dry_run: report, write nothing.
-        custom_objects, unsafe_lambda: as in `apply`, where the format is converted too.
+        custom_objects, unsafe_lambda: as in `apply`, where the format is converted too; and for
+            a live model's regularizers that are given back.
     """
     known = custom_objects_of(custom_objects)
     is_file = isinstance(model, (str, os.PathLike))
@@ -428,7 +430,7 @@ def strip(
         if dry_run:
             return Result(None, None, report)
         if not is_file:
-            changed, notes = changed_model(store, planned, {}, in_place=in_place)
+            changed, notes = changed_model(store, planned, known, in_place=in_place)
             return _saved(changed, noted(report, notes), target)
         assert target is not None  # a path always has an output beside it
         root = edit(store.root, planned.edits)

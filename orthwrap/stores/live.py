@@ -17,6 +17,7 @@ from keras.src.saving.serialization_lib import ObjectSharingScope
 from orthwrap.errors import RebuildError, ValueFault
 from orthwrap.layouts import KERNELS, KernelSpec
 from orthwrap.records import ModelRecord
+from orthwrap.references import known_objects
 from orthwrap.stores.base import WeightRef, as_float
 from orthwrap.stores.compiled import compiled_state, copy_compiled, set_compiled_state
 from orthwrap.walker import Edit, Layer, Node, Step, at, edit, to_snake_case, walk
@@ -280,7 +281,7 @@ def _clone(store: LiveStore, root: Node, known: Mapping[str, Any]) -> Any:
             return type(layer).from_config(layer.get_config())  # an operation, say
         return keras.saving.deserialize_keras_object(nodes[id(layer)], safe_mode=True)
 
-    with keras.saving.custom_object_scope(dict(known)):
+    with known_objects(known):
         new = keras.models.clone_model(store.model, clone_function=from_node, recursive=True)
     if type(new) is not type(store.model):
         raise TypeError(f"a clone of it is a {type(new).__name__}")
