@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import importlib.util
 import inspect
-import pkgutil
 import sys
 from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from orthwrap.errors import ValueFault, first_line
+from orthwrap.errors import ValueFault
+from orthwrap.references import import_module, imported
 
 # What a caller may give: by name, or where it is to be imported from.
 CustomObjects = Mapping[str, Any] | Iterable[str] | str
+
+_WHAT = "custom objects"
 
 
 def custom_objects_of(given: CustomObjects | None) -> dict[str, Any]:
@@ -50,49 +49,17 @@ def custom_objects_of(given: CustomObjects | None) -> dict[str, Any]:
 
 def _objects_of(reference: str) -> dict[str, Any]:
     path, colon, name = reference.partition(":")
-    module = _import(path, reference)
-    if not colon:
-        public = _public(module)
-        found = {n: v for n, v in public.items() if _is_of(v, module)}
-        if not (found or any(_is_ours(v) for v in public.values())):
-            raise ValueFault(
-                f"module {path!r} for custom objects {reference!r} defines no class with a "
-                "get_config and no function: name the module that does"
-            )
-        return found
-    value = getattr(module, name, None)
-    if callable(value):
-        return {name: value}
-    known = [n for n, v in _public(module).items() if callable(v)]
-    raise ValueFault(
-        f"module {path!r} has no class or function {name!r} for custom objects {reference!r}"
-        + _did_you_mean(name, known)
-    )
-
-
-def _import(path: str, reference: str) -> ModuleType:
-    try:
-        return importlib.import_module(path)
-    except Exception as e:  # a module runs as it is imported, and may raise anything
-        missing = isinstance(e, ModuleNotFoundError) and f"{path}.".startswith(f"{e.name}.")
-        hint = _did_you_mean(path, _modules_beside(path)) if missing or not path else ""
+    if colon:
+        return {name: imported(reference, _WHAT, "class or function")}
+    module = import_module(path, reference, _WHAT)
+    public = _public(module)
+    found = {n: v for n, v in public.items() if _is_of(v, module)}
+    if not (found or any(_is_ours(v) for v in public.values())):
         raise ValueFault(
-            f"cannot import {path!r} for custom objects {reference!r}: {first_line(e)}{hint}"
-        ) from e
-
-
-def _modules_beside(path: str) -> list[str]:
-    """The modules that `path` might have meant: those of its package, or all there are."""
-    package, dot, _ = path.rpartition(".")
-    if not dot:
-        return [m.name for m in pkgutil.iter_modules()]
-    found = sys.modules.get(package)
-    return [f"{package}.{m.name}" for m in pkgutil.iter_modules(getattr(found, "__path__", ()))]
-
-
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, sorted(known), 3, 0.6)
-    return f"; nearest: {', '.join(close)}" if close else ""
+            f"module {path!r} for {_WHAT} {reference!r} defines no class with a get_config and no "
+            "function: name the module that does"
+        )
+    return found
 
 
 def _public(module: ModuleType) -> dict[str, Any]:

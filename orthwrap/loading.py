@@ -22,6 +22,7 @@ from orthwrap.errors import FileFault, OrthwrapError, listed
 from orthwrap.opening import opened
 from orthwrap.outputs import DEFAULT_SUFFIX, FORMATS, PathLike, as_path
 from orthwrap.penalties.attachment import check_reference
+from orthwrap.references import find, is_reference
 from orthwrap.stores import hdf5
 from orthwrap.stores.files import is_hdf5, open_file
 from orthwrap.stores.replacing import replacing, scratch_folder
@@ -241,6 +242,8 @@ def _known_objects(root: Node, given: dict[str, Any], shown: Path) -> dict[str, 
         if need.name != bare and bare in given:
             found[need.name] = given[bare]
             return "given"
+        if need.kind == "regularizer" and is_reference(need.name):
+            return None if find(need.name, found) is None else "given"
         if need.kind in getters:
             with contextlib.suppress(Exception):  # each raises its own for an unknown name
                 return "keras" if getters[need.kind](need.name) is not None else None

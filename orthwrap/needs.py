@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from orthwrap.nodes import is_ours
+from orthwrap.references import is_reference
 from orthwrap.walker import Node, Pointer, class_of, walk
 
 # What only a compiled model has; all else makes the model itself.
@@ -64,6 +66,16 @@ def code_in(root: Node) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def references_in(root: Node) -> dict[str, tuple[str, ...]]:
+    """The functions that our regularizers in a config refer to, each with the layers it is in."""
+    found: dict[str, dict[str, None]] = {}
+    for node, where, _ in _objects(root):
+        for need in _needs_of_ours(node, where):
+            if is_reference(need.name):
+                found.setdefault(need.name, {})[where] = None
+    return {reference: tuple(places) for reference, places in found.items()}
+
+
 def lost_code_in(root: Node) -> tuple[str, ...]:
     """Paths of layers whose activation is code in the form that Keras writes and cannot read."""
     found = (where for node, where, _ in _objects(root) if _has_lost_code(node))
@@ -92,13 +104,10 @@ def _unknown(root: Node, lookup: Lookup) -> Iterator[Need]:
         source = None if need is None else lookup(need)
         if need is not None and source is None:
             yield need
-        if need is not None and source != "keras":
-            foreign.add(id(node))
-            continue
-        foreign.discard(id(node))
-        for need in _needs_by_name(node, where):
-            if lookup(need) is None:
-                yield need
+        is_foreign = need is not None and source != "keras" and not is_ours(node)
+        (foreign.add if is_foreign else foreign.discard)(id(node))
+        if not is_foreign:
+            yield from (n for n in _needs_by_name(node, where) if lookup(n) is None)
     # Metrics may be names that nobody knows until `fit`; a loss may not.
     for name in _strings((root.get(COMPILED) or {}).get("loss")):
         need = Need(name, (), None, "loss", TRAINING)
@@ -157,7 +166,19 @@ def _own_need(node: Node, where: str) -> Need | None:
     return Need(others[0] if others else name, (), module, "class", where)
 
 
+def _needs_of_ours(node: Node, where: str) -> Iterator[Need]:
+    """The regularizers of others that one of ours names: what is only kept for later is none."""
+    config = node.get("config")
+    if is_ours(node) and isinstance(config, Mapping):
+        for value in (config.get("regularizer"), config.get("combined_with")):
+            if isinstance(value, str):
+                yield Need(value, (), None, "regularizer", where)
+
+
 def _needs_by_name(node: Node, where: str) -> Iterator[Need]:
+    if is_ours(node):
+        yield from _needs_of_ours(node, where)
+        return
     config = node.get("config")
     for key, value in config.items() if isinstance(config, Mapping) else ():
         kind = str(key).rpartition("_")[2]

@@ -108,7 +108,7 @@ def _regularizer_record(attachment: Attachment) -> RegularizerRecord:
     other = attachment.combined_with
     combined = None if other is None else describe(other)
     if not attachment.is_penalty:
-        return RegularizerRecord(attachment.name, attachment.factor, combined_with=combined)
+        return RegularizerRecord(attachment.said, attachment.factor, combined_with=combined)
     return RegularizerRecord(
         name=attachment.name,
         factor=attachment.factor,

@@ -59,10 +59,11 @@ def check_foreign(planned: Plan, functions: Mapping[str, Any] | None = None) -> 
         attachment = decision.attachment
         if attachment is None or attachment.is_penalty or attachment.name in ("l1", "l2", "l1_l2"):
             continue
-        from orthwrap.regularizers import check_callable, resolve
+        from orthwrap.references import regularizer_of
+        from orthwrap.regularizers import check_callable
 
         given = (functions or {}).get(str(attachment.foreign))
-        function = resolve(attachment.foreign) if given is None else given
+        function = regularizer_of(attachment.foreign) if given is None else given
         shapes = [k.weight.shape for k in decision.slot.kernels if k.weight is not None] or [(8, 4)]
         for shape in shapes:
             if (str(attachment.foreign), shape) not in checked:
@@ -74,22 +75,24 @@ def changed_model(
     store: Any, planned: Plan, functions: Mapping[str, Any], *, in_place: bool
 ) -> tuple[Any, tuple[str, ...]]:
     """The model with the plan done: a checked copy, or the live one itself."""
-    import keras
-
+    from orthwrap.references import known_objects
     from orthwrap.stores.compiled import forget_compiled_steps
     from orthwrap.stores.live import (
         LiveStore,
+        live_objects,
         output_difference,
         rebuild,
     )
 
-    if in_place:
+    # The caller's own classes, and functions that have no importable name, are in memory.
+    with known_objects({**live_objects(store), **functions}):
         for decision in planned.changes:
-            _set_live(store, decision, functions)
-        forget_compiled_steps(store.model)
-        return store.model, ()
-    # Functions that have no importable name are found by their reference.
-    with keras.saving.custom_object_scope(dict(functions)):
+            _regularizer_for(decision, functions)  # all can be made, before any is set
+        if in_place:
+            for decision in planned.changes:
+                _set_live(store, decision, functions)
+            forget_compiled_steps(store.model)
+            return store.model, ()
         model, notes = rebuild(store, planned.edits)
     live_only = [d for d in planned.changes if not d.slot.layer.pointers]
     if live_only:
@@ -115,20 +118,23 @@ def changed_model(
 
 
 def _set_live(store: Any, decision: Decision, functions: Mapping[str, Any]) -> None:
-    import keras
-
-    from orthwrap.regularizers import from_attachment
     from orthwrap.stores.live import set_regularizer, variable_of
 
     live = store.object_of(decision.slot.layer)
-    attachment = decision.attachment
-    if attachment is not None:
-        made = from_attachment(attachment, functions.get(str(attachment.foreign)))
-    else:
-        value = decision.value if isinstance(decision.value, (str, Mapping)) else None
-        made = keras.regularizers.get(dict(value) if isinstance(value, Mapping) else value)
+    made = _regularizer_for(decision, functions)
     variables = [variable_of(live, k.spec) for k in decision.slot.kernels]
     set_regularizer(live, decision.slot.key, [v for v in variables if v is not None], made)
+
+
+def _regularizer_for(decision: Decision, functions: Mapping[str, Any]) -> Any:
+    """What a slot is to carry; None for nothing."""
+    from orthwrap.references import regularizer_of
+    from orthwrap.regularizers import from_attachment
+
+    attachment = decision.attachment
+    if attachment is not None:
+        return from_attachment(attachment, functions.get(str(attachment.foreign)))
+    return regularizer_of(decision.value) if isinstance(decision.value, (str, Mapping)) else None
 
 
 def write_copy(store: FileStore, root: Any, target: Path, like: Path) -> None:

@@ -16,7 +16,7 @@ from orthwrap.comparing import compare_kernel, kernels_of
 from orthwrap.custom_objects import CustomObjects, custom_objects_of
 from orthwrap.errors import Interrupted, OrthwrapError, UsageError, ValueFault, listed
 from orthwrap.loading import load_compiled, save_model
-from orthwrap.needs import code_in
+from orthwrap.needs import code_in, references_in
 from orthwrap.opening import opened
 from orthwrap.outputs import PathLike, check_output, format_of, output_for
 from orthwrap.penalties.attachment import ours_within
@@ -100,7 +100,19 @@ def inspect(
         surveyed = survey(source.store)
         targets = None if target is None else _many(target)
         planned = plan_inspect(surveyed, targets, _many(exclude))
-        return make_report("inspect", source, surveyed, planned, with_figures=measure)
+        report = make_report("inspect", source, surveyed, planned, with_figures=measure)
+        return noted(report, _refers_to(source.store))
+
+
+def _refers_to(store: Any) -> tuple[str, ...]:
+    """A note of the functions that a file's regularizers call where they are loaded."""
+    if store.format == "memory":
+        return ()
+    return tuple(
+        f"{reference!r} (in {listed(places)}) is a function that the file does not hold: loading "
+        "looks it up only where you name it with --custom-objects"
+        for reference, places in references_in(store.root).items()
+    )
 
 
 # apply
@@ -184,9 +196,9 @@ def apply(
     )
     if dry_run and settings is not None:  # which makes no folders
         settings = settings.replace(checkpoint_dir=None, resume=False, tensorboard=None)
-    job = _Apply(tuple(rules), measure, _job(data, settings, progress), known, unsafe_lambda)
     if in_place and settings is not None and settings.devices is not None:
         raise UsageError("devices share a copy of the model: leave in_place out")
+    job = _Apply(tuple(rules), measure, _job(data, settings, progress), known, unsafe_lambda)
     with contextlib.nullcontext() if job.job is None else job.job.on_devices():
         if not isinstance(model, (str, os.PathLike)):
             return job.on_model(model, output, force=force, in_place=in_place, dry_run=dry_run)
@@ -248,7 +260,8 @@ class _Apply:
             if dry_run:
                 return Result(None, None, report)
             with _restored_on_error(model) if in_place else contextlib.nullcontext():
-                changed, notes = changed_model(source.store, planned, functions, in_place=in_place)
+                known = {**self.custom_objects, **functions}
+                changed, notes = changed_model(source.store, planned, known, in_place=in_place)
                 report, outcome = self._trained(changed, data, noted(report, notes), planned)
         return self._finish(changed, report, outcome, target)
 
@@ -377,7 +390,8 @@ def strip(
         force: an existing output may be replaced (never the input).
         in_place: change the live model itself.
         dry_run: report, write nothing.
-        custom_objects, unsafe_lambda: as in `apply`, where the format is converted too.
+        custom_objects, unsafe_lambda: as in `apply`, where the format is converted too; and for
+            a live model's regularizers that are given back.
     """
     known = custom_objects_of(custom_objects)
     is_file = isinstance(model, (str, os.PathLike))
@@ -392,7 +406,7 @@ def strip(
         if dry_run:
             return Result(None, None, report)
         if not is_file:
-            changed, notes = changed_model(store, planned, {}, in_place=in_place)
+            changed, notes = changed_model(store, planned, known, in_place=in_place)
             return _saved(changed, noted(report, notes), target)
         assert target is not None  # a path always has an output beside it
         root = edit(store.root, planned.edits)

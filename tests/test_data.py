@@ -550,7 +550,7 @@ X, Y = np.ones((2, 3)), np.zeros(2)
     ("source", "words"),
     [
         ("own_data:nobody", "module 'own_data' has no function 'nobody'"),
-        ("own_data:fail", "has no function 'fail' .*; did you mean fails"),
+        ("own_data:fail", "has no function 'fail' .*; nearest: fails"),
         ("own_data:number", "'number' of module 'own_data' is no function but of type int"),
         ("no_such_data:f", "cannot import 'no_such_data' for data"),
         ("own_data:fails", r"data function fails\(\) failed: ZeroDivisionError: division by zero"),

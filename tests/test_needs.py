@@ -189,7 +189,7 @@ def test_what_a_module_gives(own: ModuleType) -> None:
     [
         ("owncod", "No module named 'owncod'; nearest: owncode"),
         ("owncode:Doubld", "no class or function 'Doubld' .*; nearest: Doubled"),
-        ("owncode:limit", "no class or function 'limit'"),
+        ("owncode:limit", "'limit' of module 'owncode' is no class or function but of type int"),
         ("os.pth", "No module named 'os.pth'"),
         ("keras.layer", "No module named 'keras.layer'; nearest: keras.layers"),
         ("errno", "defines no class with a get_config and no function"),

@@ -20,6 +20,7 @@ from backend import value_and_grad
 from keras import layers, ops
 
 import orthwrap
+from orthwrap import references
 from orthwrap.layouts import Layout
 from orthwrap.regularizers import CLASSES, Attached
 
@@ -229,7 +230,7 @@ def borrowed(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
-def test_reference_is_resolved_where_its_module_is_imported(
+def test_reference_is_resolved_where_the_user_named_it(
     borrowed: types.ModuleType, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / f"m{suffix}"
@@ -246,11 +247,20 @@ def test_reference_is_resolved_where_its_module_is_imported(
     assert float(loaded.losses[0]) == pytest.approx(expected, rel=1e-6)
     assert isinstance(loaded.layers[-1].kernel_regularizer, Attached)
 
-    monkeypatch.delitem(sys.modules, "somebody_regularizers")
+    cloned = keras.models.clone_model(loaded)
+    assert isinstance(cloned.layers[-1].kernel_regularizer, Attached)
+    assert isinstance(cloned.layers[-1].kernel_regularizer._function, types.FunctionType)
+
+    # Another process, in which the module happens to be imported.
+    monkeypatch.setattr(references, "_named", {})
+    assert sys.modules["somebody_regularizers"] is borrowed
     with pytest.raises(orthwrap.OrthwrapError) as caught:
         orthwrap.load_model(result.output)
     assert "\n" not in str(caught.value)
-    assert "import somebody_regularizers first" in str(caught.value)
+    assert f"it needs '{reference}' (in " in str(caught.value)
+    assert "give --custom-objects package.module:Name" in str(caught.value)
+    with pytest.raises(TypeError, match=f"'{reference}' is not known here: name it"):  # Keras's
+        keras.models.load_model(result.output)
     for name in ("halved", reference):
         given = orthwrap.load_model(result.output, custom_objects={name: borrowed.halved})
         assert float(given.losses[0]) == pytest.approx(expected, rel=1e-6)
@@ -266,7 +276,7 @@ def test_reference_is_resolved_where_its_module_is_imported(
     [
         ("no_such_package_at_all:f", "cannot import 'no_such_package_at_all'"),
         ("math:no_such_function", "has no function 'no_such_function'"),
-        ("math:pi", "has no function 'pi'"),
+        ("math:pi", "'pi' of module 'math' is no function but of type float"),
         (":", "cannot import ''"),
         ("math:", "has no function ''"),
     ],

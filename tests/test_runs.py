@@ -28,7 +28,7 @@ from run_helpers import CtrlC, arrays_of, classes
 
 import orthwrap
 from orthwrap.stores import replacing
-from orthwrap.training import checkpoints
+from orthwrap.training import checkpoint_file
 from orthwrap.training.checkpoints import Folder, State
 from orthwrap.training.interrupts import note_interrupts
 from orthwrap.training.logs import write_csv
@@ -1038,7 +1038,7 @@ def test_broken_checkpoint_is_an_error_of_one_line(cut: int, tmp_path: Path) -> 
 def test_checkpoint_of_another_format_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoints, "_FORMAT", "orthwrap.checkpoint/0")
+    monkeypatch.setattr(checkpoint_file, "FORMAT", "orthwrap.checkpoint/0")
     Folder(tmp_path).write(STATE, arrays())
     monkeypatch.undo()
     with pytest.raises(orthwrap.FileFault, match="its format is"):

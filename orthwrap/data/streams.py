@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,6 +26,7 @@ from orthwrap.data.ports import (
     trained_dtype,
 )
 from orthwrap.errors import OrthwrapError, ValueFault, first_line
+from orthwrap.references import imported
 
 # Of how many batches the labels are looked at, to choose a loss.
 _LOOKED_AT = 8
@@ -79,26 +78,11 @@ def referenced(reference: str) -> Callable[[], Any]:
     Raises:
         ValueFault: there is no such module, or no such function in it.
     """
-    module, _, name = reference.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
-    try:
-        importlib.import_module(module)
-    except Exception as e:  # a module of the user's may fail in any way
-        raise ValueFault(f"cannot import {module!r} for data {reference!r}: {_gist(e)}") from e
-    function = getattr(sys.modules[module], name, None)
-    if callable(function):
-        return function  # type: ignore[no-any-return]  # whatever the user wrote
-    if function is not None:
-        raise ValueFault(
-            f"{name!r} of module {module!r} is no function but of type {type(function).__name__}: "
-            f"data {reference!r} must name a function without arguments that returns the data"
-        )
-    public = [n for n, v in vars(sys.modules[module]).items() if callable(v) and n[0] != "_"]
-    close = difflib.get_close_matches(name, public, 2)
-    hint = f"; did you mean {' or '.join(close)}?" if close else ""
-    raise ValueFault(f"module {module!r} has no function {name!r} for data {reference!r}{hint}")
+    function: Callable[[], Any] = imported(reference, "data")
+    return function
 
 
 def called(function: Callable[[], Any]) -> Any:

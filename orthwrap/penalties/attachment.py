@@ -9,6 +9,7 @@ from typing import Any
 
 from orthwrap.errors import ValueFault
 from orthwrap.layouts import Layout
+from orthwrap.penalties.of_keras import KERAS_NAMES, keras_node
 from orthwrap.penalties.options import Option
 from orthwrap.penalties.penalty import Penalty
 from orthwrap.penalties.table import PENALTIES, penalty_of_class
@@ -135,8 +136,17 @@ class Attachment:
             **known,
         )
 
+    @property
+    def said(self) -> str:
+        """The name, and what it stands for where it does not say so itself."""
+        if self.is_penalty or (self.name in KERAS_NAMES and self.foreign == keras_node(self.name)):
+            return self.name
+        meant = without_address(self.foreign) if isinstance(self.foreign, str) else None
+        meant = meant or describe(self.foreign)
+        return self.name if self.name == meant else f"{self.name} ({meant})"
+
     def __str__(self) -> str:
-        words = [f"{self.name} {self.factor:g}"]
+        words = [f"{self.said} {self.factor:g}"]
         if self.scale != "unit":
             words.append(self.scale)
         words += [f"{k}={v}" for k, v in self.options.items()]

@@ -15,7 +15,7 @@ from orthwrap.regularizers.classes import (
     from_attachment,
     regularizer,
 )
-from orthwrap.regularizers.foreign import Attached, check_callable, import_reference, resolve
+from orthwrap.regularizers.foreign import Attached, check_callable, import_reference
 
 __all__ = [
     "CLASSES",
@@ -27,7 +27,6 @@ __all__ = [
     "from_attachment",
     "import_reference",
     "regularizer",
-    "resolve",
 ]
 
 

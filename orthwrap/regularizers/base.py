@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import keras
 from keras import ops
 
+from orthwrap import references
 from orthwrap.penalties.attachment import MODULE, PACKAGE, Attachment
 from orthwrap.regularizers.multiplier import Multiplier
 
@@ -24,7 +25,8 @@ class _Regularizer(keras.regularizers.Regularizer):  # type: ignore[misc]  # Ker
 
     def _adopt(self, attachment: Attachment) -> None:
         self._base = attachment
-        self._foreign = keras.regularizers.get(_plain(attachment.combined_with))
+        beside = attachment.combined_with
+        self._foreign = None if beside is None else references.regularizer_of(beside)
 
     @property
     def attachment(self) -> Attachment:
@@ -75,11 +77,6 @@ class _Regularizer(keras.regularizers.Regularizer):  # type: ignore[misc]  # Ker
 
     def __repr__(self) -> str:
         return f"<orthwrap {self.attachment}>"
-
-
-def _plain(node: Any) -> Any:
-    """A copy Keras may take apart."""
-    return dict(node) if isinstance(node, Mapping) else node
 
 
 def register(cls: type[_Regularizer]) -> Any:

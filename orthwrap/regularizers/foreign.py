@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
+from orthwrap import references
 from orthwrap.errors import ValueFault
 from orthwrap.penalties.attachment import Attachment, describe, without_address
-from orthwrap.regularizers.base import _plain, _Regularizer, register
+from orthwrap.regularizers.base import _Regularizer, register
 from orthwrap.words import check_factor
 
 Tensor = Any
@@ -23,8 +22,8 @@ class Attached(_Regularizer):
 
     Args:
         regularizer: a Keras regularizer (object, name or config), a callable, or
-            `"package.module:function"`. A reference is resolved only if its module is already
-            imported, or the function is among the custom objects.
+            `"package.module:function"`. A reference is resolved only if the user named it in this
+            process, or the function is registered with Keras or among the custom objects.
         factor: its coefficient; the regularizer's own coefficients stay as they are.
         name: what reports call it.
     """
@@ -40,6 +39,8 @@ class Attached(_Regularizer):
         absent: bool = False,
     ) -> None:
         node = _node_of(regularizer)
+        if node is None:
+            raise ValueFault("a regularizer is a name, a config or a callable; got None")
         self._adopt(
             Attachment(
                 name=name or _shown(node),
@@ -52,7 +53,7 @@ class Attached(_Regularizer):
             )
         )
         is_object = callable(regularizer) and not isinstance(regularizer, (str, Mapping))
-        self._function = regularizer if is_object else resolve(node)
+        self._function = regularizer if is_object else references.regularizer_of(node)
 
     def _value(self, x: Tensor) -> Tensor:
         value, factor = self._function(x), self._base.factor
@@ -60,69 +61,13 @@ class Attached(_Regularizer):
 
 
 def import_reference(reference: Any) -> None:
-    """Imports the module of `"package.module:function"`, which the user named.
+    """Imports `"package.module:function"`, which the user named; files may refer to it then.
 
     Raises:
         ValueFault: there is no such module, or no such function in it.
     """
-    if not isinstance(reference, str):
-        return
-    module, _, name = reference.partition(":")
-    try:
-        importlib.import_module(module)
-    except (ImportError, ValueError) as e:  # ValueError: an empty name
-        raise ValueFault(f"cannot import {module!r} for regularizer {reference!r}: {e}") from e
-    if not callable(getattr(sys.modules[module], name, None)):
-        raise ValueFault(
-            f"module {module!r} has no function {name!r} for regularizer {reference!r}"
-        )
-
-
-def resolve(node: Any) -> Callable[[Tensor], Tensor]:
-    """A foreign regularizer from its node. Imports nothing.
-
-    Raises:
-        ValueFault: a reference whose module is not imported and which is no custom object.
-    """
-    if not (isinstance(node, str) and ":" in node):
-        return _from_config(node)
-    module, _, name = node.partition(":")
-    found: Any = _attribute(module, name)
-    for key in (node, name):
-        found = keras.saving.get_registered_object(key) or found
-    if not callable(found):
-        raise ValueFault(
-            f"regularizer {node!r} is not known here: import {module} first, or give "
-            f"custom_objects={{{name!r}: {name}}}"
-        )
-    return found  # type: ignore[no-any-return]  # whatever the user registered
-
-
-def _from_config(node: Any) -> Callable[[Tensor], Tensor]:
-    """A Keras regularizer; one of the caller's own classes only if its module is imported."""
-    known = {}
-    if isinstance(node, Mapping):
-        # Keras writes no module for what comes from __main__.
-        cls = _attribute(node.get("module") or "__main__", str(node.get("class_name")))
-        if isinstance(cls, type) and issubclass(cls, keras.regularizers.Regularizer):
-            known = {str(node.get("registered_name")): cls, cls.__name__: cls}
-    try:
-        with keras.saving.custom_object_scope(known):
-            return keras.regularizers.get(_plain(node))  # type: ignore[no-any-return]  # untyped
-    except Exception as e:  # the class may be anyone's
-        first = (str(e).splitlines() or [""])[0]
-        raise ValueFault(
-            f"regularizer {describe(node)!r} cannot be made ({first}): import or register "
-            "its class first"
-        ) from e
-
-
-def _attribute(module: str, name: str) -> Any:
-    """`name`, dotted or not, in a module that is already imported; else None."""
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    return found
+    if isinstance(reference, str):
+        references.remember(reference, references.imported(reference, "regularizer"))
 
 
 def _shown(node: Any) -> str:
@@ -133,20 +78,19 @@ def _shown(node: Any) -> str:
 def _node_of(value: Any) -> Any:
     """A regularizer as it stands in a config: None, a name, a node, or a reference.
 
-    A function that no module has under its name gets a reference with `<…>`, which holds in this
-    process alone and is another one for each object.
+    An object is the user's own, so that files may refer to it from then on.
     """
     if value is None or isinstance(value, (str, Mapping)):
         return value
     if isinstance(value, keras.regularizers.Regularizer):
+        cls = type(value)
+        references.remember(f"{cls.__module__}:{cls.__name__}", cls)
         return keras.saving.serialize_keras_object(value)
     if not callable(value):
         raise ValueFault(f"a regularizer is a name, a config or a callable; got {value!r}")
-    module = getattr(value, "__module__", None) or type(value).__module__
-    name = getattr(value, "__qualname__", type(value).__qualname__)
-    if _attribute(module, name) is value:
-        return f"{module}:{name}"
-    return f"{module}:<{name.rpartition('.')[2].strip('<>')} at {id(value):#x}>"
+    reference = references.reference_of(value)
+    references.remember(reference, value)
+    return reference
 
 
 def check_callable(function: Any, shape: tuple[int, ...], where: str, name: str) -> None:

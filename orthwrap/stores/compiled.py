@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from orthwrap.errors import ValueFault, first_line
+from orthwrap.references import known_objects
 
 # Where Keras keeps it.
 _STATE = (
@@ -46,7 +47,7 @@ def set_compiled_state(model: Any, state: Mapping[str, Any]) -> None:
 def copy_compiled(model: Any, new: Any, known: Mapping[str, Any]) -> tuple[str, ...]:
     """Compiles a copy as the model is, optimizer state and all; notes of what did not work."""
     try:
-        with warnings.catch_warnings(), keras.saving.custom_object_scope(dict(known)):
+        with warnings.catch_warnings(), known_objects(known):
             warnings.simplefilter("ignore")
             if type(model).compile is keras.Model.compile:
                 new.compile(**_compile_arguments(model))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import tempfile
 import types
 import warnings
@@ -18,6 +17,7 @@ from keras.src.saving.serialization_lib import ObjectSharingScope
 from orthwrap.errors import RebuildError, ValueFault
 from orthwrap.layouts import KERNELS, KernelSpec
 from orthwrap.records import ModelRecord
+from orthwrap.references import known_objects
 from orthwrap.stores.base import WeightRef, as_float
 from orthwrap.stores.compiled import compiled_state, copy_compiled, set_compiled_state
 from orthwrap.walker import Edit, Layer, Node, Step, at, edit, to_snake_case, walk
@@ -211,7 +211,7 @@ def rebuild(store: LiveStore, edits: Sequence[Edit]) -> tuple[Any, tuple[str, ..
     root = edit(store.root, edits)
     for node in _named_nodes(root):
         node.pop("compile_config", None)  # the compiled state is copied from the live models
-    known = {**_custom_objects(store), **_keep_functions(store, root)}
+    known = {**live_objects(store), **_keep_functions(store, root)}
     with warnings.catch_warnings(), ObjectSharingScope():
         warnings.simplefilter("ignore")
         try:
@@ -219,7 +219,7 @@ def rebuild(store: LiveStore, edits: Sequence[Edit]) -> tuple[Any, tuple[str, ..
                 new = _clone(store, root, known)
             else:
                 new = keras.saving.deserialize_keras_object(
-                    root, custom_objects=known, safe_mode=False
+                    root, custom_objects=known, safe_mode=True
                 )
         except Exception as e:  # from_config is the user's code and may raise anything
             raise _cannot_rebuild(model, f"from_config failed ({_first_line(e)})") from e
@@ -279,9 +279,9 @@ def _clone(store: LiveStore, root: Node, known: Mapping[str, Any]) -> Any:
     def from_node(layer: Any) -> Any:
         if id(layer) not in nodes:
             return type(layer).from_config(layer.get_config())  # an operation, say
-        return keras.saving.deserialize_keras_object(nodes[id(layer)], safe_mode=False)
+        return keras.saving.deserialize_keras_object(nodes[id(layer)], safe_mode=True)
 
-    with keras.saving.custom_object_scope(dict(known)):
+    with known_objects(known):
         new = keras.models.clone_model(store.model, clone_function=from_node, recursive=True)
     if type(new) is not type(store.model):
         raise TypeError(f"a clone of it is a {type(new).__name__}")
@@ -291,31 +291,32 @@ def _clone(store: LiveStore, root: Node, known: Mapping[str, Any]) -> Any:
 # The caller's own classes and functions are alive, so they need not be registered for a copy.
 
 
-def _custom_objects(store: LiveStore) -> dict[str, Any]:
-    """What the config names and Keras does not know, by that name."""
+def live_objects(store: LiveStore) -> dict[str, Any]:
+    """The classes and functions that the model is made of and Keras does not know, by name.
+
+    Only what is alive in it counts: its config may have kept strings of a file.
+    """
     from orthwrap.regularizers import Attached
 
     found: dict[str, Any] = {}
-    for live in (store.model, *store._objects.values()):
-        for value in (live, *_held(live)):
-            if isinstance(value, types.FunctionType):
-                found[value.__name__] = value
-            elif isinstance(value, Attached) and isinstance(value.attachment.foreign, str):
-                found[value.attachment.foreign] = value._function
-            if isinstance(value, Attached):
-                value = value._function
-            cls = type(value)
-            if hasattr(cls, "get_config") and not _is_keras(cls.__module__):
-                found[cls.__name__] = cls
-                found[str(keras.saving.get_registered_name(cls))] = cls
-    for node in _named_nodes(store.root):
-        module, name = str(node.get("module")), node.get("class_name")
-        if name == "function":
-            name = node.get("config")
-        value = getattr(sys.modules.get(module), str(name), None)
-        if value is not None and not _is_keras(module):
-            found[str(node.get("registered_name") or name)] = value
-            found.setdefault(str(name), value)
+    seen: set[int] = set()
+    waiting = [store.model, *store._objects.values()]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        cls = type(value)
+        if isinstance(value, Attached) and isinstance(value.attachment.foreign, str):
+            found[value.attachment.foreign] = value._function
+        if hasattr(cls, "get_config"):
+            waiting += _held(value)
+            if _is_keras(cls.__module__):
+                continue
+            found[cls.__name__] = found[str(keras.saving.get_registered_name(cls))] = cls
+        elif callable(value) and isinstance(getattr(value, "__name__", None), str):
+            found[value.__name__] = value
+            found[str(keras.saving.get_registered_name(value))] = value
     return found
 
 
@@ -324,13 +325,13 @@ def _is_keras(module: str) -> bool:
 
 
 def _held(live: Any) -> Iterator[Any]:
-    """The values of an object's attributes, and those in its lists and dicts."""
-    for value in list(vars(live).values()):
+    """The values of an object's attributes, and those in its lists and dicts; not its methods."""
+    for key, value in list(vars(live).items()):
         if isinstance(value, Mapping):
             yield from value.values()
         elif isinstance(value, (list, tuple)):
             yield from value
-        else:
+        elif not callable(getattr(type(live), key, None)):  # which Keras wraps for each object
             yield value
 
 

@@ -111,21 +111,40 @@ class _TakenError(Exception):
 
 def _lock(folder: Path) -> int | None:
     """A handle that holds the lock while it is open; None where there are no locks."""
-    if fcntl is None:
-        return None
     try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        return lock(folder, os.O_NOFOLLOW if fcntl is not None else 0)
     except OSError as e:
         raise _TakenError from e
+
+
+def lock(folder: Path, flags: int = 0) -> int | None:
+    """A handle that holds a folder's lock while it is open, at most as long as this process lives.
+
+    None where there are no locks: on Windows, and on some network file systems.
+
+    Raises:
+        BlockingIOError: another run holds it.
+        OSError: the folder cannot be opened.
+    """
+    if fcntl is None:
+        return None
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | flags)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as e:
+    except BlockingIOError:
         os.close(handle)
-        raise _TakenError from e
-    except OSError:  # some network file systems have no locks: nobody clears anything there
+        raise
+    except OSError:
         os.close(handle)
         return None
     return handle
+
+
+def unlock(handle: int) -> None:
+    """Lets go of a lock, also where a child process has inherited the handle."""
+    if fcntl is not None:
+        fcntl.flock(handle, fcntl.LOCK_UN)
+    os.close(handle)
 
 
 def _short(prefix: str) -> str:

@@ -1,7 +1,7 @@
 """Checkpoints: all that a run needs to go on, each in one file that is whole or not there.
 
-A checkpoint is a `.npz`: every variable of the model, its optimizer and its metrics as it stands,
-bit for bit, and a line of JSON about the run. NumPy alone; Keras is not needed.
+A checkpoint holds every variable of the model, its optimizer and its metrics as it stands, bit for
+bit, and a line about the run. NumPy alone; Keras is not needed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,13 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orthwrap.errors import FileFault, ValueFault, first_line
-from orthwrap.stores.replacing import replacing
+from orthwrap.errors import FileFault, ValueFault
+from orthwrap.stores.replacing import lock, reason, unlock
+from orthwrap.training import checkpoint_file
+from orthwrap.training.checkpoint_file import Arrays
 
-Arrays = Mapping[str, Sequence[NDArray[Any]]]
-
-_NAME = re.compile(r"checkpoint-(\d{8})\.npz")
-_FORMAT = "orthwrap.checkpoint/1"
+_NAME = re.compile(r"checkpoint-([0-9]{8,})\.npz")
+_BEST = re.compile(r"best-[0-9]{8,}\.npz")
 
 
 @dataclass(frozen=True)
@@ -61,17 +60,33 @@ class State:
 
 
 class Folder:
-    """The checkpoints of one run: the last one, and the weights of its best epoch."""
+    """The checkpoints of one run: the last one, and the weights of its best epoch.
+
+    From `open` to `close`, or to the end of the process, no other run can open it. A context
+    manager, which closes it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock: int | None = None
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether it is kept from other runs; there are systems without locks."""
+        return self._lock is not None
 
     def open(self, *, resume: bool) -> State | None:
         """Makes the folder; what the last checkpoint says of its run where one is gone on with.
 
         Raises:
-            FileFault: the folder cannot be made, holds the checkpoints of another run, or a
-                checkpoint that cannot be read.
+            FileFault: the folder cannot be made, is that of a run that is still going on, holds the
+                checkpoints of another run, or a checkpoint that cannot be read.
         """
         if self.path.exists() and not self.path.is_dir():
             raise FileFault(f"{self.path} is a file: --checkpoint-dir takes a folder")
@@ -79,6 +94,28 @@ class Folder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise FileFault(f"cannot make folder {self.path}: {e.strerror}") from e
+        try:
+            self._lock = lock(self.path)
+        except BlockingIOError as e:
+            raise FileFault(
+                f"another run is writing its checkpoints to {self.path}: wait for its end, or give "
+                "another folder"
+            ) from e
+        except OSError as e:
+            raise FileFault(f"cannot open folder {self.path}: {reason(e)}") from e
+        try:
+            return self._state(resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Other runs may open it."""
+        if self._lock is not None:
+            unlock(self._lock)
+            self._lock = None
+
+    def _state(self, resume: bool) -> State | None:
         last = self._last()
         if last is None:
             return None
@@ -87,7 +124,11 @@ class Folder:
                 f"{self.path} holds checkpoints of an earlier run: go on from them with --resume, "
                 "or give another folder"
             )
-        return _read_state(last)
+        state, _ = checkpoint_file.read(last, with_arrays=False)
+        if not state:
+            raise FileFault(f"checkpoint {last} tells nothing of its run: give another folder")
+        best = state.pop("best")
+        return State(**state, best=None if best is None else (best[0], best[1]))
 
     def write(self, state: State, arrays: Arrays, best: Arrays | None = None) -> None:
         """One more checkpoint; those before it are removed once it is on the disk.
@@ -95,39 +136,50 @@ class Folder:
         `best` are the weights of a new best epoch.
         """
         if best is not None and state.best is not None:
-            _write(self._best(state.best[0]), {}, best)
+            file = self._best(state.best[0])
+            if file.is_symlink():  # it would be followed out of the folder
+                file.unlink()
+            checkpoint_file.write(file, {}, best)
         number = 1 + max((_number(p) for p in self._all()), default=0)
-        _write(self.path / f"checkpoint-{number:08}.npz", asdict(state), arrays)
-        keep = {f"checkpoint-{number:08}.npz"}
+        new = self.path / f"checkpoint-{number:08}.npz"
+        checkpoint_file.write(new, asdict(state), arrays)
+        keep = {new.name}
         if state.best is not None:
             keep.add(self._best(state.best[0]).name)
-        for old in [*self._all(), *self.path.glob("best-*.npz")]:
+        for old in [*self._all(), *self._all(_BEST)]:
             if old.name not in keep:
                 with contextlib.suppress(OSError):
                     old.unlink()
 
     def read(self) -> dict[str, list[NDArray[Any]]]:
-        """The variables of the last checkpoint."""
+        """The variables of the last checkpoint, by group.
+
+        Raises:
+            FileFault: it cannot be read, or is gone.
+        """
         last = self._last()
-        assert last is not None  # its state was read before
-        return _read_arrays(last)
+        if last is None:
+            raise FileFault(f"the checkpoint in {self.path} is gone: start again")
+        return checkpoint_file.read(last, with_arrays=True)[1]
 
     def read_best(self, epoch: int) -> dict[str, list[NDArray[Any]]]:
         """The variables of the best epoch."""
-        return _read_arrays(self._best(epoch))
+        return checkpoint_file.read(self._best(epoch), with_arrays=True)[1]
 
     def _best(self, epoch: int) -> Path:
         return self.path / f"best-{epoch:08}.npz"
 
-    def _all(self) -> list[Path]:
-        return [p for p in self.path.iterdir() if _NAME.fullmatch(p.name)]
+    def _all(self, name: re.Pattern[str] = _NAME) -> list[Path]:
+        return [p for p in self.path.iterdir() if name.fullmatch(p.name)]
 
     def _last(self) -> Path | None:
         return max(self._all(), key=_number, default=None)
 
 
-def check_same_run(state: State, run: Mapping[str, Any], folder: Path) -> None:
-    """ValueFault where a checkpoint is that of another run."""
+def check_same_run(
+    state: State, run: Mapping[str, Any], folder: Path, steps: int | None = None
+) -> None:
+    """ValueFault where a checkpoint is that of another run, whose epochs have so many steps."""
     for key, value in run.items():
         before = state.run.get(key)
         if before != json.loads(json.dumps(value)):
@@ -135,6 +187,11 @@ def check_same_run(state: State, run: Mapping[str, Any], folder: Path) -> None:
                 f"the checkpoint in {folder} is of a run with {key} {before}; this one has "
                 f"{value}: go on with the same, or give another folder"
             )
+    if steps is not None and state.step >= steps:
+        raise ValueFault(
+            f"the checkpoint in {folder} is of step {state.step} of an epoch, which has {steps}: "
+            "give another folder"
+        )
 
 
 def fingerprint(arrays: Sequence[NDArray[Any]]) -> str:
@@ -154,48 +211,3 @@ def checksum(value: Any) -> str:
 def _number(path: Path) -> int:
     found = _NAME.fullmatch(path.name)
     return int(found[1]) if found else 0
-
-
-def _write(path: Path, state: Mapping[str, Any], arrays: Arrays) -> None:
-    flat: dict[str, NDArray[Any]] = {}
-    types: dict[str, str] = {}
-    for group, values in arrays.items():
-        for i, value in enumerate(values):
-            key = f"{group}.{i}"
-            if value.dtype.kind == "V" or value.dtype.name in ("bfloat16", "float8_e4m3fn"):
-                types[key] = value.dtype.name  # NumPy's files do not know these types
-                value = value.view(f"uint{8 * value.dtype.itemsize}")
-            flat[key] = value
-    text = json.dumps({"format": _FORMAT, "state": state, "types": types})
-    with replacing(path) as sibling, sibling.open("wb") as f:
-        np.savez(f, allow_pickle=False, about=np.array(text), **flat)
-
-
-def _read(path: Path, *, with_arrays: bool) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    try:
-        with path.open("rb") as f, np.load(f, allow_pickle=False) as file:
-            about = json.loads(str(file["about"]))
-            if about["format"] != _FORMAT:
-                raise ValueError(f"its format is {about['format']}")
-            keys = [k for k in file.files if k != "about"] if with_arrays else []
-            return about, {key: file[key] for key in keys}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as e:
-        raise FileFault(
-            f"checkpoint {path} cannot be read ({first_line(e)}): remove it and start again"
-        ) from e
-
-
-def _read_state(path: Path) -> State:
-    state = _read(path, with_arrays=False)[0]["state"]
-    best = state.pop("best")
-    return State(**state, best=None if best is None else (best[0], best[1]))
-
-
-def _read_arrays(path: Path) -> dict[str, list[NDArray[Any]]]:
-    about, flat = _read(path, with_arrays=True)
-    groups: dict[str, list[NDArray[Any]]] = {}
-    for key, value in flat.items():
-        if key in about["types"]:
-            value = value.view(np.dtype(about["types"][key]))
-        groups.setdefault(key.partition(".")[0], []).append(value)
-    return groups

@@ -185,9 +185,12 @@ def finetune(
         if averages(model):
             choices += ("weights: at the end their averages over the steps, as use_ema asks",)
         words = _words(model, data, session, schedules) if session.folder is not None else {}
+        if session.folder is not None and not session.folder.is_locked:
+            choices += ("checkpoints: no locks here, so see to it that no other run writes there",)
         state = session.state or State(0, 0, session.seed, words)
         if session.state is not None and session.folder is not None:
-            check_same_run(state, words, session.folder.path)
+            steps = data.steps(settings.batch_size)
+            check_same_run(state, words, session.folder.path, steps)
             choices += (f"goes on {state.place}",)
         chosen = chosen_of(model, auto) if auto else ()
         resolved: tuple[Resolved, ...] = ()

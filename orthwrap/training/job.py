@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -44,9 +45,15 @@ class Job:
         session = begin(settings, processes)
         return cls(session, source, progress if processes.writes else None, processes)
 
-    def on_devices(self) -> AbstractContextManager[None]:
-        """Where the model is to be made, read and trained."""
-        return on_devices(self.session.settings, self.processes)
+    @contextlib.contextmanager
+    def on_devices(self) -> Iterator[None]:
+        """Where the model is to be made, read and trained; then the checkpoints are let go of."""
+        folder = self.session.folder
+        with (
+            contextlib.nullcontext() if folder is None else folder,
+            on_devices(self.session.settings, self.processes),
+        ):
+            yield
 
     def off_devices(self) -> AbstractContextManager[None]:
         """Where the trained model is to be saved, by one process alone."""

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from orthwrap.errors import ValueFault
+from orthwrap.errors import FileFault, ValueFault
 from orthwrap.regularizers import Attached, OrthogonalityRegularizer
 from orthwrap.regularizers.multiplier import MULTIPLIER
 from orthwrap.stores.compiled import inner_of
@@ -128,20 +128,41 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
         snapshot = self._folder.read()
-        self._metrics = snapshot.pop("metrics", [])
-        self._random = snapshot.pop("random", [])
-        _assign(self.model, snapshot)
+        best = self.outcome.best
+        kept = snapshot if best is None else self._folder.read_best(best[0])
         held = regularizers_in(self.model)
-        for regularizer, kept in zip(held, self._state.regularizers, strict=True):
+        self._check_fits(snapshot, kept, held)
+        self._metrics = snapshot.pop("metrics")
+        self._random = snapshot.pop("random")
+        _assign(self.model, snapshot)
+        for regularizer, state in zip(held, self._state.regularizers, strict=True):
             if isinstance(regularizer, OrthogonalityRegularizer):
-                regularizer.restore(kept)
-            own = replace(regularizer.attachment, factor=kept["factor"])
+                regularizer.restore(state)
+            own = replace(regularizer.attachment, factor=state["factor"])
             regularizer.attachment = own
-        # What a fault soon after leaves.
-        self._kept = snapshot
-        if self.outcome.best is not None:
-            self._kept = self._folder.read_best(self.outcome.best[0])
+        self._kept = kept  # what a fault soon after leaves
         self._factors = [r.factor for r in held]
+
+    def _check_fits(self, snapshot: Snapshot, kept: Snapshot, held: Sequence[Any]) -> None:
+        """FileFault, before anything is changed, where a checkpoint is not of this model."""
+        assert self._folder is not None
+        expected = _held(self.model)
+        fits = [
+            _is_like(found[group], expected[group])
+            for found in (snapshot, kept)
+            for group in expected
+        ]
+        if self._skipped:
+            fits.append(_is_like(snapshot["metrics"], self.model.metrics_variables))
+        states = self._state.regularizers
+        fits.append(len(held) == len(states))
+        for regularizer, state in zip(held, states, strict=False):
+            fits.append("seed" in state or not isinstance(regularizer, OrthogonalityRegularizer))
+        if not all(fits) or not _is_random_state(snapshot["random"]):
+            raise FileFault(
+                f"the checkpoint in {self._folder.path} is broken: its arrays are not those of "
+                "this model; put a sound copy in its place, or start again in another folder"
+            )
 
     def finish(self) -> None:
         """The model as the epoch that is kept left it."""
@@ -298,6 +319,15 @@ def _arrays(variables: Sequence[Any]) -> list[NDArray[Any]]:
     return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
 
 
+def _is_like(arrays: Sequence[NDArray[Any]], variables: Sequence[Any]) -> bool:
+    """Whether arrays have the shapes and types of variables."""
+    if len(arrays) != len(variables):
+        return False
+    now = (np.asarray(keras.ops.convert_to_numpy(v)) for v in variables)
+    pairs = zip(arrays, now, strict=True)
+    return all((a.shape, a.dtype) == (b.shape, b.dtype) for a, b in pairs)
+
+
 def _random_state() -> list[NDArray[Any]]:
     """Of PyTorch itself, which Keras's dropout draws from there; elsewhere models hold theirs."""
     if keras.backend.backend() != "torch":
@@ -307,8 +337,24 @@ def _random_state() -> list[NDArray[Any]]:
     return [torch.get_rng_state().numpy()]
 
 
+def _is_random_state(state: Sequence[NDArray[Any]]) -> bool:
+    """Whether PyTorch takes it, where Keras draws from there."""
+    if not state or keras.backend.backend() != "torch":
+        return True
+    import torch
+
+    now = torch.get_rng_state()
+    try:
+        torch.set_rng_state(torch.from_numpy(state[0].copy()))
+    except (RuntimeError, TypeError):
+        return False
+    finally:
+        torch.set_rng_state(now)
+    return True
+
+
 def _set_random_state(state: Sequence[NDArray[Any]]) -> None:
-    if state:
+    if state and keras.backend.backend() == "torch":
         import torch
 
         torch.set_rng_state(torch.from_numpy(state[0].copy()))
