@@ -86,9 +86,13 @@ class _Walk:
 
     def model(self, node: Config, place: int, path: str, store: str, depth: int) -> None:
         """A model's layers, each with its object."""
-        layers = config_of(node, path).get("layers")
+        config = config_of(node, path)
+        layers = config.get("layers")
         if not isinstance(layers, list) or depth > MAX_DEPTH:
             raise FileFault(f"model {path or 'at the root'!r}: no layers, or nested too deeply")
+        # A Sequential does not count the layer of its input.
+        if "input_layers" not in config and layers and class_of(layers[0]) == "InputLayer":
+            layers = layers[1:]
         names = store_paths.Names()
         for child, inner in self._side_by_side(layers, place, path):
             name = name_of(child) or class_of(child)
@@ -104,9 +108,6 @@ class _Walk:
         found: list[int] = []
         while (number := children.get(f"layer-{len(found)}")) is not None:
             found.append(number)
-        # A Sequential does not count the layer of its input.
-        if len(found) != len(layers):
-            layers = [layer for layer in layers if class_of(layer) != "InputLayer"]
         if len(found) != len(layers):
             raise FileFault(
                 f"model {path or 'at the root'!r}: its config has {len(layers)} layers, the "
@@ -187,8 +188,8 @@ class _Walk:
 def _no_place(key: str, path: str, class_name: str) -> FileFault:
     name = key.partition("/.ATTRIBUTES/")[0]
     return FileFault(
-        f"layer {path!r} ({class_name}): the checkpoint's array {name!r:.200} is none that orthwrap "
-        "knows of this class and config; save the model as .h5 or .keras with its own Keras"
+        f"layer {path!r} ({class_name}): the checkpoint's array {name!r:.200} is none that "
+        "orthwrap knows of this class and config; save the model as .h5 or .keras with its own Keras"
     )
 
 

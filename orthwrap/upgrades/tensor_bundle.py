@@ -26,10 +26,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
-# DataType of types.proto → NumPy.
+# DataType of types.proto → NumPy's name, and bytes of a number.
 _TYPES = {
-    **{1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8", 8: "complex64"},
-    **{9: "int64", 10: "bool", 17: "uint16", 19: "float16", 22: "uint32", 23: "uint64"},
+    1: ("float32", 4),
+    2: ("float64", 8),
+    3: ("int32", 4),
+    4: ("uint8", 1),
+    5: ("int16", 2),
+    6: ("int8", 1),
+    8: ("complex64", 8),
+    9: ("int64", 8),
+    10: ("bool", 1),
+    17: ("uint16", 2),
+    19: ("float16", 2),
+    22: ("uint32", 4),
+    23: ("uint64", 8),
 }
 _STRING = 7
 _MAGIC = bytes.fromhex("57fb808b247547db")
@@ -243,17 +254,13 @@ def _entry(message: memoryview) -> Entry:
     if len(dims) > _MOST_AXES:
         raise wire.WireError(f"an array of {len(dims)} axes")
     kind, size = wire.number(message, 1), wire.number(message, 5)
-    dtype = _TYPES.get(kind)
+    dtype, itemsize = _TYPES.get(kind, (None, 0))
     if next(wire.messages(message, 7), None) is not None:
         dtype = None  # a variable in parts, each an entry of its own
-    elif dtype is not None and math.prod(dims) * _itemsize(dtype) != size:
+    elif dtype is not None and math.prod(dims) * itemsize != size:
         raise wire.WireError("an array whose shape and size disagree")
     shard, offset = wire.number(message, 3), wire.number(message, 4)
     return Entry(dtype, dims, shard, offset, size, kind == _STRING)
-
-
-def _itemsize(dtype: str) -> int:
-    return {"bool": 1, "complex64": 8}.get(dtype) or int(dtype.lstrip("uintfloat")) // 8
 
 
 def _node(message: memoryview) -> Node:
