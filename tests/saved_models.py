@@ -14,12 +14,12 @@ Arrays = dict[str, Any]
 
 def dense(name: str, units: int = 3, **config: Any) -> dict[str, Any]:
     """A Dense layer's node."""
-    return {"class_name": "Dense", "config": {"name": name, "units": units, **config}}
+    return node("Dense", name, units=units, **config)
 
 
 def node(class_name: str, name: str, **config: Any) -> dict[str, Any]:
     """Any layer's node."""
-    return {"class_name": class_name, "config": {"name": name, **config}}
+    return {"class_name": class_name, "config": {"name": name, "trainable": True, **config}}
 
 
 def sequential(*layers: dict[str, Any], width: int = 4) -> dict[str, Any]:
@@ -83,16 +83,19 @@ def graph_of(paths: list[str], keep: Arrays | None = None) -> bytes:
     return bytes(graph.SerializeToString())
 
 
-def write(folder: Path, config: Any, arrays: Arrays, objects: list[str] | None = None) -> Path:
+def write(
+    folder: Path, config: Any, arrays: Arrays, objects: list[str] | None = None, **more: Any
+) -> Path:
     """A whole folder.
 
     Args:
         arrays: by the path of attributes from the model, `layer-0/kernel`.
         objects: further paths of objects without arrays.
+        more: what stands beside the config.
     """
     import tensorflow as tf
 
-    write_config(folder, config)
+    write_config(folder, config, **more)
     graph = graph_of([*(objects or []), *arrays], arrays)
     names = [*(key + VARIABLE for key in arrays), "_CHECKPOINTABLE_OBJECT_GRAPH"]
     tf.raw_ops.SaveV2(

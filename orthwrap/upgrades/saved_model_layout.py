@@ -189,7 +189,8 @@ def _no_place(key: str, path: str, class_name: str) -> FileFault:
     name = key.partition("/.ATTRIBUTES/")[0]
     return FileFault(
         f"layer {path!r} ({class_name}): the checkpoint's array {name!r:.200} is none that "
-        "orthwrap knows of this class and config; save the model as .h5 or .keras with its own Keras"
+        "orthwrap knows of this class and config; save the model as .h5 or .keras with its own "
+        "Keras"
     )
 
 
