@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orthwrap.nodes import is_ours
+from orthwrap.penalties.attachment import is_ours
 from orthwrap.references import is_reference
 from orthwrap.walker import Node, Pointer, class_of, walk
 
@@ -147,11 +147,15 @@ def _keeps_code(node: Node) -> bool:
     config = node.get("config")
     if class_of(node) != "Lambda" or not isinstance(config, Mapping):
         return False
-    # Keras 2 kept code as [code, defaults, closure].
-    return any(
-        isinstance(value, list) and any(isinstance(part, str) for part in value)
-        for value in (config.get(key) for key in ("function", "output_shape", "mask"))
-    )
+    return any(_is_code(config, key) for key in ("function", "output_shape", "mask"))
+
+
+def _is_code(config: Mapping[str, Any], key: str) -> bool:
+    """Keras 2 kept code as [code, defaults, closure], Keras 1 also as the code alone."""
+    value = config.get(key)
+    if isinstance(value, str):
+        return config.get(f"{key}_type") == "lambda"
+    return isinstance(value, list) and any(isinstance(part, str) for part in value)
 
 
 def _own_need(node: Node, where: str) -> Need | None:

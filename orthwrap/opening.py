@@ -87,8 +87,8 @@ def _open(path: Path, new_folder: Callable[[], Path], upgrade: bool) -> Opened:
     if is_saved_model(path):
         if not upgrade:
             raise FileFault(
-                f"{path} is a SavedModel folder, which only modernising can read: "
-                "leave --no-upgrade out"
+                f"{path} is a SavedModel folder, which is read only by bringing it up to Keras 3: "
+                "use `orthwrap upgrade` first, or leave --no-upgrade out"
             )
         from orthwrap.upgrades.saved_model import read_config, upgrade_saved_model
 

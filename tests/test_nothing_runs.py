@@ -22,6 +22,7 @@ import pytest
 
 from tests.hostile import ours, write_h5
 from tests.samples import small_file
+from tests.saved_models import dense, kernels, node, sequential, write
 
 WATCH = """
 import json, os, sys, tempfile
@@ -29,7 +30,8 @@ import orthwrap
 from orthwrap.render.terminal import console, render, render_compare
 
 good, bad, evil, folder = sys.argv[1:5]
-suffix = os.path.splitext(good)[1]
+suffix = os.path.splitext(good)[1] or ".keras"
+bads = bad.split(os.pathsep)
 sys.path.insert(0, evil)
 
 def run(path):
@@ -56,7 +58,7 @@ FORBIDDEN = (
     "os.system", "os.exec", "os.spawn", "os.fork", "os.posix_spawn", "urllib.", "shutil.unpack",
     "code.__new__", "function.__new__",
 )
-PLACES = tuple(os.path.realpath(p) for p in (bad, folder, tempfile.gettempdir() + "/orthwrap-"))
+PLACES = tuple(os.path.realpath(p) for p in (*bads, folder, tempfile.gettempdir() + "/orthwrap-"))
 
 def hook(event, args):
     if not watching:
@@ -75,9 +77,9 @@ def hook(event, args):
                 seen.append((event, path))
 
 sys.addaudithook(hook)
-said = run(bad)
+said = [line for each in bads for line in run(each)]
 watching = False
-for name in ("keras", "tensorflow", "evil_module"):
+for name in ("keras", "tensorflow", "tf_keras", "evil_module"):
     if name in sys.modules:
         seen.append(("imported", name))
 print(json.dumps([said, seen]))
@@ -166,7 +168,7 @@ def test_nothing_in_a_file_is_run(tmp_path: Path, suffix: str, version: str) -> 
     assert said[0] == "" or version == "2.9.0", said
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["evil", "out", bad.name])
     # The hook is awake: the same watcher sees an import.
-    probe = WATCH.replace("said = run(bad)", "said = run(bad); import evil_module")
+    probe = WATCH.replace("watching = False", "import evil_module; watching = False", 1)
     run = subprocess.run(
         [sys.executable, "-c", probe, small_file(suffix), bad, evil, folder],
         capture_output=True,
@@ -174,3 +176,119 @@ def test_nothing_in_a_file_is_run(tmp_path: Path, suffix: str, version: str) -> 
         check=False,
     )
     assert "evil_module" in json.dumps(json.loads(run.stdout)[1])
+
+
+def evil_layers(mark: Path, tree: Path) -> dict[str, tuple[Any, dict[str, Any], str]]:
+    """Every way in which a SavedModel's config can ask for code: config, arrays, what is said."""
+    bytecode = base64.b64encode(marshal.dumps(compile(EVIL, "evil", "exec"))).decode()
+    thing = {"module": "evil_module", "class_name": "Evil", "config": {"name": "e"}}
+    named = {**thing, "registered_name": "evil_module>Evil", "shared_object_id": 1}
+    code = {"class_name": "__lambda__", "config": {"code": bytecode, "defaults": None}}
+    function = {"class_name": "function", "config": "system", "module": "os"}
+    tensor = {"class_name": "__tensor__", "config": {"value": [1.0], "dtype": thing}}
+    attached = {
+        **ours({"factor": 0.1, "name": "evil_module:f", "regularizer": "evil_module:f"}),
+        "class_name": "Attached",
+        "registered_name": "orthwrap>Attached",
+    }
+    last = {f"layer-1/{name.partition('/')[2]}": a for name, a in kernels((4, 3)).items()}
+    inner = {f"layer-0/layer/{name.partition('/')[2]}": a for name, a in kernels((4, 4)).items()}
+    as_tuple = {"class_name": "__tuple__", "items": [bytecode, None, None]}
+
+    def beside(*layers: Any, said: str = "", **arrays: Any) -> tuple[Any, dict[str, Any], str]:
+        """Before a Dense layer, which has a kernel to attach to."""
+        return sequential(*layers, dense("last")), {**last, **arrays}, said
+
+    def layer(class_name: str, **config: Any) -> tuple[Any, dict[str, Any], str]:
+        return beside(node(class_name, "x", **config))
+
+    def fields(*values: Any) -> tuple[Any, dict[str, Any], str]:
+        """One of the values in every field of a Dense layer that may hold an object."""
+        names = ("kernel_initializer", "bias_regularizer", "kernel_constraint", "activation")
+        names += ("activity_regularizer", "dtype")
+        layers = [dense(f"d{i}", 4, **dict.fromkeys(names, v)) for i, v in enumerate(values)]
+        layers = [n | {"module": "keras.layers", "registered_name": None} for n in layers]
+        return sequential(*layers), kernels(*[(4, 4)] * len(values)), ""
+
+    def call(class_name: str, *inputs: Any, **config: Any) -> tuple[Any, dict[str, Any], str]:
+        first = sequential()["config"]["layers"][0]
+        first |= {"name": "input", "inbound_nodes": []}
+        op = {**node(class_name, "x", **config), "name": "x", "inbound_nodes": list(inputs)}
+        graph = {"name": "f", "layers": [first, op], "output_layers": [["x", 0, 0]]}
+        graph["input_layers"] = [["input", 0, 0]]
+        return {"class_name": "Functional", "config": graph}, {}, "x"
+
+    def operation(name: str, path: Path) -> tuple[Any, dict[str, Any], str]:
+        inputs = ["_CONSTANT_VALUE", -1, str(path), {"contents": "x"}]
+        config, arrays, _ = call("TFOpLambda", inputs, function=name)
+        return config, arrays, name
+
+    root = sequential(dense("x"))
+    one = kernels((4, 3))
+    definition = {"name": "x", "op": "WriteFile", "input": ["input", "x/contents"]}
+    config, arrays, _ = call(
+        "TensorFlowOpLayer",
+        [["input", 0, 0, {}]],
+        node_def=definition,
+        constants={"1": str(mark)},
+    )
+    graph_node = (config, arrays, "WriteFile")
+    return {
+        "lambda": layer("Lambda", function=as_tuple, function_type="lambda", module="evil_module"),
+        "bytecode": layer("Lambda", function=bytecode, function_type="lambda"),
+        "raw": layer("Lambda", function=code, output_shape=code, arguments=thing),
+        "function": layer("Lambda", function="evil_module.f", module="evil_module"),
+        "custom": beside({**named, "config": {"name": "x", "trainable": True}}),
+        "registered": layer("evil_module>Evil", value=thing),
+        "size": beside(node("Embedding", "x", input_dim=thing, output_dim=2), said="size"),
+        "things": fields(thing, named, code, function, attached, tensor, "evil_module.f"),
+        "argument": beside(dense("x", 4, anything=thing), said="disagree"),
+        "wrapped": beside(node("TimeDistributed", "x", layer=thing), said="no 'layer'"),
+        "around": beside(node("TimeDistributed", "x", layer=dense("d", 4), dtype=thing), **inner),
+        "root": ({**root, **{k: v for k, v in named.items() if k != "config"}}, one, ""),
+        "write_file": operation("io.write_file", mark),
+        "rmtree": operation("io.gfile.rmtree", tree),
+        "load_op_library": operation("load_op_library", mark),
+        "dunder": operation("__class__.__base__", mark),
+        "python": operation("python.platform.gfile.DeleteRecursively", tree),
+        "slicing": call("SlicingOpLambda", ["input", 0, 0, {"slice_spec": thing}], function=thing),
+        "graph": graph_node,
+        "class method": call("ClassMethod", ["input", 0, 0, {}], cls_ref="os", function="system"),
+    }
+
+
+def test_nothing_in_a_saved_model_is_run(tmp_path: Path) -> None:
+    evil, folder, tree = tmp_path / "evil", tmp_path / "out", tmp_path / "tree"
+    for place in (evil, folder, tree):
+        place.mkdir()
+    (evil / "evil_module.py").write_text(EVIL)
+    (tree / "kept").touch()
+    good = write(tmp_path / "good", sequential(dense("x")), kernels((4, 3)))
+    cases = evil_layers(evil / "executed", tree)
+    bads = []
+    for name, (config, arrays, _) in cases.items():
+        layers = config["config"]["layers"]
+        first = int("input_layers" not in config["config"])
+        objects = [f"layer-{i}" for i in range(len(layers) - first)]
+        training = {"optimizer_config": config, "loss": "evil_module.f", "metrics": [config]}
+        place = tmp_path / f"bad {name}"
+        bads.append(write(place, config, arrays, objects, training_config=training))
+    there = sorted(path.name for path in tmp_path.iterdir())
+    run = subprocess.run(
+        [sys.executable, "-c", WATCH, good, ":".join(map(str, bads)), evil, folder],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    said, seen = json.loads(run.stdout)
+    assert seen == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == there
+    assert [path.name for path in tree.iterdir()] == ["kept"]
+    assert sorted(path.name for path in evil.iterdir()) == ["evil_module.py"]
+    assert len(said) == 5 * len(cases)
+    for index, (name, (_, _, expected)) in enumerate(cases.items()):
+        inspected = said[5 * index]
+        assert "\n" not in inspected, name
+        assert expected in inspected, (name, inspected)
+        assert bool(expected) == bool(inspected), (name, inspected)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from upgrade_helpers import TOLERANCE, difference, load, make_vintages, oracle, run
 
-from orthwrap.upgrades import upgrade_h5, upgrade_keras_zip, upgrade_saved_model
+from orthwrap.upgrades import upgrade_h5, upgrade_keras_zip
 
 
 @pytest.fixture(scope="module")
@@ -151,15 +151,6 @@ def test_names_of_2_13(vintages: Path, tmp_path: Path) -> None:
         assert upgrade_keras_zip(old, new)
         inputs, outputs = oracle(vintages / f"{name}.npz")
         assert difference(run(load(new), inputs), outputs) < TOLERANCE
-
-
-def test_saved_model_folders(tmp_path: Path) -> None:
-    folder = make_vintages(tmp_path / "folders", "folders")
-    for name in ("folder_hard", "folder_graph"):
-        out = tmp_path / f"{name}.keras"
-        assert upgrade_saved_model(folder / name, out)[0].name == "SavedModel"
-        inputs, outputs = oracle(folder / f"{name}.npz")
-        assert difference(run(load(out), inputs), outputs) < TOLERANCE
 
 
 def test_compiled(tmp_path: Path) -> None:

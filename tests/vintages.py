@@ -629,7 +629,64 @@ def folder_models(k: Any) -> Makers:
         y = _small_functional(k, (8, 8, 3))(x / 2.0)
         return k.Model(x, L.Dense(2, name="head/logits")(y))
 
-    return {"folder_hard": hard, "folder_graph": graph}
+    def layers() -> Any:
+        """One of each kind of layer that keeps arrays."""
+        x = k.Input((6, 6, 4))
+        shared = L.Conv2D(4, 3, padding="same", name="shared")
+        y = L.BatchNormalization()(L.Add()([shared(x), shared(shared(x))]))
+        y = L.SeparableConv2D(4, 3, depth_multiplier=2, padding="same")(y)
+        y = L.DepthwiseConv2D(3, padding="same")(y)
+        y = L.Conv2DTranspose(4, 3, padding="same", activation="relu")(y)
+        y = L.PReLU(shared_axes=[1, 2])(L.GroupNormalization(2)(y))
+        y = L.ConvLSTM1D(4, 3, padding="same", return_sequences=True)(y)
+        y = L.Reshape((36, 4))(L.LayerNormalization()(y))
+        y = L.MultiHeadAttention(2, 3, value_dim=2)(y, y)
+        y = L.Attention(use_scale=True)([y, y])
+        y = L.EinsumDense("abc,cd->abd", output_shape=(None, 4), bias_axes="d")(y)
+        y = L.Bidirectional(L.LSTM(3, return_sequences=True))(y)
+        y = L.TimeDistributed(L.Dense(3))(y)
+        y = L.RNN([L.GRUCell(3), L.LSTMCell(2), L.SimpleRNNCell(2)], return_sequences=True)(y)
+        y = L.GRU(3, reset_after=False)(y)
+        return k.Model(x, L.Dense(2, kernel_regularizer="l2")(y))
+
+    def sequential() -> Any:
+        return k.Sequential(
+            [
+                k.Input((4,)),
+                L.Normalization(),
+                L.Dense(3, "relu"),
+                L.BatchNormalization(scale=False),
+                L.Dropout(0.5),
+                L.Dense(2),
+            ]
+        )
+
+    def deferred() -> Any:
+        model = k.Sequential([L.Dense(3), L.Dense(2)])
+        model.build((None, 4))
+        return model
+
+    def embedded() -> Any:
+        x = k.Input((6,), dtype="int32")
+        return k.Model(x, L.LSTM(3)(L.Embedding(10, 4, mask_zero=True)(x)))
+
+    def compiled() -> Any:
+        model = sequential()
+        model.compile("adam", "mse", ["mae"])
+        return model
+
+    graphs = functional_models(k)
+    nested = ("shared", "deep", "nested_twice", "nested_frozen", "two_inputs_nested", "slashes")
+    return {
+        "folder_hard": hard,
+        "folder_graph": graph,
+        "folder_layers": layers,
+        "folder_sequential": sequential,
+        "folder_deferred": deferred,
+        "folder_embedded": embedded,
+        "folder_compiled": compiled,
+        **{f"folder_{name}": graphs[name] for name in nested},
+    }
 
 
 def compiled_models(k: Any) -> Makers:
@@ -790,12 +847,16 @@ def main(folder: Path, groups: list[str], only: list[str]) -> None:
             model.set_weights([_values(rng, w) for w in model.weights])
             inputs = model.inputs if isinstance(model.inputs, list) else [model.inputs]
             arrays = [_inputs(rng, x) for x in inputs]
+            if name == "folder_compiled":  # so that optimizer and metrics have a state
+                model.fit(arrays[0], np.zeros((2, 2)), verbose=0)
             names = getattr(model, "input_names", [])
             fed = dict(zip(names, arrays, strict=True)) if name == "dict_inputs" else arrays
             outputs = model(fed if len(arrays) > 1 else arrays[0], training=False)
             outputs = outputs if isinstance(outputs, list) else [outputs]
             data = {f"x{i}": array for i, array in enumerate(arrays)}
             data |= {f"y{i}": np.asarray(array, "float32") for i, array in enumerate(outputs)}
+            if group == "folders":
+                data |= {f"w{i}": np.asarray(w) for i, w in enumerate(model.weights)}
             if group == "compiled":
                 targets = [np.eye(3, dtype="float32")[[0, 2]] for _ in outputs]
                 targets = targets if len(targets) > 1 else targets[0]

@@ -18,6 +18,14 @@ _SHARE = 2  # how many times the file's size a longer one may have
 
 def parse_config(text: str | bytes, path: Path, size: int) -> Node:
     """The config tree of a file of `size` bytes; FileFault where it is none."""
+    root = parse_json(text, path, size)
+    if not isinstance(root, dict) or "class_name" not in root or "config" not in root:
+        raise FileFault(f"{path} holds a config without class_name and config: no Keras model")
+    return root
+
+
+def parse_json(text: str | bytes, path: Path, size: int) -> Any:
+    """What a config's text says; FileFault where it is no JSON, or too large for a model."""
     if isinstance(text, bytes):
         count = text.count(b"{") + text.count(b"[")
     else:
@@ -33,13 +41,12 @@ def parse_config(text: str | bytes, path: Path, size: int) -> Node:
         raise FileFault(
             f"{path} holds a config that is not JSON ({first_line(e)}): copy it again"
         ) from e
-    if not isinstance(root, dict) or "class_name" not in root or "config" not in root:
-        raise FileFault(f"{path} holds a config without class_name and config: no Keras model")
-    _check_size(root, path)
+    if isinstance(root, (dict, list)):
+        _check_size(root, path)
     return root
 
 
-def _check_size(root: Node, path: Path) -> None:
+def _check_size(root: Any, path: Path) -> None:
     """FileFault for a config that is deeper, or has more layers, than any model's."""
     level: list[Any] = [root]
     nodes = 0

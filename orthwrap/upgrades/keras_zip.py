@@ -95,7 +95,7 @@ def _copy(
             weights = Path(scratch) / WEIGHTS
             with archive.open(entry) as member, weights.open("wb") as file:
                 shutil.copyfileobj(member, file)
-            _edit_file(weights, plan)
+            edit_weights(weights, plan)
             member_info = zipfile.ZipInfo(entry.filename, entry.date_time)
             member_info.compress_type = entry.compress_type
             with (
@@ -133,7 +133,8 @@ def _json(archive: zipfile.ZipFile, name: str, source: Path) -> Config:
     return value
 
 
-def _edit_file(path: Path, plan: Modernised) -> None:
+def edit_weights(path: Path, plan: Modernised) -> None:
+    """Bring a file of weights in line with the plan."""
     import h5py
 
     try:

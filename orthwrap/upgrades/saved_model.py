@@ -1,42 +1,49 @@
-"""SavedModel folders: their Keras config, and a `.keras` or `.h5` made from them.
+"""SavedModel folders: their Keras config and their arrays, and a `.keras` made from them.
 
 Keras 2 wrote its config into the folder: TensorFlow 2.5 and later into `keras_metadata.pb`, those
-before into the objects of `saved_model.pb`. The weights are a TensorFlow checkpoint, which
-tf_keras reads by the structure of the model: so the model is built from the config, in a process
-of its own, and the graphs and functions in the folder, which may hold any operation, never run.
+before into the objects of `saved_model.pb`. The weights are a TensorFlow checkpoint. Both are read
+as data and laid out as in a `.keras` of Keras 2: no class is built, TensorFlow is not imported,
+and the graphs and functions in the folder, which may hold any operation, are not looked at.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
 from orthwrap.errors import FileFault
 from orthwrap.upgrades import wire
-from orthwrap.upgrades.h5_file import upgrade_h5
-from orthwrap.upgrades.keras_zip import upgrade_keras_zip
-from orthwrap.upgrades.modernise import readable_faults
-from orthwrap.upgrades.records import Config, Upgrade
-from orthwrap.upgrades.run import class_of
+from orthwrap.upgrades.keras_zip import CONFIG, METADATA, WEIGHTS, edit_weights
+from orthwrap.upgrades.modernise import modernise_keras_config, readable_faults
+from orthwrap.upgrades.modules import MODELS
+from orthwrap.upgrades.records import Config, Modernised, Upgrade
+from orthwrap.upgrades.run import TARGET_VERSION, class_of, parse_version
+from orthwrap.upgrades.saved_model_layout import Layout, lay_out
+from orthwrap.upgrades.tensor_bundle import Checkpoint, read_regular
 
 GRAPH = "saved_model.pb"
-METADATA = "keras_metadata.pb"
-CHECKPOINT = "variables/variables"
-_WORKER = "orthwrap.upgrades.saved_model_worker"
-# Protocol buffers end at 2 GB; a config in a file of more than this is none.
-_LONGEST = 1 << 30
-_PATIENCE_S = 1800
+KERAS_METADATA = "keras_metadata.pb"
+VARIABLES = "variables"
+# Far above any description of a model.
+_LONGEST = 256 << 20
+# As in archives: a small file may unpack to this much, a larger one to some times its size.
+_FLOOR = 64 << 20
+_SWELLING = 20
 
 
 def read_config(folder: str | Path) -> tuple[Config, str]:
     """The model's config in a SavedModel folder, and the version of Keras that wrote it."""
-    folder = Path(folder)
+    config, version, _ = _read(Path(folder))
+    return config, version
+
+
+def _read(folder: Path) -> tuple[Config, str, bool]:
+    """Config, version, and whether the folder says how the model was compiled."""
+    from orthwrap.stores.config import parse_json
+
     with readable_faults(str(folder)):
         metadata = _metadata(folder)
         if metadata is None:
@@ -44,10 +51,15 @@ def read_config(folder: str | Path) -> tuple[Config, str]:
                 f"{folder}: a SavedModel without a Keras config (exported for serving); "
                 "its layers cannot be told, use the model that it was exported from"
             )
-        value = plain(json.loads(metadata))
+        value = plain(parse_json(metadata, folder, len(metadata)))
         if not isinstance(value, dict):
             raise FileFault(f"{folder}: the Keras config is no object; the folder is broken")
         version = value.get("keras_version")
+        version = version if isinstance(version, str) else "2"
+        if parse_version(version) >= (3, 0):
+            raise FileFault(
+                f"{folder}: says it is of Keras {version:.20}, which writes no such folder"
+            )
         config = value.get("model_config")
         inner = config.get("config") if isinstance(config, dict) else None
         if not isinstance(config, dict) or not isinstance(inner, dict) or "layers" not in inner:
@@ -57,22 +69,21 @@ def read_config(folder: str | Path) -> tuple[Config, str]:
                 "folder; save it as .h5 or .keras with its own Keras, built with the functional "
                 "API or Sequential"
             )
-        return config, version if isinstance(version, str) else "2"
+        if class_of(config) == "Sequential" and isinstance(value.get("build_input_shape"), list):
+            inner.setdefault("build_input_shape", value["build_input_shape"])
+        return config, version, bool(value.get("training_config"))
 
 
 def _metadata(folder: Path) -> str | None:
     """The root object's metadata."""
-    beside = folder / METADATA
+    beside = folder / KERAS_METADATA
     try:
-        if beside.is_file():
-            for node in wire.messages(_read(beside), 1):
+        if beside.is_symlink() or beside.exists():
+            for node in wire.messages(read_regular(beside, _LONGEST), 1):
                 if wire.text(wire.first(node, 3)) == "root":
                     return wire.text(wire.first(node, 5)) or None
             return None
-        graph = folder / GRAPH
-        if not graph.is_file():
-            raise FileFault(f"{folder}: expected a SavedModel, found no {GRAPH}")
-        message: memoryview | None = _read(graph)
+        message: memoryview | None = read_regular(folder / GRAPH, _LONGEST)
         # SavedModel.meta_graphs → object_graph_def → nodes[0] → user_object → metadata
         for number in (2, 7, 1, 4, 3):
             message = wire.first(message, number) if message is not None else None
@@ -82,84 +93,82 @@ def _metadata(folder: Path) -> str | None:
         raise FileFault(f"{folder}: expected a SavedModel, found a broken one ({err})") from err
 
 
-def _read(path: Path) -> memoryview:
-    if path.stat().st_size > _LONGEST:
-        raise FileFault(f"{path}: too long for a model's description")
-    return memoryview(path.read_bytes())
-
-
 def plain(value: Any) -> Any:
-    """Tuples and shapes as lists; the metadata tells them apart."""
+    """The config as other files have it: tuples and shapes are lists, and no numbers of objects."""
     if isinstance(value, list):
         return [plain(item) for item in value]
     if isinstance(value, dict):
-        if value.get("class_name") in {"__tuple__", "TensorShape"} and "items" in value:
+        if value.get("class_name") in ("__tuple__", "TensorShape") and "items" in value:
             return plain(value["items"])
-        return {key: plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items() if key != "shared_object_id"}
     return value
 
 
-def find_lambdas(value: Any) -> list[str]:
-    """Names of Lambda layers, and of functions that are kept as code."""
-    if isinstance(value, list):
-        return [name for item in value for name in find_lambdas(item)]
-    if not isinstance(value, dict):
-        return []
-    found = []
-    if class_of(value) in {"Lambda", "__lambda__"}:
-        inner = value.get("config")
-        name = inner.get("name") if isinstance(inner, dict) else None
-        found.append(name if isinstance(name, str) else class_of(value))
-    return found + [name for item in value.values() for name in find_lambdas(item)]
-
-
 def upgrade_saved_model(folder: str | Path, target: str | Path) -> tuple[Upgrade, ...]:
-    """Write the model of a SavedModel folder to `target`, a new `.keras` or `.h5`."""
+    """Write the model of a SavedModel folder to `target`, a new `.keras`.
+
+    Raises:
+        FileFault: the folder holds no Keras model, is broken, or its config and its weights
+            disagree; nothing is written then.
+    """
     folder, target = Path(folder), Path(target)
-    if target.suffix not in {".keras", ".h5", ".hdf5"}:
-        raise FileFault(f"{target}: expected a name that ends in .keras or .h5")
-    config, version = read_config(folder)
+    if target.suffix != ".keras":
+        raise FileFault(f"{target}: expected a name that ends in .keras")
+    config, version, compiled = _read(folder)
+    name = config["config"].get("name")
+    root = name if isinstance(name, str) else "model"
     with readable_faults(str(folder)):
-        lambdas = find_lambdas(config)
-    if lambdas:
+        checkpoint = _checkpoint(folder)
+        layout = lay_out(config, checkpoint.objects(), checkpoint.entries)
+        _hold_size(checkpoint, layout)
+        plan = modernise_keras_config(_with_module(config), {"keras_version": version})
+    _write(target, plan, checkpoint, layout)
+    left = (*layout.left, *(["training configuration"] if compiled else []))
+    vintage = f"tf.keras {version}"
+    found = [Upgrade("SavedModel", vintage, (root,))]
+    if left:
+        found.append(Upgrade("left behind", vintage, left))
+    return (*found, *plan.upgrades)
+
+
+def _checkpoint(folder: Path) -> Checkpoint:
+    variables = folder / VARIABLES
+    if variables.is_symlink() or not variables.is_dir():
+        raise FileFault(f"{variables}: expected a folder with the model's weights, found none")
+    return Checkpoint(variables / "variables")
+
+
+def _hold_size(checkpoint: Checkpoint, layout: Layout) -> None:
+    """One array may be named many times, and a file may hold less than it declares."""
+    keys = [key for keys in layout.groups.values() for key in keys]
+    total, held = sum(checkpoint.entries[key].size for key in keys), checkpoint.held()
+    if total > max(_FLOOR, _SWELLING * held):
         raise FileFault(
-            f"{folder}: layer {lambdas[0]!r} is a Lambda, whose code would have to run to rebuild "
-            "the model; save it as .h5 or .keras with its own Keras"
+            f"the weights take {total} bytes, and their files hold {held}: no real model"
         )
-    # Beside the target, so that moving the result needs no second copy.
+
+
+def _with_module(config: Config) -> Config:
+    """A `.keras` says where the model's class is."""
+    module = MODELS.get(class_of(config))
+    if module is None or "module" in config:
+        return config
+    registered = "Functional" if class_of(config) == "Functional" else None
+    return {"module": module, **config, "registered_name": registered}
+
+
+def _write(target: Path, plan: Modernised, checkpoint: Checkpoint, layout: Layout) -> None:
+    import h5py
+
+    # Beside the target, where there is room for it.
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".orthwrap-") as scratch:
-        middle = Path(scratch) / f"model{target.suffix}"
-        _run_worker(folder, middle)
-        upgrade = upgrade_keras_zip if target.suffix == ".keras" else upgrade_h5
-        upgrades = upgrade(middle, target)
-        if not upgrades:
-            shutil.move(middle, target)
-    root = config["config"].get("name")
-    first = Upgrade(
-        "SavedModel", f"tf.keras {version}", (root if isinstance(root, str) else "model",)
-    )
-    return (first, *upgrades)
-
-
-def _run_worker(folder: Path, out: Path) -> None:
-    package = Path(__file__).parents[2]
-    inherited = os.environ.get("PYTHONPATH")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(package), *([inherited] if inherited else [])]),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    # -P: modules that happen to lie in the current folder must not be imported.
-    command = [sys.executable, "-P", "-m", _WORKER, str(folder.resolve()), str(out.resolve())]
-    try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, timeout=_PATIENCE_S, check=False
-        )
-    except subprocess.TimeoutExpired as err:
-        raise FileFault(f"{folder}: tf_keras did not finish reading it") from err
-    if done.returncode or not out.is_file():
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no message"]
-        told = [line for line in lines if line.startswith("error: ")]
-        reason = told[-1].removeprefix("error: ") if told else f"tf_keras failed: {lines[-1]:.200}"
-        raise FileFault(f"{folder}: {reason}")
+        weights = Path(scratch) / WEIGHTS
+        with h5py.File(weights, "w") as file:
+            for group, keys in layout.groups.items():
+                for number, key in enumerate(keys):
+                    file[f"{group}/vars/{number}"] = checkpoint.array(key)
+        edit_weights(weights, plan)
+        with zipfile.ZipFile(target, "w") as archive:
+            archive.writestr(CONFIG, json.dumps(plan.model_config))
+            archive.writestr(METADATA, json.dumps({"keras_version": TARGET_VERSION}))
+            archive.write(weights, WEIGHTS)
