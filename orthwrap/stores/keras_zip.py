@@ -18,6 +18,7 @@ from orthwrap.records import ModelRecord
 from orthwrap.stores import hdf5
 from orthwrap.stores.base import WeightRef
 from orthwrap.stores.config import parse_config, same_json
+from orthwrap.stores.faults import reading
 from orthwrap.stores.h5 import reference
 from orthwrap.stores.heaps import check_heaps
 from orthwrap.stores.members import Archive, Folder, Members
@@ -68,11 +69,17 @@ class KerasStore:
             self.close()
             raise
 
+    @property
+    def shown(self) -> Path:
+        """The file that errors name: of a modernised copy, the one that the user gave."""
+        return Path(self.record.path or self.path)
+
     def layers(self) -> tuple[Layer, ...]:
-        return with_old_names(walk(self.root), self.old_names)
+        with reading(self.shown):
+            return with_old_names(walk(self.root), self.old_names)
 
     def weights(self, layer: Layer, specs: Sequence[KernelSpec]) -> list[WeightRef | None]:
-        with hdf5.limited_memory():
+        with reading(self.shown), hdf5.limited_memory():
             found = (self._owner(file, layer) for file in self._weights)
             owners = [owner for owner in found if owner is not None]
             return [self._first(owners, spec) for spec in specs]
@@ -211,7 +218,7 @@ class KerasStore:
                 return None
             owner = inner
         dataset = hdf5.dataset(owner, f"vars/{spec.index}")
-        return None if dataset is None else reference(dataset, self._allowance)
+        return None if dataset is None else reference(dataset, self._allowance, self.shown)
 
 
 def _name_of(group: Any) -> str | None:

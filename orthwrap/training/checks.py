@@ -4,7 +4,7 @@ are none, a figure to monitor that there is not."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,9 +12,11 @@ import numpy as np
 
 from orthwrap.callbacks import FactorSchedule
 from orthwrap.data import Data
-from orthwrap.data.ports import Array, as_model_takes
-from orthwrap.errors import ValueFault
+from orthwrap.data.ports import Array, as_model_takes, times
+from orthwrap.errors import ValueFault, first_line
+from orthwrap.training.compiling import loss_names, loss_of_each
 from orthwrap.training.monitor import is_lower_better
+from orthwrap.training.ports import ports
 from orthwrap.training.settings import Settings
 
 
@@ -113,6 +115,30 @@ def check_figures(model: Any, data: Data, figures: Mapping[str, float], settings
             f"monitor {settings.monitor!r} is none of the figures; there are: {', '.join(names)}"
         )
     is_lower_better(model, settings.monitor)
+
+
+def loss_fault(model: Any, batch: Sequence[Any]) -> str:
+    """What is wrong between y and the model's loss, by trying that loss alone; "" for nothing.
+
+    Args:
+        model: compiled.
+        batch: `(x, y)` or `(x, y, sample_weight)`, as `fit` takes it.
+
+    Whatever the model itself raises on x goes on.
+    """
+    outputs = keras.tree.flatten(model(batch[0], training=False))
+    labels = keras.tree.flatten(batch[1])
+    losses = loss_of_each(model.loss, ports(model)[1])
+    for loss, y, output in zip(losses, labels, outputs, strict=True):
+        try:
+            if loss is not None:
+                keras.losses.get(loss)(y, output)
+        except Exception as e:  # a loss may be anyone's
+            return (
+                f"loss {loss_names(loss)}, tried alone, fails on y of shape {times(y.shape)} "
+                f"and outputs of shape {times(output.shape)} ({type(e).__name__}: {first_line(e)})"
+            )
+    return ""
 
 
 def _culprit(model: Any, data: Data) -> str:
