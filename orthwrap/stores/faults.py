@@ -33,8 +33,13 @@ def reading(path: Path) -> Iterator[None]:
     except OSError as e:
         raise FileFault(f"{e.filename or path}: {reason(e)}") from e
     except _FAULTS as e:
-        why = " ".join(str(e).split())[:200]
-        raise FileFault(
-            f"{path} cannot be read ({type(e).__name__}: {why}): it is not in a form that orthwrap "
-            "knows; copy or save it again, or see with --debug where it was noticed"
-        ) from e
+        raise unreadable(path, e) from e
+
+
+def unreadable(path: Path, error: Exception) -> FileFault:
+    """That a file is not in a form that orthwrap reads, in words that accuse nobody."""
+    why = " ".join(str(error).split())[:200]
+    return FileFault(
+        f"{path} is not in a form that orthwrap can read ({type(error).__name__}: {why}): copy it "
+        "or save it with Keras again; --debug shows where it was noticed"
+    )

@@ -17,7 +17,7 @@ from orthwrap.records import ModelRecord
 from orthwrap.stores import hdf5
 from orthwrap.stores.base import WeightRef
 from orthwrap.stores.config import parse_config, same_json
-from orthwrap.stores.faults import reading
+from orthwrap.stores.faults import reading, unreadable
 from orthwrap.stores.heaps import check_heaps
 from orthwrap.walker import Layer, Node, walk, with_old_names
 
@@ -53,9 +53,12 @@ class H5Store:
                 keras_version=self._text("keras_version"),
                 parameters=parameters,
             )
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as e:
+        except (OSError, RuntimeError) as e:
             self.close()
             raise FileFault(f"{path} is a broken HDF5 file ({first_line(e)}): copy it again") from e
+        except (KeyError, ValueError, TypeError) as e:
+            self.close()
+            raise unreadable(path, e) from e
         except BaseException:
             self.close()
             raise

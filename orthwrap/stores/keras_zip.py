@@ -12,13 +12,13 @@ from typing import IO, Any
 
 import h5py
 
-from orthwrap.errors import FileFault
+from orthwrap.errors import FileFault, first_line
 from orthwrap.layouts import KernelSpec
 from orthwrap.records import ModelRecord
 from orthwrap.stores import hdf5
 from orthwrap.stores.base import WeightRef
 from orthwrap.stores.config import parse_config, same_json
-from orthwrap.stores.faults import reading
+from orthwrap.stores.faults import reading, unreadable
 from orthwrap.stores.h5 import reference
 from orthwrap.stores.heaps import check_heaps
 from orthwrap.stores.members import Archive, Folder, Members
@@ -59,12 +59,14 @@ class KerasStore:
                 keras_version=version if isinstance(version, str) else None,
                 parameters=parameters,
             )
-        except (
-            *(zipfile.BadZipFile, zlib.error, NotImplementedError),
-            *(OSError, RuntimeError, KeyError, ValueError, TypeError, EOFError),
-        ) as e:
+        except (zipfile.BadZipFile, zlib.error, EOFError) as e:
             self.close()
-            raise FileFault(f"{path} is a broken .keras archive ({e}): copy it again") from e
+            raise FileFault(
+                f"{path} is a broken .keras archive ({first_line(e)}): copy it again"
+            ) from e
+        except (RuntimeError, KeyError, ValueError, TypeError) as e:
+            self.close()
+            raise unreadable(path, e) from e
         except BaseException:
             self.close()
             raise
@@ -136,7 +138,7 @@ class KerasStore:
                 self._weights.append(hdf5.open_hdf5(handle))
             except (FileFault, OSError, RuntimeError, ValueError) as e:
                 raise FileFault(
-                    f"{self.path} holds broken weights ({name}: {str(e).splitlines()[0]}): "
+                    f"{self.path} holds broken weights ({name}: {first_line(e)}): "
                     "copy or save it again"
                 ) from e
 
