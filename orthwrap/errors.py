@@ -1,4 +1,9 @@
-"""What orthwrap raises. One base class, so that callers need to know one name."""
+"""What orthwrap raises. One base class, so that callers need to know one name.
+
+Whatever else comes out of orthwrap is a fault of its own. In Python it goes through as it is, so
+that nothing is hidden from the caller; a command says in one line that orthwrap itself failed, and
+where.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from orthwrap.errors import FileFault, OrthwrapError
+from orthwrap.errors import FileFault, OrthwrapError, printable
 from orthwrap.stores.replacing import reason
 
 # What a file of a form that no Keras writes makes the code that reads it raise.
@@ -28,6 +28,10 @@ def reading(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except FileFault as e:
+        if printable(str(path)) in str(e):
+            raise
+        raise FileFault(f"{path}: {e}") from e
     except OrthwrapError:
         raise
     except OSError as e:
