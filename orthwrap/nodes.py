@@ -113,8 +113,8 @@ class Attachment:
             ValueFault: the node is orthwrap's, but not one this version writes.
         """
         class_name = class_of(node)
-        config = dict(node.get("config") or {})
         try:
+            config = dict(node.get("config") or {})
             layout = config.pop("layout", None)
             known: dict[str, Any] = {
                 "factor": float(config.pop("factor")),
@@ -138,7 +138,7 @@ class Attachment:
                 options=config,
                 **known,
             )
-        except (KeyError, TypeError, ValueError) as e:
+        except (KeyError, TypeError, ValueError, OverflowError) as e:
             raise ValueFault(
                 f"the config holds an orthwrap regularizer {class_name!r} that this version "
                 f"cannot read ({e}): use the orthwrap version that wrote it"

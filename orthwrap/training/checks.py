@@ -117,27 +117,44 @@ def check_figures(model: Any, data: Data, figures: Mapping[str, float], settings
     is_lower_better(model, settings.monitor)
 
 
-def loss_fault(model: Any, batch: Sequence[Any]) -> str:
-    """What is wrong between y and the model's loss, by trying that loss alone; "" for nothing.
+def label_fault(model: Any, batch: Sequence[Any]) -> str:
+    """What in the model's loss or metrics fails on y, each tried alone; "" for nothing.
 
     Args:
         model: compiled.
         batch: `(x, y)` or `(x, y, sample_weight)`, as `fit` takes it.
 
-    Whatever the model itself raises on x goes on.
+    Whatever the model itself raises on x goes on. Metrics are tried where there is one output.
     """
     outputs = keras.tree.flatten(model(batch[0], training=False))
     labels = keras.tree.flatten(batch[1])
     losses = loss_of_each(model.loss, ports(model)[1])
     for loss, y, output in zip(losses, labels, outputs, strict=True):
-        try:
-            if loss is not None:
-                keras.losses.get(loss)(y, output)
-        except Exception as e:  # a loss may be anyone's
-            return (
-                f"loss {loss_names(loss)}, tried alone, fails on y of shape {times(y.shape)} "
-                f"and outputs of shape {times(output.shape)} ({type(e).__name__}: {first_line(e)})"
-            )
+        fault = "" if loss is None else _fault(keras.losses.get(loss), y, output)
+        if fault:
+            return f"loss {loss_names(loss)}{fault}"
+    own = getattr(model, "_compile_metrics", None)
+    for metric in _leaves(getattr(own, "_user_metrics", None)) if len(outputs) == 1 else ():
+        if metric is None or metric in ("accuracy", "acc"):
+            continue  # of several kinds, and Keras chooses one that fits
+        found = keras.metrics.get(metric)
+        if isinstance(found, keras.metrics.Metric):  # what it has counted stays as it is
+            found = type(found).from_config(found.get_config())
+        fault = _fault(found, labels[0], outputs[0])
+        if fault:
+            return f"metric {loss_names(metric)}{fault}"
+    return ""
+
+
+def _fault(function: Any, y: Any, output: Any) -> str:
+    """How a loss or metric fails; "" where it does not."""
+    try:
+        function(y, output)
+    except Exception as e:  # it may be anyone's
+        return (
+            f", tried alone, fails on y of shape {times(y.shape)} and outputs of shape "
+            f"{times(output.shape)} ({type(e).__name__}: {first_line(e)})"
+        )
     return ""
 
 

@@ -22,7 +22,7 @@ from orthwrap.schedules import Schedule
 from orthwrap.stores.compiled import inner_of
 from orthwrap.stores.live import LiveStore, rebuild, regularizers_of
 from orthwrap.training.checkpoints import Folder, State, check_same_run, checksum, fingerprint
-from orthwrap.training.checks import check_figures, check_numbers, check_objects, loss_fault
+from orthwrap.training.checks import check_figures, check_numbers, check_objects, label_fault
 from orthwrap.training.compiling import (
     choose_optimizer,
     compile_model,
@@ -426,10 +426,10 @@ def _one_line_errors(model: Any, data: Data, session: Session) -> Iterator[None]
 
 
 def _training_failed(error: Exception, model: Any, data: Data, session: Session) -> OrthwrapError:
-    """The error in its own words, and what trying the loss alone shows; no cause is guessed."""
+    """The error in its own words, and what loss and metrics show that are tried alone."""
     fault = ""
     with contextlib.suppress(Exception):  # what is tried here may fail as the training did
-        fault = loss_fault(model, _some_batches(data, session)[0])
+        fault = label_fault(model, _some_batches(data, session)[0])
     return OrthwrapError(
         f"training failed ({_gist(error)}; raised at {raised_at(error)})"
         + (f": {fault}" if fault else "; --debug shows the calls")

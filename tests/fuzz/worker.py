@@ -45,12 +45,11 @@ class Touched(BaseException):
 class Watch:
     """An audit hook that notes what no file may bring about."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, place: Path) -> None:
         self.active = False
         self.seen: list[str] = []
-        scratch = f"{tempfile.gettempdir()}/orthwrap-"
         samples = os.environ["ORTHWRAP_SAMPLES"]
-        self._places = tuple(os.path.realpath(p) for p in (base, scratch, samples))
+        self._places = tuple(os.path.realpath(p) for p in (place, samples))
         self._known = (os.devnull, f"/proc/{os.getpid()}/statm")
         sys.addaudithook(self._hook)
 
@@ -128,7 +127,7 @@ def main(kind: str, first: int, count: int, seconds: float | None) -> None:
     with tempfile.TemporaryDirectory(prefix="orthwrap-fuzz-") as folder:
         tempfile.tempdir = folder  # scratch folders of a process that dies are gone with it
         base = Path(folder, "base")
-        watch = Watch(base)
+        watch = Watch(Path(folder))
         prepare()
         for seed in range(-20, 0):  # whatever else is imported on the way
             with contextlib.suppress(Exception):
