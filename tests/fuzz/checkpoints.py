@@ -13,7 +13,7 @@ import numpy as np
 
 from tests.fuzz.values import STRINGS, Draw
 
-NAMES = ("about", "model.0", "model.1", "optimizer.0", "metrics.0", "best.0", "", "x", "a.b.c")
+NAMES = ("about", "model.0", "model.1", "optimizer.0", "metrics.0", "best.0", "x", "a.b.c", ".")
 
 
 def state(d: Draw) -> Any:

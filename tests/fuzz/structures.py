@@ -147,6 +147,9 @@ def change(d: Draw, file: Any) -> None:
         d.one(MEMBERS)(d, holder, where)
 
 
+REFUSED = (OSError, RuntimeError, ValueError, TypeError, KeyError)
+
+
 def changed(d: Draw, data: bytes) -> bytes:
     """A file with several changes; HDF5 or NumPy may refuse one, and then it is left out."""
     held = io.BytesIO(data)
@@ -154,7 +157,7 @@ def changed(d: Draw, data: bytes) -> bytes:
         for _ in range(d.count(1, 6)):
             try:
                 change(d, file)
-            except (OSError, RuntimeError, ValueError, TypeError, KeyError, OverflowError):
+            except (*REFUSED, OverflowError, AttributeError):
                 continue
     return held.getvalue()
 
