@@ -51,9 +51,10 @@ bench: $(VENV)/ready
 docs: $(VENV)/ready
 	$(BIN)/python docs/regularizers.py
 
-# Broken and hostile files by the thousand, and runs that are killed: about an hour.
+# Broken and hostile files by the ten thousand, and runs that are killed: about an hour and a half.
 fuzz: $(VENV)/ready
-	ORTHWRAP_FUZZ=20 ORTHWRAP_KILLS=200 $(BIN)/pytest -n 2 tests/test_hostile.py tests/test_killed.py
+	ORTHWRAP_FUZZ=20 ORTHWRAP_KILLS=200 $(BIN)/pytest -n 2 tests/fuzz tests/test_hostile.py \
+		tests/test_killed.py
 
 clean:
 	rm -rf $(VENV) build dist demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

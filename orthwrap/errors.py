@@ -1,8 +1,13 @@
-"""What orthwrap raises. One base class, so that callers need to know one name."""
+"""What orthwrap raises. One base class, so that callers need to know one name.
+
+Whatever else comes out of orthwrap is a fault of its own. In Python it goes through as it is, so
+that nothing is hidden from the caller; a command says in one line that orthwrap itself failed, and
+where.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 _LONGEST = 2000
@@ -27,6 +32,46 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     """`a, b, c and 2 more`."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def origin(error: BaseException) -> str:
+    """The module and line of orthwrap's that an error came through last; "" for none.
+
+    Such as `orthwrap.survey, line 97`.
+    """
+    place = ""
+    for module, line in _calls(error):
+        if is_own_module(module):
+            place = f"{module}, line {line}"
+    return place
+
+
+def is_own(error: BaseException) -> bool:
+    """Whether an error was raised in a line of orthwrap's, and not in what that line called.
+
+    What is written in C, such as most of NumPy, counts as the line that called it.
+    """
+    calls = list(_calls(error))
+    return bool(calls) and is_own_module(calls[-1][0])
+
+
+def raised_at(error: BaseException) -> str:
+    """The module and line in which an error was raised; "" where that is not known."""
+    calls = [f"{module}, line {line}" for module, line in _calls(error)]
+    return calls[-1] if calls else ""
+
+
+def _calls(error: BaseException) -> Iterator[tuple[str, int]]:
+    """(module, line) of each call that an error came through, the innermost last."""
+    trace = error.__traceback__
+    while trace is not None:
+        yield str(trace.tb_frame.f_globals.get("__name__", "?")), trace.tb_lineno
+        trace = trace.tb_next
+
+
+def is_own_module(module: str) -> bool:
+    """Whether a module, by its dotted name, is orthwrap's."""
+    return module.partition(".")[0] in ("orthwrap", "orthwrap_cli")
 
 
 class OrthwrapError(Exception):

@@ -24,6 +24,7 @@ from orthwrap.outputs import DEFAULT_SUFFIX, FORMATS, PathLike, as_path
 from orthwrap.penalties.attachment import check_reference
 from orthwrap.references import find, is_reference
 from orthwrap.stores import hdf5
+from orthwrap.stores.faults import reading
 from orthwrap.stores.files import is_hdf5, open_file
 from orthwrap.stores.replacing import replacing, scratch_folder
 from orthwrap.upgrades.h5_file import STATE_ASIDE
@@ -111,18 +112,18 @@ def _load(
     notes: tuple[str, ...] = ()
     if without_unknown_metrics and is_hdf5(path):
         root, notes = _without_unknown_metrics(root, given)
-    try:
-        with _quiet_keras(), _readable(path, root) as readable:
+    with _quiet_keras(), _readable(path, root) as readable:
+        try:
             model = keras.models.load_model(
                 readable, custom_objects=given, **{**kwargs, "safe_mode": not unsafe_lambda}
             )
-    except OrthwrapError:
-        raise
-    except Exception as e:  # Keras raises every kind of exception for what it cannot load
-        ours = _ours_within(e)
-        if ours is not None:
-            raise type(ours)(str(ours)) from e
-        raise FileFault(f"Keras cannot load {shown}: {_first_line(e)}") from e
+        except OrthwrapError:
+            raise
+        except Exception as e:  # Keras raises every kind of exception for what it cannot load
+            ours = _ours_within(e)
+            if ours is not None:
+                raise type(ours)(str(ours)) from e
+            raise FileFault(f"Keras cannot load {shown}: {_first_line(e)}") from e
     if is_hdf5(path) and getattr(model, "compiled", False) and model.optimizer is not None:
         notes += _restore_optimizer(model, path)
     return model, notes
@@ -133,7 +134,8 @@ def _load(
 
 def _config_of(path: Path, compiled: bool) -> Node:
     """The config that Keras will read, that of training with it only where Keras reads it too."""
-    store = open_file(path)
+    with reading(path):
+        store = open_file(path)
     try:
         root = dict(store.root)
     finally:

@@ -109,7 +109,8 @@ def _unknown(root: Node, lookup: Lookup) -> Iterator[Need]:
         if not is_foreign:
             yield from (n for n in _needs_by_name(node, where) if lookup(n) is None)
     # Metrics may be names that nobody knows until `fit`; a loss may not.
-    for name in _strings((root.get(COMPILED) or {}).get("loss")):
+    compiled = root.get(COMPILED)
+    for name in _strings(compiled.get("loss") if isinstance(compiled, Mapping) else None):
         need = Need(name, (), None, "loss", TRAINING)
         if lookup(need) is None:
             yield need

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orthwrap.errors import FileFault, OrthwrapError
+from orthwrap.errors import FileFault
+from orthwrap.stores.faults import reading
 from orthwrap.stores.files import FileStore, is_keras_folder, open_file
-from orthwrap.stores.replacing import reason, scratch_folder
+from orthwrap.stores.replacing import scratch_folder
 
 if TYPE_CHECKING:
     from orthwrap.upgrades import Upgrade
@@ -50,37 +49,13 @@ def opened(model: Any, *, upgrade: bool = True) -> Iterator[Opened]:
         yield Opened(LiveStore(model))
         return
     path = Path(model)
-    with _one_line(path), contextlib.ExitStack() as stack:
-        found = _open(path, lambda: stack.enter_context(scratch_folder()), upgrade)
+    with contextlib.ExitStack() as stack:
+        with reading(path):
+            found = _open(path, lambda: stack.enter_context(scratch_folder()), upgrade)
         try:
             yield found
         finally:
             found.store.close()
-
-
-# What a file of a form that no Keras writes makes the code that reads it raise.
-_FAULTS = (
-    *(KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError),
-    *(RecursionError, RuntimeError, EOFError, UnicodeError, AssertionError),
-    *(zipfile.BadZipFile, zlib.error, NotImplementedError),
-)
-
-
-@contextlib.contextmanager
-def _one_line(path: Path) -> Iterator[None]:
-    """Whatever a broken file makes go wrong is said in one line that names the file."""
-    try:
-        yield
-    except (OrthwrapError, KeyboardInterrupt):
-        raise
-    except OSError as e:
-        raise FileFault(f"{e.filename or path}: {reason(e)}") from e
-    except _FAULTS as e:
-        why = " ".join(str(e).split())[:200]
-        raise FileFault(
-            f"{path} is not in a form that any Keras writes ({type(e).__name__}: {why}): copy or "
-            "save it again; --debug shows where it was noticed"
-        ) from e
 
 
 def _open(path: Path, new_folder: Callable[[], Path], upgrade: bool) -> Opened:

@@ -108,7 +108,10 @@ def changed_model(
         )
     difference = output_difference(store.model, model)
     if difference is None:
-        notes = (*notes, "outputs of original and copy could not be compared: no inputs were known")
+        notes = (
+            *notes,
+            "outputs of original and copy were not compared: no inputs were found that it takes",
+        )
     elif not difference <= _SAME_OUTPUTS:
         raise RebuildError(
             f"model {store.model.name!r}: the copy made from its config gives other outputs (by "

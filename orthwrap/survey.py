@@ -117,7 +117,8 @@ def survey(store: Store) -> Survey:
         if layer.twin is None and (not layer.is_container or layer.class_name in _WRAPPERS):
             families = tuple(dict.fromkeys(f for s in found for f in s.families))
             existing = layer.config.get(SLOT_KEYS["activity"])
-            activities.append(Slot(layer, "activity", (), None, "", "", existing, families))
+            problem = _no_config(layer)
+            activities.append(Slot(layer, "activity", (), None, problem, "", existing, families))
     return Survey(layers, tuple(slots.values()), tuple(activities))
 
 
@@ -188,9 +189,18 @@ def _slot_layout(kernels: Sequence[Kernel]) -> Layout | str | None:
     return attention_layout(shapes[:-1], shapes[-1])
 
 
+def _no_config(layer: Layer) -> str:
+    """Why nothing can be put into a layer's config; "" where it can."""
+    if isinstance(layer.node.get("config"), Mapping):
+        return ""
+    return "its config holds no arguments by name, among which a regularizer would stand"
+
+
 def _special(layer: Layer) -> str:
     """Why a kernel is not one to regularize, from the layer's config."""
     config = layer.config
+    if _no_config(layer):
+        return _no_config(layer)
     policy = config.get("dtype")
     quantized = isinstance(policy, Mapping) and "Quantized" in str(policy.get("class_name"))
     if quantized or config.get("quantization_config") is not None:

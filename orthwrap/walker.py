@@ -101,7 +101,8 @@ def walk(root: Node) -> tuple[Layer, ...]:
             found[first] = replace(
                 old,
                 paths=(*old.paths, *layer.paths),
-                pointers=(*old.pointers, *layer.pointers),
+                # Where it stands again without a config, there is nothing to edit.
+                pointers=old.pointers + (layer.pointers if _has_config(layer.node) else ()),
             )
             continue
         path = layer.path
@@ -258,6 +259,10 @@ def _is_layer(value: Any) -> bool:
     if not isinstance(config, dict) or not isinstance(config.get("name"), str):
         return False
     return isinstance(config.get("trainable"), bool) or isinstance(config.get("layers"), list)
+
+
+def _has_config(node: Node) -> bool:
+    return isinstance(node.get("config"), dict)
 
 
 def _is_operation(node: Node) -> bool:

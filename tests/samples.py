@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
-_FOLDER = tempfile.TemporaryDirectory(prefix="orthwrap-samples-")
+_OWN = tempfile.TemporaryDirectory(prefix="orthwrap-samples-")
+# A process without Keras is told where another one has made them.
+_FOLDER = Path(os.environ.get("ORTHWRAP_SAMPLES", _OWN.name))
 
 
 def nested_model() -> Any:
@@ -46,7 +49,7 @@ def nested_file(suffix: str) -> Path:
 
     import numpy as np
 
-    path = Path(_FOLDER.name) / f"nested{suffix}"
+    path = _FOLDER / f"nested{suffix}"
     model = nested_model()
     model.fit(np.ones((4, 8, 8, 3)), np.arange(4), verbose=0)
     with warnings.catch_warnings():
@@ -58,13 +61,15 @@ def nested_file(suffix: str) -> Path:
 @functools.cache
 def small_file(suffix: str) -> Path:
     """Two convolutions and a Dense layer, uncompiled."""
+    path = _FOLDER / f"small{suffix}"
+    if path.exists():
+        return path
     import warnings
 
     import keras
     from keras import layers
 
     keras.utils.set_random_seed(1)
-    path = Path(_FOLDER.name) / f"small{suffix}"
     model = keras.Sequential(
         [
             keras.Input((8, 8, 1)),

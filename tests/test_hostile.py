@@ -29,6 +29,7 @@ from tests.hostile import (
     many_layers,
     mutated,
     nested_layers,
+    ours,
     tender_places,
     write_h5,
     write_keras,
@@ -155,6 +156,38 @@ def odd_configs() -> dict[str, tuple[Any, str | None]]:
         "deeper models": (nested_layers(90), "nested"),
         "wide models": (nested_layers(13, 2), "no real"),
         "shared id": ({**small, "config": {"layers": [{**layer, "shared_object_id": [{}]}]}}, None),
+        "shared with a list": (
+            {
+                "class_name": "Sequential",
+                "config": {
+                    "layers": [
+                        {**layer, "shared_object_id": 1},
+                        {**layer, "config": [], "shared_object_id": 1},
+                        {"class_name": "Conv2D", "name": "conv1", "config": [3]},
+                    ]
+                },
+            },
+            None,
+        ),
+        "regularizer of text": (
+            {
+                "class_name": "Sequential",
+                "config": {
+                    "layers": [
+                        {
+                            "class_name": "Dense",
+                            "config": {
+                                "name": "classes",
+                                "units": 10,
+                                "trainable": True,
+                                "kernel_regularizer": ours("x"),
+                            },
+                        }
+                    ]
+                },
+            },
+            None,
+        ),
         "no name": (
             {"class_name": "Sequential", "config": {"layers": [{}, None, 3, [layer]]}},
             None,

@@ -22,7 +22,7 @@ from keras import layers
 import orthwrap
 from orthwrap.custom_objects import custom_objects_of
 from orthwrap.errors import FileFault, ValueFault
-from orthwrap.needs import code_in
+from orthwrap.needs import code_in, unknown
 from tests.hostile import write_h5
 from tests.samples import small_file
 
@@ -353,3 +353,10 @@ def test_a_lambda_s_named_function_is_a_custom_object(own: ModuleType, tmp_path:
         with pytest.raises(FileFault, match=r"needs 'bent' \(in named\)"):
             orthwrap.load_model(source)
         assert orthwrap.load_model(source, "owncode") is not None
+
+
+@pytest.mark.parametrize("compiled", [None, 3, 0.5, "x", [{}], {"loss": 3}, {"loss": [{}, None]}])
+def test_a_training_configuration_of_any_form_is_looked_through(compiled: Any) -> None:
+    root = {**sequential(), "compile_config": compiled}
+    assert unknown(root, lambda need: "keras") == ()
+    assert code_in(root) == ()

@@ -325,7 +325,7 @@ def test_saved_model_config(tmp_path: Path) -> None:
         ({"class_name": "Mine", "model_config": {"class_name": "Mine", "config": {}}}, "Mine"),
         ({"model_config": 3}, "written in Python"),
         ([1], "no object"),
-        (b"not json", "broken"),
+        (b"not json", "JSONDecodeError"),
         (b"\xff\xfe", "broken"),
         (b"", "without a Keras config"),
     ],

@@ -6,14 +6,24 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
 
 import typer
 
-from orthwrap.errors import FileFault, OrthwrapError, UsageError, printable
+from orthwrap.errors import (
+    FileFault,
+    OrthwrapError,
+    UsageError,
+    is_own_module,
+    listed,
+    origin,
+    printable,
+    raised_at,
+)
 from orthwrap.outputs import check_apart, check_replaceable
+from orthwrap.stores.written import noting
 from orthwrap.training.interrupts import note_interrupts
 
 P = ParamSpec("P")
@@ -26,23 +36,52 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         debug = bool(kwargs.get("debug"))
         note_interrupts()
-        try:
-            function(*args, **kwargs)
-        except OrthwrapError as e:
-            _fail(e, str(e), 2 if isinstance(e, UsageError) else 1, debug)
-        except KeyboardInterrupt as e:
-            sys.stderr.write(f"{str(e) or 'interrupted: nothing was written'}\n")
-            raise typer.Exit(130) from None
-        except BrokenPipeError:
-            # The reader of our output is gone; there is nobody left to tell.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
-        except MemoryError as e:
-            _fail(e, "not enough memory: try a smaller --batch-size or --no-measure", 1, debug)
-        except OSError as e:
-            _fail(e, f"{e.filename or 'the system'}: {e.strerror or e}", 1, debug)
+        with noting() as written:
+            try:
+                function(*args, **kwargs)
+            except OrthwrapError as e:
+                _fail(e, str(e), 2 if isinstance(e, UsageError) else 1, debug)
+            except KeyboardInterrupt as e:
+                sys.stderr.write(f"{str(e) or f'interrupted: {_stands(written)}'}\n")
+                raise typer.Exit(130) from None
+            except BrokenPipeError:
+                # The reader of our output is gone; there is nobody left to tell.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise typer.Exit(1) from None
+            except (typer.Exit, typer.Abort, typer.BadParameter):
+                raise
+            except Exception as e:
+                _fail(e, f"{_said(e, kwargs)}; {_stands(written)}", 1, debug)
 
     return wrapped
+
+
+def _said(error: Exception, options: Mapping[str, Any]) -> str:
+    """An error that nobody raised on purpose, in true words: what is known of it, no more."""
+    words = " ".join(str(error).split())[:300]
+    place = origin(error) or raised_at(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or 'the system'}: {error.strerror or error}"
+    if isinstance(error, MemoryError):
+        less = [] if options.get("no_measure", True) else ["--no-measure"]
+        less += ["a smaller --batch-size"] if options.get("data") is not None else []
+        advice = f"; {' or '.join(less)} takes less" if less else ""
+        return f"memory ran out at {place}{f' ({words})' if words else ''}{advice}"
+    if isinstance(error, RecursionError):
+        return f"at {place} something is nested deeper than Python goes; --debug shows the calls"
+    if isinstance(error, ImportError) and error.name and not is_own_module(error.name):
+        return f"this command needs {error.name}, which cannot be imported here ({words})"
+    return (
+        f"orthwrap itself failed at {place} ({type(error).__name__}{f': {words}' if words else ''})"
+        ": a fault of orthwrap's own; --debug shows more"
+    )
+
+
+def _stands(written: Sequence[Path]) -> str:
+    """What a command that did not come to its end has put in place."""
+    if not written:
+        return "nothing was written"
+    return f"{listed([str(place) for place in written])} had been written before"
 
 
 def _fail(error: BaseException, message: str, code: int, debug: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zipfile
 import zlib
@@ -148,8 +149,9 @@ def _opened(source: Any) -> Iterator[tuple[list[str], Callable[[str], Array], st
             f"data {path} does not exist: give a .npz with x and y, a folder of images, or "
             "module:function"
         )
-    try:
-        with path.open("rb") as f:  # NumPy does not close a file that it cannot read
+    with contextlib.ExitStack() as stack:
+        with _file_faults(path):
+            f = stack.enter_context(path.open("rb"))  # NumPy does not close what it cannot read
             if not f.read(len(_NPY)).startswith((_ZIP, _NPY)):
                 # NumPy would take it for pickled objects, and say how to run them.
                 raise FileFault(
@@ -160,9 +162,20 @@ def _opened(source: Any) -> Iterator[tuple[list[str], Callable[[str], Array], st
             file = np.load(f, allow_pickle=False)
             if isinstance(file, np.ndarray):
                 raise FileFault(f"{path} holds a single array: save x and y with np.savez")
-            yield list(file.files), file.__getitem__, str(path)
-    except ValueFault:
-        raise
+
+        def read(key: str) -> Array:
+            with _file_faults(path):
+                found: Array = file[key]
+                return found
+
+        yield list(file.files), read, str(path)
+
+
+@contextmanager
+def _file_faults(path: Path) -> Iterator[None]:
+    """Around the reading of a `.npz`, and nothing else."""
+    try:
+        yield
     except (ValueError, OSError, zipfile.BadZipFile, zlib.error, EOFError) as e:
         first = (str(e).splitlines() or [""])[0]
         if "allow_pickle" in first:

@@ -387,6 +387,8 @@ def _list(folder: Path, labelled: bool) -> tuple[tuple[str, ...], tuple[str, ...
     except UnicodeError as e:
         raise FileFault(f"{folder} has a name in it that is no UTF-8: rename it") from e
     except ValueError as e:
+        if "No images found" not in str(e):
+            raise FileFault(f"Keras cannot list the images of {folder}: {first_line(e)}") from e
         raise FileFault(f"{folder} holds no images ({_KINDS}){_others(folder)}") from e
     paths = tuple(map(str, listed.file_paths))
     if not labelled:

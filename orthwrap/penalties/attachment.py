@@ -108,7 +108,7 @@ class Attachment:
             )
         try:
             return cls._read(penalty, dict(node.get("config") or {}))
-        except (KeyError, TypeError, ValueError) as e:
+        except (KeyError, TypeError, ValueError, OverflowError) as e:
             raise ValueFault(
                 f"the config holds an orthwrap regularizer {class_name!r} that this version "
                 f"cannot read ({e}): use the orthwrap version that wrote it"

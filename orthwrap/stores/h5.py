@@ -17,6 +17,7 @@ from orthwrap.records import ModelRecord
 from orthwrap.stores import hdf5
 from orthwrap.stores.base import WeightRef
 from orthwrap.stores.config import parse_config, same_json
+from orthwrap.stores.faults import reading, unreadable
 from orthwrap.stores.heaps import check_heaps
 from orthwrap.walker import Layer, Node, walk, with_old_names
 
@@ -52,21 +53,30 @@ class H5Store:
                 keras_version=self._text("keras_version"),
                 parameters=parameters,
             )
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as e:
+        except (OSError, RuntimeError) as e:
             self.close()
             raise FileFault(f"{path} is a broken HDF5 file ({first_line(e)}): copy it again") from e
+        except (KeyError, ValueError, TypeError) as e:
+            self.close()
+            raise unreadable(path, e) from e
         except BaseException:
             self.close()
             raise
 
+    @property
+    def shown(self) -> Path:
+        """The file that errors name: of a modernised copy, the one that the user gave."""
+        return Path(self.record.path or self.path)
+
     def layers(self) -> tuple[Layer, ...]:
-        return with_old_names(walk(self.root), self.old_names)
+        with reading(self.shown):
+            return with_old_names(walk(self.root), self.old_names)
 
     def weights(self, layer: Layer, specs: Sequence[KernelSpec]) -> list[WeightRef | None]:
-        top = self._group_of(layer)
-        if top is None:
-            return [None] * len(specs)
-        with hdf5.limited_memory():
+        with reading(self.shown), hdf5.limited_memory():
+            top = self._group_of(layer)
+            if top is None:
+                return [None] * len(specs)
             index = self._index_of(top)
             return [self._find(top, index, layer, spec) for spec in specs]
 
@@ -157,13 +167,13 @@ class H5Store:
 
     def _ref(self, group: Any, name: str) -> WeightRef | None:
         dataset = hdf5.dataset(group, name)
-        return None if dataset is None else reference(dataset, self._allowance)
+        return None if dataset is None else reference(dataset, self._allowance, self.shown)
 
 
-def reference(dataset: Any, allowance: hdf5.Allowance) -> WeightRef:
-    """A dataset as a weight, which is read when asked for."""
+def reference(dataset: Any, allowance: hdf5.Allowance, path: Path) -> WeightRef:
+    """A dataset of the file at `path` as a weight, which is read when asked for."""
     allowance.take(hdf5.bytes_of(dataset), dataset.name)
-    slices = hdf5.Slices(dataset)
+    slices = hdf5.Slices(dataset, path)
     return WeightRef(slices.shape, lambda: slices[()], dataset.name, slices)
 
 

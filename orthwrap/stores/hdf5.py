@@ -20,6 +20,7 @@ import numpy as np
 
 from orthwrap.errors import FileFault
 from orthwrap.stores.base import as_float
+from orthwrap.stores.faults import reading
 
 try:
     import resource
@@ -343,17 +344,24 @@ def _check_filters(found: Any, chunk: int) -> None:
 class Slices:
     """A dataset as an array that is read where it is indexed, in a NumPy float dtype.
 
+    Args:
+        found: the dataset.
+        path: of the file that errors name.
+
     Attributes:
         shape: of the whole.
+
+    Indexing raises FileFault where the numbers cannot be read.
     """
 
-    def __init__(self, found: Any) -> None:
-        self._dataset = found
+    def __init__(self, found: Any, path: Path) -> None:
+        self._dataset, self._path = found, path
         self._bfloat16 = is_bfloat16(found)
         self.shape: tuple[int, ...] = tuple(found.shape)
 
     def __getitem__(self, index: Any) -> Any:
-        values = self._dataset[index]
+        with reading(self._path):
+            values = self._dataset[index]
         if self._bfloat16:
             import ml_dtypes
 

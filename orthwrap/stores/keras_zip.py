@@ -12,12 +12,13 @@ from typing import IO, Any
 
 import h5py
 
-from orthwrap.errors import FileFault
+from orthwrap.errors import FileFault, first_line
 from orthwrap.layouts import KernelSpec
 from orthwrap.records import ModelRecord
 from orthwrap.stores import hdf5
 from orthwrap.stores.base import WeightRef
 from orthwrap.stores.config import parse_config, same_json
+from orthwrap.stores.faults import reading, unreadable
 from orthwrap.stores.h5 import reference
 from orthwrap.stores.heaps import check_heaps
 from orthwrap.stores.members import Archive, Folder, Members
@@ -58,21 +59,29 @@ class KerasStore:
                 keras_version=version if isinstance(version, str) else None,
                 parameters=parameters,
             )
-        except (
-            *(zipfile.BadZipFile, zlib.error, NotImplementedError),
-            *(OSError, RuntimeError, KeyError, ValueError, TypeError, EOFError),
-        ) as e:
+        except (zipfile.BadZipFile, zlib.error, EOFError) as e:
             self.close()
-            raise FileFault(f"{path} is a broken .keras archive ({e}): copy it again") from e
+            raise FileFault(
+                f"{path} is a broken .keras archive ({first_line(e)}): copy it again"
+            ) from e
+        except (RuntimeError, KeyError, ValueError, TypeError) as e:
+            self.close()
+            raise unreadable(path, e) from e
         except BaseException:
             self.close()
             raise
 
+    @property
+    def shown(self) -> Path:
+        """The file that errors name: of a modernised copy, the one that the user gave."""
+        return Path(self.record.path or self.path)
+
     def layers(self) -> tuple[Layer, ...]:
-        return with_old_names(walk(self.root), self.old_names)
+        with reading(self.shown):
+            return with_old_names(walk(self.root), self.old_names)
 
     def weights(self, layer: Layer, specs: Sequence[KernelSpec]) -> list[WeightRef | None]:
-        with hdf5.limited_memory():
+        with reading(self.shown), hdf5.limited_memory():
             found = (self._owner(file, layer) for file in self._weights)
             owners = [owner for owner in found if owner is not None]
             return [self._first(owners, spec) for spec in specs]
@@ -129,7 +138,7 @@ class KerasStore:
                 self._weights.append(hdf5.open_hdf5(handle))
             except (FileFault, OSError, RuntimeError, ValueError) as e:
                 raise FileFault(
-                    f"{self.path} holds broken weights ({name}: {str(e).splitlines()[0]}): "
+                    f"{self.path} holds broken weights ({name}: {first_line(e)}): "
                     "copy or save it again"
                 ) from e
 
@@ -211,7 +220,7 @@ class KerasStore:
                 return None
             owner = inner
         dataset = hdf5.dataset(owner, f"vars/{spec.index}")
-        return None if dataset is None else reference(dataset, self._allowance)
+        return None if dataset is None else reference(dataset, self._allowance, self.shown)
 
 
 def _name_of(group: Any) -> str | None:

@@ -477,15 +477,25 @@ def output_difference(first: Any, second: Any, seed: int = 0) -> float | None:
     """The largest |difference| of two models' outputs on random inputs; None if none can be made.
 
     Inputs have each input's dtype; unknown dimensions become 1 for the batch and 32 elsewhere.
+
+    Raises:
+        RebuildError: the second fails on inputs that the first takes.
     """
     inputs = _random_inputs(first, seed)
     if inputs is None:
         return None
     try:
         before = first(inputs, training=False)
-        after = second(inputs, training=False)
     except Exception:  # a model may not take inputs of the sizes chosen for its free dimensions
         return None
+    try:
+        after = second(inputs, training=False)
+    except Exception as e:  # the copy of a user's class may do anything
+        raise RebuildError(
+            f"model {first.name!r}: the copy made from its config fails on inputs that the model "
+            f"takes ({type(e).__name__}: {_first_line(e)}): use in_place=True, or mend the "
+            "class's get_config"
+        ) from e
     worst = 0.0
     pairs = zip(keras.tree.flatten(before), keras.tree.flatten(after), strict=True)
     for a, b in pairs:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from orthwrap.errors import FileFault
+from orthwrap.stores.replacing import reason
 
 MAX_JSON = 256 << 20  # bytes; far above any real config, far below what would hurt
 MAX_MEMBERS = 20_000  # vocabularies and other assets are files of their own, but not so many
@@ -64,8 +65,10 @@ class Archive:
         self.size = path.stat().st_size
         try:
             self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as e:
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as e:
             raise FileFault(f"{path} is a broken zip archive ({e}): copy it again") from e
+        except OSError as e:
+            raise FileFault(f"{path} cannot be read ({reason(e)}): copy it again") from e
         try:
             self._infos = {info.filename: info for info in self._zip.infolist()}
             self.names = tuple(self._infos)

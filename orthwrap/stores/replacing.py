@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orthwrap.errors import FileFault, first_line
+from orthwrap.stores.written import note
 
 try:
     import fcntl
@@ -53,6 +54,7 @@ def replacing(target: Path, *, like: Path | None = None) -> Iterator[Path]:
             sibling.chmod(_mode(like) if like is not None else 0o666 & ~_umask())
             _to_disk(sibling)
             sibling.replace(target)
+            note(target)
         except OSError as e:
             raise FileFault(f"cannot write {target}: {reason(e)}") from e
     with contextlib.suppress(OSError):

@@ -4,7 +4,7 @@ are none, a figure to monitor that there is not."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,9 +12,11 @@ import numpy as np
 
 from orthwrap.callbacks import FactorSchedule
 from orthwrap.data import Data
-from orthwrap.data.ports import Array, as_model_takes
-from orthwrap.errors import ValueFault
+from orthwrap.data.ports import Array, as_model_takes, times
+from orthwrap.errors import ValueFault, first_line
+from orthwrap.training.compiling import loss_names, loss_of_each
 from orthwrap.training.monitor import is_lower_better
+from orthwrap.training.ports import ports
 from orthwrap.training.settings import Settings
 
 
@@ -113,6 +115,47 @@ def check_figures(model: Any, data: Data, figures: Mapping[str, float], settings
             f"monitor {settings.monitor!r} is none of the figures; there are: {', '.join(names)}"
         )
     is_lower_better(model, settings.monitor)
+
+
+def label_fault(model: Any, batch: Sequence[Any]) -> str:
+    """What in the model's loss or metrics fails on y, each tried alone; "" for nothing.
+
+    Args:
+        model: compiled.
+        batch: `(x, y)` or `(x, y, sample_weight)`, as `fit` takes it.
+
+    Whatever the model itself raises on x goes on. Metrics are tried where there is one output.
+    """
+    outputs = keras.tree.flatten(model(batch[0], training=False))
+    labels = keras.tree.flatten(batch[1])
+    losses = loss_of_each(model.loss, ports(model)[1])
+    for loss, y, output in zip(losses, labels, outputs, strict=True):
+        fault = "" if loss is None else _fault(keras.losses.get(loss), y, output)
+        if fault:
+            return f"loss {loss_names(loss)}{fault}"
+    own = getattr(model, "_compile_metrics", None)
+    for metric in _leaves(getattr(own, "_user_metrics", None)) if len(outputs) == 1 else ():
+        if metric is None or metric in ("accuracy", "acc"):
+            continue  # of several kinds, and Keras chooses one that fits
+        found = keras.metrics.get(metric)
+        if isinstance(found, keras.metrics.Metric):  # what it has counted stays as it is
+            found = type(found).from_config(found.get_config())
+        fault = _fault(found, labels[0], outputs[0])
+        if fault:
+            return f"metric {loss_names(metric)}{fault}"
+    return ""
+
+
+def _fault(function: Any, y: Any, output: Any) -> str:
+    """How a loss or metric fails; "" where it does not."""
+    try:
+        function(y, output)
+    except Exception as e:  # it may be anyone's
+        return (
+            f", tried alone, fails on y of shape {times(y.shape)} and outputs of shape "
+            f"{times(output.shape)} ({type(e).__name__}: {first_line(e)})"
+        )
+    return ""
 
 
 def _culprit(model: Any, data: Data) -> str:

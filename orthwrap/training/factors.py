@@ -21,7 +21,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from orthwrap.errors import OrthwrapError, first_line, listed
+from orthwrap.errors import OrthwrapError, first_line, is_own, listed
 from orthwrap.reasons import AUTO_FACTOR, Reason, about_anew
 from orthwrap.records import LayerRecord, Report, place_of
 from orthwrap.regularizers import Attached, OrthogonalityRegularizer
@@ -232,6 +232,8 @@ def resolve(
             found = zip(*task_gradients(model, batches, flat, at), strict=True)
             tasks = {id(v): _mean_square(g) for v, g in zip(flat, found, strict=True)}
     except Exception as e:  # the model's own loss may be anyone's
+        if is_own(e):
+            raise
         raise OrthwrapError(
             f"factor auto: the gradient of the model's loss could not be taken "
             f"({type(e).__name__}: {first_line(e)}): give a number as factor"

@@ -15,14 +15,14 @@ import numpy as np
 
 from orthwrap.callbacks import FactorSchedule, carried
 from orthwrap.data import Data
-from orthwrap.errors import OrthwrapError
+from orthwrap.errors import OrthwrapError, is_own, raised_at
 from orthwrap.records import Training
 from orthwrap.regularizers import OrthogonalityRegularizer
 from orthwrap.schedules import Schedule
 from orthwrap.stores.compiled import inner_of
 from orthwrap.stores.live import LiveStore, rebuild, regularizers_of
 from orthwrap.training.checkpoints import Folder, State, check_same_run, checksum, fingerprint
-from orthwrap.training.checks import check_figures, check_numbers, check_objects
+from orthwrap.training.checks import check_figures, check_numbers, check_objects, label_fault
 from orthwrap.training.compiling import (
     choose_optimizer,
     compile_model,
@@ -160,7 +160,7 @@ def finetune(
         keras.utils.set_random_seed(session.seed)
         _reseed(model, session.seed)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_one_line_errors(model, data))
+        stack.enter_context(_one_line_errors(model, data, session))
         choices = freeze(model, settings)
         stack.enter_context(batchnorm_momentum(model, settings.batchnorm_momentum))
         suspect = check_numbers(model, data, settings.devices)
@@ -410,25 +410,33 @@ def _reseed(model: Any, seed: int) -> None:
 
 
 @contextlib.contextmanager
-def _one_line_errors(model: Any, data: Data) -> Iterator[None]:
-    """The data, the model's own loss and its metrics may be anyone's, and fail in any way."""
+def _one_line_errors(model: Any, data: Data, session: Session) -> Iterator[None]:
+    """The data, the model's own loss and its metrics may be anyone's, and fail in any way.
+
+    What orthwrap's own lines raise goes on as it is, and so does a package that is missing.
+    """
     try:
         with warnings.catch_warnings():
             # Keras warns of sizes and the like on paths the user did not choose.
             warnings.simplefilter("ignore")
             yield
-    except (OrthwrapError, MemoryError):
+    except (OrthwrapError, MemoryError, ImportError):
         raise
     except Exception as e:
-        raise data.explain(e) or OrthwrapError(
-            f"training failed ({_gist(e)}): check that y is what the model's loss "
-            f"({loss_names(model.loss)}) {'and metrics take' if _has_metrics(model) else 'takes'}"
-        ) from e
+        if is_own(e):
+            raise
+        raise data.explain(e) or _training_failed(e, model, data, session) from e
 
 
-def _has_metrics(model: Any) -> bool:
-    own = getattr(model, "_compile_metrics", None)
-    return bool(getattr(own, "_user_metrics", None) or getattr(own, "_user_weighted_metrics", None))
+def _training_failed(error: Exception, model: Any, data: Data, session: Session) -> OrthwrapError:
+    """The error in its own words, and what loss and metrics show that are tried alone."""
+    fault = ""
+    with contextlib.suppress(Exception):  # what is tried here may fail as the training did
+        fault = label_fault(model, _some_batches(data, session)[0])
+    return OrthwrapError(
+        f"training failed ({_gist(error)}; raised at {raised_at(error)})"
+        + (f": {fault}" if fault else "; --debug shows the calls")
+    )
 
 
 def _gist(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from orthwrap.records import place_of
 from orthwrap.reports import figures
 from orthwrap.stores.live import LiveStore
 from orthwrap.stores.replacing import replacing
+from orthwrap.stores.written import note
 from orthwrap.survey import survey
 
 _FIRST = "epoch,"  # what a log begins with
@@ -68,6 +69,7 @@ class Board:
     def __init__(self, folder: Path) -> None:
         import tensorflow as tf
 
+        self._folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._writer = tf.summary.create_file_writer(str(folder))
@@ -87,6 +89,7 @@ class Board:
             for tag, value in values.items():
                 tf.summary.write(tag, tf.constant(value, tf.float32), metadata=self._metadata)
         self._writer.flush()
+        note(self._folder)
 
     def close(self) -> None:
         self._writer.close()

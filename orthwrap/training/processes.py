@@ -78,7 +78,7 @@ def join(settings: Settings) -> tuple[Processes, Settings]:
         processes = Processes(jax.process_count(), jax.process_index())
     except (RuntimeError, ValueError) as e:
         raise OrthwrapError(
-            f"the processes did not find each other ({first_line(e)}): give each the same "
+            f"the processes could not be joined ({first_line(e)}): each needs the same "
             f"{_VARIABLES[0]} and {_VARIABLES[1]}, and its own {_VARIABLES[2]}"
         ) from e
     if not processes.are_several:

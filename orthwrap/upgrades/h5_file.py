@@ -314,7 +314,10 @@ def _write_names(group: h5py.Group, attribute: str, names: list[str]) -> None:
 
 @contextmanager
 def _broken(source: Path) -> Iterator[None]:
-    """HDF5's own complaints are the file's fault, except those of the operating system."""
+    """What HDF5, or reading by its means, complains of takes one line that names the file.
+
+    What the operating system complains of goes on.
+    """
     try:
         yield
     except OSError as err:
@@ -326,7 +329,10 @@ def _broken(source: Path) -> Iterator[None]:
 
 
 def _broken_file(source: Path, err: Exception) -> FileFault:
-    return FileFault(f"{source}: HDF5 cannot read all of it ({' '.join(str(err).split())[:100]})")
+    why = " ".join(str(err).split())[:100]
+    return FileFault(
+        f"{source}: not all of it can be read ({type(err).__name__}: {why}): copy it again"
+    )
 
 
 def _open(path: Path, mode: str) -> h5py.File:

@@ -59,8 +59,8 @@ def _readable(source: Path) -> Iterator[None]:
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as err:
-        reason = " ".join(str(err).split())[:100]
-        raise FileFault(f"{source}: a broken or encrypted archive ({reason})") from err
+        why = f"{type(err).__name__}: {' '.join(str(err).split())[:100]}"
+        raise FileFault(f"{source}: not all of it can be read ({why}): copy it again") from err
 
 
 def _refuse_bombs(archive: zipfile.ZipFile, source: Path) -> None:

@@ -16,16 +16,16 @@ from orthwrap.upgrades.walk import Walker, is_model
 
 @contextmanager
 def readable_faults(what: str) -> Iterator[None]:
-    """A config of unknown form is the file's fault, and takes one line to say."""
+    """A config of a form that is not known takes one line to say."""
     try:
         yield
     except RecursionError as err:
-        raise FileFault(f"{what}: nested too deeply; the file is broken") from err
+        raise FileFault(f"{what}: nested more deeply than can be read") from err
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as err:
         reason = " ".join(str(err).split())[:100]
         raise FileFault(
-            f"{what}: not in a form that any Keras wrote ({type(err).__name__}: {reason}); "
-            "the file is broken"
+            f"{what}: not in a form that orthwrap can bring to Keras 3 ({type(err).__name__}: "
+            f"{reason}); load it with the Keras that wrote it and save it again"
         ) from err
 
 
