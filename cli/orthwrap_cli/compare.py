@@ -24,6 +24,6 @@ def compare(
     from orthwrap import verbs
     from orthwrap.render.terminal import render_compare
 
-    check_json(json, before=before, after=after)
+    report_to = check_json(json, before=before, after=after)
     report = verbs.compare(before, after, measure=not no_measure)
-    show(report.to_json(), lambda width: render_compare(report, width), json, quiet)
+    show(report.to_json(), lambda width: render_compare(report, width), report_to, quiet)

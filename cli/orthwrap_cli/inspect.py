@@ -20,7 +20,7 @@ def inspect(
     """How orthogonal is each layer, and what it carries; changes nothing."""
     from orthwrap import verbs
 
-    check_json(json, model=model)
+    report_to = check_json(json, model=model)
     report = verbs.inspect(
         model,
         target=target or None,
@@ -28,4 +28,4 @@ def inspect(
         measure=not no_measure,
         upgrade=not no_upgrade,
     )
-    show_report(report, json, quiet)
+    show_report(report, report_to, quiet)

@@ -11,6 +11,6 @@ def regularizers(json: o.Json = None, quiet: o.Quiet = False, debug: o.Debug = F
     """The list, with formula, default factor and source."""
     from orthwrap.render.terminal import regularizer_rows, render_regularizers
 
-    check_json(json)
+    report_to = check_json(json)
     rows = regularizer_rows()
-    show(rows, lambda width: render_regularizers(rows, width), json, quiet)
+    show(rows, lambda width: render_regularizers(rows, width), report_to, quiet)
