@@ -14,6 +14,8 @@ import sys
 import threading
 from collections.abc import Iterator
 
+from orthwrap.text import PLAINLY
+
 _CHATTER = re.compile(
     rb"WARNING: All log messages before absl::|[IW]\d{4} \d\d:\d\d:\d\d\.|[IW]0000 "
 )
@@ -30,7 +32,8 @@ def without_chatter() -> Iterator[None]:
     reading, writing = os.pipe()
     previous = sys.stderr
     # Python's own messages go straight to the real one, which may be a terminal.
-    sys.stderr = os.fdopen(real, "w", buffering=1, closefd=False, errors="backslashreplace")
+    encoding = getattr(previous, "encoding", None)
+    sys.stderr = os.fdopen(real, "w", 1, encoding, PLAINLY, closefd=False)
     os.dup2(writing, 2)
     os.close(writing)
     thread = threading.Thread(target=_pass_on, args=(reading, real), daemon=True)

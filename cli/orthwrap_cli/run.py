@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from orthwrap.outputs import check_apart, check_replaceable
 from orthwrap.stores.replacing import TextOutput, descriptor_of
 from orthwrap.text import json_text
 from orthwrap.training.interrupts import note_interrupts
+from orthwrap_cli.start import raise_at_interrupts
 
 P = ParamSpec("P")
 
@@ -26,6 +26,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         debug = bool(kwargs.get("debug"))
+        raise_at_interrupts()
         note_interrupts()
         try:
             function(*args, **kwargs)
@@ -34,9 +35,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         except KeyboardInterrupt as e:
             sys.stderr.write(f"{str(e) or 'interrupted: nothing was written'}\n")
             raise typer.Exit(130) from None
-        except BrokenPipeError:
-            # The reader of our output is gone; there is nobody left to tell.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:  # the reader of our output is gone: there is nobody left to tell
             raise typer.Exit(1) from None
         except MemoryError as e:
             _fail(e, "not enough memory: try a smaller --batch-size or --no-measure", 1, debug)
