@@ -37,28 +37,34 @@ def main() -> None:
         from orthwrap.text import PLAINLY
         from orthwrap_cli.commands import app
         from orthwrap_cli.quiet import without_chatter
-    except Exception as e:
-        if "--debug" in sys.argv:
-            raise
-        say(f"error: orthwrap could not be loaded ({_why(e)}): --debug shows where")
-        sys.exit(1)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=PLAINLY)
-    try:
+
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors=PLAINLY)
         with without_chatter():
             app()
-    except OSError as e:  # of help and version: the commands see to their own
-        say(f"error: {e.filename}: {e.strerror}")
+    except MemoryError:
+        say("error: not enough memory to load orthwrap")
+        sys.exit(1)
+    except Exception as e:  # before or after a command, which sees to its own
+        if "--debug" in sys.argv:
+            raise
+        say(f"error: {_why(e)}")
         sys.exit(1)
     finally:
         end_at_interrupts()
         flush_output()
 
 
-def _why(error: Exception) -> str:
+def _why(error: BaseException) -> str:
     """What went wrong, and what memory the process may have where that is limited."""
-    why = (str(error).splitlines() or ["not enough memory"])[0]
+    while error.__cause__ is not None:  # NumPy puts a page of advice around it
+        error = error.__cause__
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'the system'}: {error.strerror}"
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    why = lines[0] if lines else type(error).__name__
+    why = f"orthwrap could not be loaded: {why}; --debug shows where"
     try:
         import resource
 
@@ -67,4 +73,4 @@ def _why(error: Exception) -> str:
         return why
     if limit == resource.RLIM_INFINITY:
         return why
-    return f"{why}; the address space is limited to {limit >> 20} MB, see ulimit -v"
+    return f"{why} (it may use {limit >> 20} MB of memory: ulimit -v)"

@@ -11,8 +11,6 @@ from typing import Any, ParamSpec
 import typer
 
 from orthwrap.errors import FileFault, OrthwrapError, UsageError, printable
-from orthwrap.outputs import check_apart, check_replaceable
-from orthwrap.stores.replacing import TextOutput, descriptor_of
 from orthwrap.text import json_text
 from orthwrap.training.interrupts import note_interrupts
 from orthwrap_cli.start import raise_at_interrupts
@@ -58,7 +56,9 @@ class Json:
     """Where a report goes as JSON: to standard output, to a file, or to what is there already."""
 
     def __init__(self, target: str) -> None:
-        self.is_stdout = target == "-" or descriptor_of(Path(target)) == 1
+        from orthwrap.stores.replacing import TextOutput
+
+        self.is_stdout = target == "-" or _is_stdout(Path(target))
         if self.is_stdout and sys.__stdout__ is None:
             raise FileFault(f"--json {target}: standard output is closed: name a file")
         self._output = None if self.is_stdout else TextOutput(Path(target))
@@ -82,6 +82,8 @@ def check_json(target: str | None, **others: Any) -> Json | None:
     """
     if target is None:
         return None
+    from orthwrap.outputs import check_apart, check_replaceable
+
     if target != "-":
         check_apart(
             target, "--json", {f"the {word} of this command": p for word, p in others.items()}
@@ -94,9 +96,16 @@ def check_json(target: str | None, **others: Any) -> Json | None:
         check_replaceable(Path(target), "--json", "JSON of an earlier command", *marks)
     json = Json(target)
     log = others.get("log")
-    if json.is_stdout and log is not None and descriptor_of(Path(log)) == 1:
+    if json.is_stdout and log is not None and _is_stdout(Path(log)):
         raise UsageError("--json and --log cannot both go to standard output: name a file for one")
     return json
+
+
+def _is_stdout(path: Path) -> bool:
+    """Whether a path, as `/dev/stdout`, is the command's own standard output."""
+    from orthwrap.stores.replacing import descriptor_of
+
+    return descriptor_of(path) == 1
 
 
 def show(data: Any, renderable: Callable[[int], Any], json: Json | None, quiet: bool) -> None:
