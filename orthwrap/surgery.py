@@ -12,6 +12,7 @@ from typing import Any
 from orthwrap import nodes
 from orthwrap.errors import RebuildError, ValueFault
 from orthwrap.nodes import Attachment
+from orthwrap.opening import Opened
 from orthwrap.outputs import DEFAULT_SUFFIX
 from orthwrap.plan import Decision, Plan, numeric_factor, template
 from orthwrap.records import Rule
@@ -131,17 +132,21 @@ def _set_live(store: Any, decision: Decision, functions: Mapping[str, Any]) -> N
     set_regularizer(live, decision.slot.key, [v for v in variables if v is not None], made)
 
 
-def write_copy(store: FileStore, root: Any, target: Path, like: Path) -> None:
+def write_copy(source: Opened, root: Any, target: Path, like: Path) -> None:
     """The file with an edited config, whole or not at all, read back before it counts."""
+    store: FileStore = source.store
     with replacing(target, like=like) as sibling:
         store.write(sibling, root)
         store.check_copy(sibling, json.loads(json.dumps(root)))
+        source.check_unchanged()
 
 
 @contextlib.contextmanager
-def temporary_copy(store: FileStore, root: Any) -> Iterator[Path]:
+def temporary_copy(source: Opened, root: Any) -> Iterator[Path]:
     """The file with an edited config in a folder of its own, for Keras to load."""
+    store: FileStore = source.store
     with scratch_folder() as folder:
         path = folder / f"model{DEFAULT_SUFFIX[store.format]}"
         store.write(path, root)
+        source.check_unchanged()
         yield path
