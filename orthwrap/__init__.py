@@ -12,6 +12,9 @@ files that carry orthwrap's regularizers load with plain `keras.models.load_mode
 
 from __future__ import annotations
 
+import orthwrap._program  # noqa: F401  # before all else
+
+# isort: split
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from orthwrap.errors import FileFault
 from orthwrap.stores.faults import reading
 from orthwrap.stores.files import FileStore, is_keras_folder, open_file
+from orthwrap.stores.original import Original
 from orthwrap.stores.replacing import scratch_folder
 
 if TYPE_CHECKING:
@@ -25,10 +26,17 @@ class Opened:
     Attributes:
         store: reads it. For an older file, a modernised copy, under the file's own name.
         upgrades: what modernising did; () where there was nothing to do.
+        original: the file as it stood before it was opened; None for a model in memory.
     """
 
     store: Any
     upgrades: tuple[Upgrade, ...] = ()
+    original: Original | None = None
+
+    def check_unchanged(self) -> None:
+        """FileFault where the file is not the one any more that was opened."""
+        if self.original is not None:
+            self.original.check()
 
 
 @contextlib.contextmanager
@@ -51,9 +59,10 @@ def opened(model: Any, *, upgrade: bool = True) -> Iterator[Opened]:
     path = Path(model)
     with contextlib.ExitStack() as stack:
         with reading(path):
+            original = Original.of(path)
             found = _open(path, lambda: stack.enter_context(scratch_folder()), upgrade)
         try:
-            yield found
+            yield replace(found, original=original)
         finally:
             found.store.close()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orthwrap.errors import FileFault
+from orthwrap.stores.replacing import check_place, check_regular, is_stream
 
 PathLike = str | os.PathLike[str]
 
@@ -69,12 +70,14 @@ def check_output(target: Path, source: Path | None, force: bool) -> None:
         raise FileFault(f"output {target} is the input, which is never changed: name another file")
     if target.is_dir():
         raise FileFault(f"output {target} is a folder: name a file")
+    check_regular(target)
     if target.exists() and not force:
         raise FileFault(
             f"output {target} exists: name another file, or use --force (force=True in Python)"
         )
     if not target.parent.is_dir():
         raise FileFault(f"folder {target.parent} does not exist: make it first")
+    check_place(target)
 
 
 def check_apart(path: PathLike | None, word: str, others: Mapping[str, Any]) -> None:
@@ -85,7 +88,7 @@ def check_apart(path: PathLike | None, word: str, others: Mapping[str, Any]) -> 
         word: what it is, `"log"` or `"json"`.
         others: by what they are, the paths that it must not be; what is no path is passed over.
     """
-    if path is None:
+    if path is None or is_stream(Path(path)):
         return
     for kind, other in others.items():
         if isinstance(other, (str, os.PathLike)) and _same_file(Path(path), Path(other)):
@@ -100,7 +103,7 @@ def check_replaceable(path: Path, word: str, what: str, *marks: str) -> None:
         what: what may be replaced, in words.
         marks: one of which that has within its first 200 characters.
     """
-    if not path.is_file():
+    if is_stream(path) or not path.is_file():
         return
     with path.open("rb") as f:
         start = f.read(200)

@@ -46,6 +46,7 @@ def make_report(
         found = together(list(jobs.values()), [_rows(records[i]) for i in jobs])
         for i, deviation in zip(jobs, found, strict=True):
             records[i] = replace(records[i], before=deviation)
+    source.check_unchanged()  # all that is shown has been read
     warnings = planned.warnings
     large = [r.path for r in records if _was_estimated(r)]
     if large:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orthwrap.errors import RebuildError, ValueFault
+from orthwrap.opening import Opened
 from orthwrap.outputs import DEFAULT_SUFFIX
 from orthwrap.penalties.attachment import Attachment, check_reference, without_address
 from orthwrap.penalties.template import numeric_factor, template
@@ -140,17 +141,21 @@ def _regularizer_for(decision: Decision, functions: Mapping[str, Any]) -> Any:
     return regularizer_of(decision.value) if isinstance(decision.value, (str, Mapping)) else None
 
 
-def write_copy(store: FileStore, root: Any, target: Path, like: Path) -> None:
+def write_copy(source: Opened, root: Any, target: Path, like: Path) -> None:
     """The file with an edited config, whole or not at all, read back before it counts."""
+    store: FileStore = source.store
     with replacing(target, like=like) as sibling:
         store.write(sibling, root)
         store.check_copy(sibling, json.loads(json.dumps(root)))
+        source.check_unchanged()
 
 
 @contextlib.contextmanager
-def temporary_copy(store: FileStore, root: Any) -> Iterator[Path]:
+def temporary_copy(source: Opened, root: Any) -> Iterator[Path]:
     """The file with an edited config in a folder of its own, for Keras to load."""
+    store: FileStore = source.store
     with scratch_folder() as folder:
         path = folder / f"model{DEFAULT_SUFFIX[store.format]}"
         store.write(path, root)
+        source.check_unchanged()
         yield path

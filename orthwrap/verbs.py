@@ -232,9 +232,9 @@ class _Apply:
                 return Result(None, None, report)
             root = edit(store.root, planned.edits)
             if self.job is None and format_of(target) == store.format:
-                write_copy(store, root, target, path)
+                write_copy(source, root, target, path)
                 return Result(None, target, replace(report, output=str(target)))
-            with temporary_copy(store, root) as copy:
+            with temporary_copy(source, root) as copy:
                 live, notes = load_compiled(
                     copy, self.custom_objects, unsafe_lambda=self.unsafe_lambda, shown=path
                 )
@@ -354,7 +354,7 @@ def finetune(
             planned = plan_inspect(surveyed)
             report = make_report("finetune", source, surveyed, planned, with_figures=measure)
             if is_file:
-                with temporary_copy(source.store, source.store.root) as copy:
+                with temporary_copy(source, source.store.root) as copy:
                     live, notes = load_compiled(
                         copy, known, unsafe_lambda=unsafe_lambda, shown=Path(model)
                     )
@@ -412,9 +412,9 @@ def strip(
         root = edit(store.root, planned.edits)
         report = noted(report, _still_needs(root))
         if format_of(target) == store.format:
-            write_copy(store, root, target, Path(model))
+            write_copy(source, root, target, Path(model))
             return Result(None, target, replace(report, output=str(target)))
-        with temporary_copy(store, root) as copy:
+        with temporary_copy(source, root) as copy:
             live, notes = load_compiled(copy, known, unsafe_lambda=unsafe_lambda, shown=Path(model))
     return _saved(live, noted(report, notes), target)
 
@@ -453,12 +453,13 @@ def upgrade(
         report = noted(report, (*_still_needs(store.root), *_still_holds(store.root)))
         if format_of(target) == store.format:
             if store.path.is_dir():
-                write_copy(store, store.root, target, path)
+                write_copy(source, store.root, target, path)
             else:
                 with replacing(target, like=path) as sibling:
                     shutil.copyfile(store.path, sibling)
+                    source.check_unchanged()
             return Result(None, target, replace(report, output=str(target)))
-        with temporary_copy(store, store.root) as copy:
+        with temporary_copy(source, store.root) as copy:
             live, notes = load_compiled(copy, known, unsafe_lambda=unsafe_lambda, shown=Path(model))
     return _saved(live, noted(report, notes), target)
 
@@ -504,6 +505,8 @@ def compare(
             compare_kernel(key, here.get(key), there.get(key), measure)
             for key in dict.fromkeys((*here, *there))
         )
+        for side in (first, second):
+            side.check_unchanged()
         return CompareReport(first.store.record, second.store.record, rows, __version__)
 
 

@@ -196,3 +196,125 @@ def test_a_crash_within_hdf5(large: dict[str, Path], tmp_path: Path, moment: str
     orthwrap.apply(source, out, force=True, measure=False)
     assert list(tmp_path.iterdir()) == [out]
     assert len(orthwrap.inspect(out, measure=False).layers) == _LAYERS
+
+
+# The write made slow: the writer says where it is, and waits to be ended there.
+
+SLOW = """
+import os, sys
+from orthwrap.stores import replacing
+
+moment, say = sys.argv.pop(1), int(sys.argv.pop(1))
+
+def waiting():
+    os.write(say, b"here")
+    while True:
+        os.read(0, 1)  # of a pipe that nobody writes to
+
+def whole(path):
+    waiting()
+
+def half(source, target, *rest):
+    if hasattr(source, "read"):
+        target.write(source.read(1000))
+        target.flush() if hasattr(target, "flush") else None
+    else:
+        with open(source, "rb") as a, open(target, "wb") as b:
+            b.write(a.read(1000))
+    waiting()
+
+if moment == "whole":
+    replacing._to_disk = whole
+else:
+    import shutil
+    shutil.copyfile = shutil.copyfileobj = half
+from orthwrap_cli.main import main
+main()
+"""
+
+
+def in_mid_write(folder: Path, moment: str, words: list[str], number: int) -> tuple[int, bytes]:
+    """How a command ends that is sent a signal while it writes, and what it says."""
+    reading, writing = os.pipe()
+    run = subprocess.Popen(
+        [sys.executable, "-c", SLOW, moment, str(writing), *words],
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=[writing],
+        env={**os.environ, "TMPDIR": str(folder / "scratch")},
+    )
+    os.close(writing)
+    assert os.read(reading, 4) == b"here", run.communicate()
+    os.close(reading)
+    run.send_signal(number)
+    run.wait()
+    assert run.stdin is not None
+    assert run.stderr is not None
+    run.stdin.close()
+    with run.stderr as said:
+        return run.returncode, said.read()
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> Path:
+    """A folder with small models, an output of an earlier run, and a temporary folder."""
+    from tests.samples import small_file
+
+    for suffix in (".h5", ".keras"):
+        (tmp_path / f"m{suffix}").write_bytes(small_file(suffix).read_bytes())
+        (tmp_path / f"out{suffix}").write_bytes(b"old")
+    (tmp_path / "old.h5").write_bytes(small_file(".h5").read_bytes())
+    with h5py.File(tmp_path / "old.h5", "r+") as f:
+        f.attrs["keras_version"] = "2.4.0"
+    (tmp_path / "r.json").write_text("")
+    (tmp_path / "scratch").mkdir()
+    return tmp_path
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)],
+    ids=["int", "term"],
+)
+@pytest.mark.parametrize(
+    ("moment", "words"),
+    [
+        ("half", ["apply", "m.h5", "-o", "out.h5", "--force"]),
+        ("whole", ["apply", "m.h5", "-o", "out.h5", "--force"]),
+        ("half", ["apply", "m.keras", "-o", "out.keras", "--force"]),
+        ("whole", ["strip", "m.keras", "-o", "out.keras", "--force"]),
+        ("half", ["upgrade", "m.h5", "-o", "out.h5", "--force"]),
+        ("half", ["apply", "old.h5", "-o", "out.h5", "--force"]),  # in the temporary folder
+        ("whole", ["inspect", "m.h5", "--json", "r.json"]),
+    ],
+    ids=lambda v: v if isinstance(v, str) else f"{v[0]}-{v[1]}",
+)
+def test_a_signal_in_mid_write(
+    waiting: Path, number: int, code: int, moment: str, words: list[str]
+) -> None:
+    before = bytes_of(waiting)
+    outcome = in_mid_write(waiting, moment, words, number)
+    assert bytes_of(waiting) == before
+    folders = sorted(
+        p.name for p in (*waiting.iterdir(), *(waiting / "scratch").iterdir()) if p.is_dir()
+    )
+    if number == signal.SIGINT:
+        assert outcome == (130, b"interrupted: nothing was written\n")
+        assert folders == ["scratch"]
+    else:
+        assert outcome == (code, b"")
+        assert len(folders) == 2  # which the next run removes:
+    again = subprocess.run(
+        [sys.executable, "-m", "orthwrap", *words, "-q"],
+        cwd=waiting,
+        env={**os.environ, "TMPDIR": str(waiting / "scratch")},
+        check=False,
+    )
+    assert again.returncode == 0
+    assert [p.name for p in waiting.iterdir() if p.is_dir()] == ["scratch"]
+    assert list((waiting / "scratch").iterdir()) == []

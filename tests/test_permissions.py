@@ -123,6 +123,18 @@ def test_a_folder_that_may_not_be_written_to(place: Path) -> None:
     assert content(place) == before
 
 
+def test_what_cannot_be_written_in_the_end_is_found_first(place: Path) -> None:
+    before = content(place)
+    for outcome in commands(
+        place,
+        ["apply", "m.h5", "-o", "mine/out.h5", "--json", "report.json"],
+        ["apply", "m.h5", "-o", "out.h5", "--json", "mine/report.json"],
+        ["strip", "m.keras", "-o", "mine/out.keras", "--json", "report.json"],
+    ):
+        refused(outcome, f"cannot write into {place}: Permission denied")
+    assert content(place) == before
+
+
 def test_a_file_that_may_not_be_read(place: Path) -> None:
     for path in place.glob("m.*"):
         path.rename(place / f"closed{path.suffix}").chmod(0)

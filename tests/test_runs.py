@@ -31,7 +31,7 @@ from orthwrap.stores import replacing
 from orthwrap.training import checkpoint_file
 from orthwrap.training.checkpoints import Folder, State
 from orthwrap.training.interrupts import note_interrupts
-from orthwrap.training.logs import write_csv
+from orthwrap.training.logs import csv_of
 from orthwrap.training.run import regularizers_in
 from orthwrap.training.settings import Settings, TrainingWords, settings_of
 from orthwrap.words import words_of
@@ -533,8 +533,7 @@ def test_csv_log_is_the_history(tmp_path: Path) -> None:
     # A number is no longer than it must be, nor is it rounded further than its own precision.
     assert all(len(row["accuracy"]) <= 11 for row in rows)
     double = {"loss": [0.1, 1e300, float(np.float32(0.1)), math.inf]}
-    write_csv(log, double)
-    text = log.read_text(encoding="utf-8").split()
+    text = csv_of(double).split()
     assert text == ["epoch,loss", "1,0.1", "2,1e+300", "3,0.1", "4,inf"]
 
 

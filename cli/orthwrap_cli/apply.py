@@ -51,7 +51,7 @@ def apply(
     """
     from orthwrap import verbs
 
-    check_json(
+    report_to = check_json(
         json,
         model=model,
         output=output,
@@ -85,6 +85,6 @@ def apply(
         unsafe_lambda=unsafe_lambda,
         measure=not no_measure,
         upgrade=not no_upgrade,
-        progress=None if data is None else progress(json, quiet),
+        progress=None if data is None else progress(report_to, quiet),
     )
-    show_result(result, json, quiet)
+    show_result(result, report_to, quiet)

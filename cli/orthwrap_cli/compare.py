@@ -25,11 +25,11 @@ def compare(
     from orthwrap import verbs
     from orthwrap.render.terminal import render_compare
 
-    check_json(json, before=before, after=after)
+    report_to = check_json(json, before=before, after=after)
     report = verbs.compare(
         before,
         after,
         measure=not no_measure,
         custom_objects=o.custom_objects(custom_objects),
     )
-    show(report.to_json(), lambda width: render_compare(report, width), json, quiet)
+    show(report.to_json(), lambda width: render_compare(report, width), report_to, quiet)

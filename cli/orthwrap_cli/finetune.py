@@ -32,7 +32,7 @@ def finetune(
 
     if data is None:
         raise UsageError("finetune needs --data: what to train on")
-    check_json(
+    report_to = check_json(
         json,
         model=model,
         output=output,
@@ -50,6 +50,6 @@ def finetune(
         custom_objects=o.custom_objects(custom_objects),
         unsafe_lambda=unsafe_lambda,
         measure=not no_measure,
-        progress=progress(json, quiet),
+        progress=progress(report_to, quiet),
     )
-    show_result(result, json, quiet)
+    show_result(result, report_to, quiet)

@@ -21,7 +21,7 @@ def inspect(
     """How orthogonal is each layer, and what it carries; changes nothing."""
     from orthwrap import verbs
 
-    check_json(json, model=model)
+    report_to = check_json(json, model=model)
     report = verbs.inspect(
         model,
         target=target or None,
@@ -30,4 +30,4 @@ def inspect(
         upgrade=not no_upgrade,
         custom_objects=o.custom_objects(custom_objects),
     )
-    show_report(report, json, quiet)
+    show_report(report, report_to, quiet)

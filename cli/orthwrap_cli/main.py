@@ -1,55 +1,76 @@
-"""`orthwrap`: one entry, thin commands."""
+"""`orthwrap`: the one entry. It imports next to nothing itself, so that it can see to the rest.
+
+A Ctrl-C while the rest is loaded, or too little memory for that, is one line as any other fault.
+"""
 
 from __future__ import annotations
 
+import io
 import os
-from typing import Annotated
+import sys
 
-import typer
-
-from orthwrap._version import __version__
-from orthwrap_cli import apply, compare, finetune, inspect, regularizers, strip, upgrade
-from orthwrap_cli.quiet import without_chatter
-
-app = typer.Typer(
-    name="orthwrap",
-    help="Add orthogonality regularization to a Keras model you already have.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+from orthwrap_cli.start import (
+    end_at_interrupts,
+    flush_output,
+    leave_at_interrupts,
+    open_all_streams,
+    say,
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"orthwrap {__version__}")
-        raise typer.Exit
+def __getattr__(name: str) -> object:
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from orthwrap_cli.commands import app
 
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
-    ] = False,
-) -> None:
-    """Add orthogonality regularization to a Keras model you already have."""
-
-
-app.command("inspect")(inspect.inspect)
-app.command("apply")(apply.apply)
-app.command("finetune")(finetune.finetune)
-app.command("strip")(strip.strip)
-app.command("upgrade")(upgrade.upgrade)
-app.command("compare")(compare.compare)
-app.command("regularizers")(regularizers.regularizers)
+    return app
 
 
 def main() -> None:
     """Entry point of the `orthwrap` script and of `python -m orthwrap`."""
+    leave_at_interrupts()
+    open_all_streams()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # The eigenvalues' many small steps lose more by waiting for one another than threads gain.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    with without_chatter():
-        app()
+    try:
+        from orthwrap.text import PLAINLY
+        from orthwrap_cli.commands import app
+        from orthwrap_cli.quiet import without_chatter
+
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors=PLAINLY)
+        with without_chatter():
+            app()
+    except MemoryError:
+        say("error: not enough memory to load orthwrap")
+        sys.exit(1)
+    except Exception as e:  # before or after a command, which sees to its own
+        if "--debug" in sys.argv:
+            raise
+        say(f"error: {_why(e)}")
+        sys.exit(1)
+    finally:
+        end_at_interrupts()
+        flush_output()
+
+
+def _why(error: BaseException) -> str:
+    """What went wrong, and what memory the process may have where that is limited."""
+    while error.__cause__ is not None:  # NumPy puts a page of advice around it
+        error = error.__cause__
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'the system'}: {error.strerror}"
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    why = lines[0] if lines else type(error).__name__
+    why = f"orthwrap could not be loaded: {why}; --debug shows where"
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    except (ImportError, OSError):
+        return why
+    if limit == resource.RLIM_INFINITY:
+        return why
+    return f"{why} (it may use {limit >> 20} MB of memory: ulimit -v)"

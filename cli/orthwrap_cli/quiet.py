@@ -1,8 +1,8 @@
 """TensorFlow's C++ start-up lines, kept off the screen.
 
 They are written to file descriptor 2 before any setting can turn them off, and would bury the one
-line that matters. Whatever else comes through that descriptor, a crash's last words among it, is
-passed on.
+line that matters. Whatever else comes through that descriptor is passed on, by a process of its
+own: with a thread of this one, the last words of a library that ends the process would be lost.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import sys
-import threading
+import time
 from collections.abc import Iterator
+
+from orthwrap.text import PLAINLY
 
 _CHATTER = re.compile(
     rb"WARNING: All log messages before absl::|[IW]\d{4} \d\d:\d\d:\d\d\.|[IW]0000 "
@@ -22,25 +25,44 @@ _CHATTER = re.compile(
 @contextlib.contextmanager
 def without_chatter() -> Iterator[None]:
     """While active, informational C++ log lines do not reach standard error."""
-    try:
-        real = os.dup(2)
-    except OSError:  # standard error is closed: there is nothing to keep clean
-        yield
-        return
-    reading, writing = os.pipe()
+    real = os.dup(2)
     previous = sys.stderr
     # Python's own messages go straight to the real one, which may be a terminal.
-    sys.stderr = os.fdopen(real, "w", buffering=1, closefd=False, errors="backslashreplace")
-    os.dup2(writing, 2)
-    os.close(writing)
-    thread = threading.Thread(target=_pass_on, args=(reading, real), daemon=True)
-    thread.start()
+    sys.stderr = os.fdopen(real, "w", 1, previous.encoding, PLAINLY, closefd=False)
+    child = _filtering(real)
     try:
         yield
     finally:
-        os.dup2(real, 2)  # closes the last writing end, so the thread comes to its end
-        thread.join(timeout=1)
+        os.dup2(real, 2)  # closes the last writing end, so the filter comes to its end
+        if child is not None:
+            _wait_for(child)
         sys.stderr = previous
+
+
+def _filtering(real: int) -> int | None:
+    """The process that stands between descriptor 2 and `real`; None where there can be none."""
+    if not hasattr(os, "fork"):
+        return None
+    reading, writing = os.pipe()
+    # Ctrl-C goes to every process of the terminal; this one ends when there is no more to read.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        child = os.fork()
+    except OSError:  # no room for another process
+        child = None
+    if child == 0:
+        try:
+            for handle in (0, 1, 2, writing):
+                os.close(handle)
+            _pass_on(reading, real)
+        finally:
+            os._exit(0)
+    if child is not None:
+        os.dup2(writing, 2)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    os.close(writing)
+    os.close(reading)
+    return child
 
 
 def _pass_on(reading: int, real: int) -> None:
@@ -48,3 +70,11 @@ def _pass_on(reading: int, real: int) -> None:
         for line in lines:
             if not _CHATTER.match(line):
                 os.write(real, line)
+
+
+def _wait_for(child: int) -> None:
+    """Until all is passed on; not for long where a process left behind may still write."""
+    for _ in range(100):
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return
+        time.sleep(0.01)

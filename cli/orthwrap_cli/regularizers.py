@@ -17,7 +17,7 @@ def regularizers(
     from orthwrap.custom_objects import custom_objects_of
     from orthwrap.render.terminal import regularizer_rows, render_regularizers
 
-    check_json(json)
+    report_to = check_json(json)
     custom_objects_of(o.custom_objects(custom_objects))
     rows = regularizer_rows()
-    show(rows, lambda width: render_regularizers(rows, width), json, quiet)
+    show(rows, lambda width: render_regularizers(rows, width), report_to, quiet)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,9 +20,10 @@ from orthwrap.errors import (
     printable,
     raised_at,
 )
-from orthwrap.outputs import check_apart, check_replaceable
 from orthwrap.stores.written import noting
+from orthwrap.text import json_text
 from orthwrap.training.interrupts import note_interrupts
+from orthwrap_cli.start import raise_at_interrupts
 
 P = ParamSpec("P")
 
@@ -35,6 +34,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         debug = bool(kwargs.get("debug"))
+        raise_at_interrupts()
         note_interrupts()
         with noting() as written:
             try:
@@ -44,9 +44,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             except KeyboardInterrupt as e:
                 sys.stderr.write(f"{str(e) or f'interrupted: {_stands(written)}'}\n")
                 raise typer.Exit(130) from None
-            except BrokenPipeError:
-                # The reader of our output is gone; there is nobody left to tell.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            except BrokenPipeError:  # the reader of our output is gone: nobody is left to tell
                 raise typer.Exit(1) from None
             except (typer.Exit, typer.Abort, typer.BadParameter):
                 raise
@@ -93,44 +91,76 @@ def _fail(error: BaseException, message: str, code: int, debug: bool) -> None:
     raise typer.Exit(code) from None
 
 
-def check_json(target: str | None, **others: Any) -> None:
-    """FileFault where the JSON could not be written in the end, or would replace another file.
+class Json:
+    """Where a report goes as JSON: to standard output, to a file, or to what is there already."""
+
+    def __init__(self, target: str) -> None:
+        from orthwrap.stores.replacing import TextOutput
+
+        self.is_stdout = target == "-" or _is_stdout(Path(target))
+        if self.is_stdout and sys.__stdout__ is None:
+            raise FileFault(f"--json {target}: standard output is closed: name a file")
+        self._output = None if self.is_stdout else TextOutput(Path(target))
+
+    def write(self, data: Any) -> None:
+        text = json_text(data)
+        if self._output is None:
+            sys.stdout.write(text)
+            sys.stdout.flush()  # here, where a reader that is gone is noticed
+        else:
+            self._output.write(text)
+
+
+def check_json(target: str | None, **others: Any) -> Json | None:
+    """Where the JSON is to go; None for nowhere.
 
     `others` are the command's own files, by their words.
+
+    Raises:
+        FileFault: it could not be written in the end, or would replace another file.
     """
-    if target is None or target == "-":
-        return
-    check_apart(target, "--json", {f"the {word} of this command": p for word, p in others.items()})
-    if not Path(target).parent.is_dir():
-        raise FileFault(f"folder {Path(target).parent} for --json does not exist: make it first")
-    marks = ('"schema": "orthwrap.', '"formula"')
-    check_replaceable(Path(target), "--json", "JSON of an earlier command", *marks)
+    if target is None:
+        return None
+    from orthwrap.outputs import check_apart, check_replaceable
+
+    if target != "-":
+        check_apart(
+            target, "--json", {f"the {word} of this command": p for word, p in others.items()}
+        )
+        if not Path(target).parent.is_dir():
+            raise FileFault(
+                f"folder {Path(target).parent} for --json does not exist: make it first"
+            )
+        marks = ('"schema": "orthwrap.', '"formula"')
+        check_replaceable(Path(target), "--json", "JSON of an earlier command", *marks)
+    json = Json(target)
+    log = others.get("log")
+    if json.is_stdout and log is not None and _is_stdout(Path(log)):
+        raise UsageError("--json and --log cannot both go to standard output: name a file for one")
+    return json
 
 
-def show(data: Any, renderable: Callable[[int], Any], json_target: str | None, quiet: bool) -> None:
+def _is_stdout(path: Path) -> bool:
+    """Whether a path, as `/dev/stdout`, is the command's own standard output."""
+    from orthwrap.stores.replacing import descriptor_of
+
+    return descriptor_of(path) == 1
+
+
+def show(data: Any, renderable: Callable[[int], Any], json: Json | None, quiet: bool) -> None:
     """The report as JSON where asked for, and on the screen unless quiet.
 
     With `--json -`, standard output carries JSON alone and the table goes to standard error.
     """
-    if json_target is not None:
-        text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        # Half a character, as a broken name may have, is written as JSON escapes it.
-        text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-        if json_target == "-":
-            sys.stdout.write(text)
-        else:
-            from orthwrap.stores.replacing import replacing
-
-            with replacing(Path(json_target)) as sibling:
-                sibling.write_text(text, encoding="utf-8")
+    if json is not None:
+        json.write(data)
     if not quiet:
-        from orthwrap.render.terminal import console
-
-        screen = console(sys.stderr if json_target == "-" else sys.stdout)
+        screen = _screen(json)
         screen.print(renderable(screen.width))
+        screen.file.flush()
 
 
-def show_report(report: Any, json_target: str | None, quiet: bool) -> None:
+def show_report(report: Any, json: Json | None, quiet: bool) -> None:
     """A verb's report, as `show` shows things."""
 
     def rendered(width: int) -> Any:
@@ -138,22 +168,27 @@ def show_report(report: Any, json_target: str | None, quiet: bool) -> None:
 
         return render(report, width, choices=False)  # training has shown them as it began
 
-    show(report.to_json(), rendered, json_target, quiet)
+    show(report.to_json(), rendered, json, quiet)
 
 
-def show_result(result: Any, json_target: str | None, quiet: bool) -> None:
+def show_result(result: Any, json: Json | None, quiet: bool) -> None:
     """A verb's report; of several processes that trained together, process 0 alone has one."""
     if not result.process:
-        show_report(result.report, json_target, quiet)
+        show_report(result.report, json, quiet)
     elif not quiet:
         sys.stdout.write(f"process {result.process}: trained; process 0 has model and report\n")
 
 
-def progress(json_target: str | None, quiet: bool) -> Any:
+def progress(json: Json | None, quiet: bool) -> Any:
     """Who shows how training goes; on standard error where `--json -` has standard output."""
     if quiet:
         return None
     from orthwrap.render.progress import TrainingProgress
+
+    return TrainingProgress(_screen(json))
+
+
+def _screen(json: Json | None) -> Any:
     from orthwrap.render.terminal import console
 
-    return TrainingProgress(console(sys.stderr if json_target == "-" else sys.stdout))
+    return console(sys.stderr if json is not None and json.is_stdout else sys.stdout)

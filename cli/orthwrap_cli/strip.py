@@ -21,7 +21,7 @@ def strip(
     """Remove orthwrap's regularizers: a plain Keras file again."""
     from orthwrap import verbs
 
-    check_json(json, model=model, output=output)
+    report_to = check_json(json, model=model, output=output)
     report = verbs.strip(
         model,
         output,
@@ -30,4 +30,4 @@ def strip(
         custom_objects=o.custom_objects(custom_objects),
         unsafe_lambda=unsafe_lambda,
     ).report
-    show_report(report, json, quiet)
+    show_report(report, report_to, quiet)

@@ -20,7 +20,7 @@ def upgrade(
     """Bring an old file to Keras 3, nothing else."""
     from orthwrap import verbs
 
-    check_json(json, model=model, output=output)
+    report_to = check_json(json, model=model, output=output)
     report = verbs.upgrade(
         model,
         output,
@@ -28,4 +28,4 @@ def upgrade(
         custom_objects=o.custom_objects(custom_objects),
         unsafe_lambda=unsafe_lambda,
     ).report
-    show_report(report, json, quiet)
+    show_report(report, report_to, quiet)

@@ -39,11 +39,11 @@ class TrainingProgress:
         if not self._console.is_terminal:
             return
         self._bars = Progress(
-            TextColumn("{task.description}", style="bold"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[logs]}", style="dim"),
+            TextColumn("{task.fields[logs]}", style="dim", markup=False),
             console=self._console,
             transient=True,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.padding import Padding
 from rich.segment import Segment
 from rich.table import Table
-from rich.text import Text
+from rich.text import Text as RichText
 
 from orthwrap.errors import listed, printable
 from orthwrap.penalties.options import EVERY
@@ -35,6 +36,8 @@ from orthwrap.records import (
     Training,
 )
 from orthwrap.render.names import fitted
+from orthwrap.render.signs import Text
+from orthwrap.text import PLAINLY, plainly
 
 _STYLES = {
     REGULARIZED: "green",
@@ -550,26 +553,36 @@ def _compare_cells(row: Comparison, wide: bool) -> list[Text]:
 
 def console(file: Any = None) -> Console:
     """A console whose colours follow the terminal and NO_COLOR; pipes get plain text."""
-    return _SafeConsole(file=file, highlight=False, soft_wrap=False, markup=False)
+    return _SafeConsole(file=file, highlight=False, soft_wrap=False, markup=False, emoji=False)
 
 
 def as_text(rendered: Callable[[int], RenderableType], width: int = 100) -> str:
-    """What a console of `width` columns would show, without colours."""
-    buffer = io.StringIO()
-    screen = _SafeConsole(file=buffer, width=width, highlight=False, markup=False)
+    """What a console of `width` columns would show, without colours, in signs of `sys.stdout`."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    buffer = io.TextIOWrapper(io.BytesIO(), encoding, PLAINLY, newline="")
+    screen = _SafeConsole(file=buffer, width=width, highlight=False, markup=False, emoji=False)
     screen.print(rendered(width))
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+    buffer.seek(0)
+    return "\n".join(line.rstrip() for line in buffer.read().splitlines())
 
 
 class _SafeConsole(Console):
-    """A console that shows control characters in a stranger's names instead of obeying them."""
+    """A console that shows control characters in a stranger's names instead of obeying them.
+
+    What its encoding lacks is shown in plain signs.
+    """
+
+    def render_str(self, text: str, **how: Any) -> RichText:
+        return super().render_str(plainly(text, self.encoding), **how)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterator[Segment]:
         for segment in super().render(renderable, options):
-            if segment.control or segment.text.isprintable() or segment.text == "\n":
+            if segment.control:
                 yield segment
-            else:
-                lines = segment.text.split("\n")
-                yield Segment("\n".join(printable(line) for line in lines), segment.style)
+                continue
+            text = "\n".join(printable(line) for line in segment.text.split("\n"))
+            if plainly(text, self.encoding) != text:  # the laying out has left one column for it
+                text = plainly(text.replace("…", "."), self.encoding)
+            yield segment if text == segment.text else Segment(text, segment.style)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from orthwrap.errors import FileFault
-from orthwrap.stores.replacing import reason
+from orthwrap.stores.replacing import named_where_full, reason
 
 MAX_JSON = 256 << 20  # bytes; far above any real config, far below what would hurt
 MAX_MEMBERS = 20_000  # vocabularies and other assets are files of their own, but not so many
@@ -93,8 +93,9 @@ class Archive:
             return io.BufferedReader(_Window(self.path, start, info.file_size))
         unpacked = tempfile.TemporaryFile()  # noqa: SIM115  # the caller's to close
         try:
-            with self._zip.open(info) as source:
+            with self._zip.open(info) as source, named_where_full(Path(tempfile.gettempdir())):
                 shutil.copyfileobj(source, unpacked, _BLOCK)
+                unpacked.flush()
         except BaseException:
             unpacked.close()
             raise
@@ -177,12 +178,14 @@ class Folder:
         return self._files[name].open("rb")
 
     def copy_to(self, target: Path, changed: dict[str, str]) -> None:
-        with zipfile.ZipFile(target, "w", strict_timestamps=False) as out:
+        with zipfile.ZipFile(target, "w") as out:
             for name, path in self._files.items():
+                entry = _dated(path, name)
                 if name in changed:
-                    out.writestr(zipfile.ZipInfo.from_file(path, name), changed[name])
+                    out.writestr(entry, changed[name])
                 else:
-                    out.write(path, name)
+                    with path.open("rb") as source, out.open(entry, "w") as sink:
+                        shutil.copyfileobj(source, sink, _BLOCK)
 
     def is_copy(self, copy: zipfile.ZipFile, changed: dict[str, str]) -> bool:
         sizes = {i.filename: i.file_size for i in copy.infolist() if i.filename not in changed}
@@ -222,6 +225,14 @@ def leads_out(name: str) -> bool:
         or posixpath.normpath(plain or ".") == "."
         or "\0" in name
     )
+
+
+def _dated(path: Path, name: str) -> zipfile.ZipInfo:
+    """An entry for a file; its time is the nearest that an archive can hold, 1980 to 2107."""
+    try:
+        return zipfile.ZipInfo.from_file(path, name, strict_timestamps=False)
+    except (OverflowError, ValueError, OSError):  # a time that no calendar has
+        return zipfile.ZipInfo(name)
 
 
 def _like(info: zipfile.ZipInfo) -> zipfile.ZipInfo:

@@ -1,17 +1,21 @@
 """A file appears whole or not at all: written beside its target, then moved into place.
 
-What is written first lies in a folder of its own, which its writer keeps locked. A writer that is
-killed loses the lock, so that the next one can tell what was left behind and clear it away.
+What is there and no regular file (a pipe, a device) is never replaced. What is written first lies
+in a folder of its own, which its writer keeps locked. A writer that is killed loses the lock, so
+that the next one can tell what was left behind and clear it away.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import secrets
 import shutil
 import stat
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +29,7 @@ except ImportError:  # Windows
 
 _SCRATCH = "orthwrap-scratch"
 _ENDING = ".tmp"
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)  # Windows has neither
 
 
 @contextlib.contextmanager
@@ -39,9 +44,11 @@ def replacing(target: Path, *, like: Path | None = None) -> Iterator[Path]:
         like: the file whose permissions the new one gets.
 
     Raises:
-        FileFault: the folder cannot be written to, or the disk is full.
+        FileFault: the folder cannot be written to, the disk is full, or `target` is there and no
+            regular file.
     """
-    target = Path(os.path.realpath(target))  # a link is followed, never replaced
+    given, target = target, Path(os.path.realpath(target))  # a link is followed, never replaced
+    check_regular(given)
     with contextlib.ExitStack() as stack:
         try:
             folder = stack.enter_context(_own_folder(target.parent, f".{target.name}"))
@@ -53,6 +60,7 @@ def replacing(target: Path, *, like: Path | None = None) -> Iterator[Path]:
             yield sibling
             sibling.chmod(_mode(like) if like is not None else 0o666 & ~_umask())
             _to_disk(sibling)
+            check_regular(given)
             sibling.replace(target)
             note(target)
         except OSError as e:
@@ -61,16 +69,164 @@ def replacing(target: Path, *, like: Path | None = None) -> Iterator[Path]:
         _to_disk(target.parent)
 
 
+def check_regular(path: Path) -> None:
+    """FileFault where something is at `path` that is no regular file, and so is not replaced."""
+    what = what_is_at(path)
+    if what is not None:
+        raise FileFault(f"{path} is {what}, which is not replaced: name a regular file")
+
+
+def check_place(target: Path) -> None:
+    """FileFault where no file can be made beside `target`, as `replacing` will have to."""
+    place = Path(os.path.realpath(target)).parent
+    try:
+        with _own_folder(place, f".{target.name}"):
+            pass
+    except OSError as e:
+        raise FileFault(f"cannot write into {place}: {reason(e)}") from e
+
+
+def what_is_at(path: Path) -> str | None:
+    """What is at `path` that is no regular file, in words; None for a file, or for nothing.
+
+    Links are followed.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        # A link to a place where nothing is yet is as good as that place.
+        return "a link in a circle" if os.path.islink(os.path.realpath(path)) else None
+    return next((words for is_it, words in _KINDS if is_it(mode)), None)
+
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a character device"),
+    (stat.S_ISBLK, "a block device"),
+)
+
+
+class TextOutput:
+    """A text for other programs: a file that is whole at any moment, or what is there already.
+
+    A pipe, a terminal, `/dev/null` and this process's own descriptors (`/dev/stderr`,
+    `/dev/fd/63`) are written straight through. They are opened at once, so that what cannot be is
+    found before anything is done, and a pipe's reader sees its end when all is.
+
+    Raises:
+        FileFault: it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._sent = ""
+        self._handle: int | None = None
+        try:
+            if is_stream(path):
+                self._handle = _opened(path)
+            else:
+                check_place(path)
+        except OSError as e:
+            why = "nobody reads from it" if e.errno == errno.ENXIO else reason(e)
+            raise FileFault(f"cannot write {path}: {why}") from e
+        if self._handle is not None:
+            weakref.finalize(self, os.close, self._handle)
+
+    def write(self, text: str) -> None:
+        """The text as it is now, as a whole; a stream gets what has been added to it.
+
+        Raises:
+            FileFault: the reader is gone, or the disk is full.
+        """
+        if self._handle is None:
+            with replacing(self._path) as sibling:
+                sibling.write_text(text, encoding="utf-8", newline="")
+            return
+        rest = memoryview(text.removeprefix(self._sent).encode())
+        try:
+            while rest:
+                rest = rest[os.write(self._handle, rest) :]
+        except OSError as e:
+            raise FileFault(f"cannot write {self._path}: {reason(e)}") from e
+        self._sent = text
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a text for `path` is written straight through, not to a file of that name."""
+    return what_is_at(path) is not None or descriptor_of(path) is not None
+
+
+def descriptor_of(path: Path) -> int | None:
+    """The number of this process's own descriptor that `path` stands for, as `/dev/stdout` does."""
+    for _ in range(40):  # as many links as the system follows
+        folder = os.path.realpath(path.parent)
+        if path.name.isdecimal() and (folder == "/dev/fd" or _own_descriptors(folder)):
+            return int(path.name)
+        if not path.is_symlink():
+            return None
+        path = Path(folder, os.readlink(path))
+    return None
+
+
+def _own_descriptors(folder: str) -> bool:
+    return re.fullmatch(rf"/proc/{os.getpid()}(/task/\d+)?/fd", folder) is not None
+
+
+def _opened(path: Path) -> int:
+    """A handle for writing; never waits for a reader."""
+    number = descriptor_of(path)
+    if number is not None:
+        return os.dup(number)  # opened anew, a file would be written from its beginning
+    what = what_is_at(path)
+    if what not in ("a pipe", "a character device"):
+        raise FileFault(f"{path} is {what}, which is not written to: name a file")
+    handle = os.open(path, os.O_WRONLY | _AT_ONCE)
+    if _AT_ONCE:
+        os.set_blocking(handle, True)
+    return handle
+
+
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A folder for files that nobody needs later; those of killed runs are cleared away."""
+    """A folder for files that nobody needs later; those of killed runs are cleared away.
+
+    Raises:
+        FileFault: it cannot be made, or becomes full.
+    """
+    place = Path(tempfile.gettempdir())
     with contextlib.ExitStack() as stack:
-        place = Path(tempfile.gettempdir())
         try:
             folder = stack.enter_context(_own_folder(place, _SCRATCH))
         except OSError as e:
             raise FileFault(f"cannot write into {place}: {reason(e)}") from e
-        yield folder
+        with named_where_full(place):
+            yield folder
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def named_where_full(place: Path) -> Iterator[None]:
+    """A temporary folder that has no room is named, not the file that was read."""
+    try:
+        yield
+    except (OSError, RuntimeError) as e:  # HDF5 raises the latter where it closes a file
+        number = getattr(e, "errno", None) or _errno_within(e)
+        if number not in _NO_ROOM:
+            raise
+        raise FileFault(
+            f"cannot write into {place}, where temporary files lie: {os.strerror(number)}: make "
+            "room, or set TMPDIR to another folder"
+        ) from e
+
+
+def _errno_within(error: BaseException) -> int:
+    """The system's number in the words of the HDF5 library; 0 where there is none."""
+    found = re.search(r"errno = (\d+)", str(error))
+    return int(found[1]) if found else 0
 
 
 def reason(error: OSError) -> str:
@@ -151,7 +307,7 @@ def unlock(handle: int) -> None:
 
 def _short(prefix: str) -> str:
     """A name of a length that has room for an ending."""
-    return prefix.encode()[:200].decode(errors="ignore")
+    return os.fsencode(prefix)[:200].decode(errors="ignore")
 
 
 def _clear_leftovers(place: Path, prefix: str) -> None:

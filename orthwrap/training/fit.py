@@ -21,6 +21,7 @@ from orthwrap.regularizers import OrthogonalityRegularizer
 from orthwrap.schedules import Schedule
 from orthwrap.stores.compiled import inner_of
 from orthwrap.stores.live import LiveStore, rebuild, regularizers_of
+from orthwrap.stores.replacing import TextOutput
 from orthwrap.training.checkpoints import Folder, State, check_same_run, checksum, fingerprint
 from orthwrap.training.checks import check_figures, check_numbers, check_objects, label_fault
 from orthwrap.training.compiling import (
@@ -53,7 +54,7 @@ from orthwrap.training.factors import (
 from orthwrap.training.freezing import batchnorm_momentum, freeze
 from orthwrap.training.interrupts import Interrupts
 from orthwrap.training.labels import fit_labels
-from orthwrap.training.logs import check_board, check_log
+from orthwrap.training.logs import check_board, open_log
 from orthwrap.training.losses import split_losses
 from orthwrap.training.ports import outputs_of
 from orthwrap.training.processes import Processes
@@ -84,6 +85,7 @@ class Session:
         seed: of the order of samples; drawn where none was given.
         is_seeded: whether all that is random follows from the seed.
         folder: of the checkpoints; None for none.
+        log: where a line for each epoch goes; None for nowhere.
         state: what the last checkpoint says; None at the beginning.
         processes: that train together.
     """
@@ -92,6 +94,7 @@ class Session:
     seed: int
     is_seeded: bool
     folder: Folder | None
+    log: TextOutput | None
     state: State | None
     processes: Processes
 
@@ -104,7 +107,7 @@ def begin(settings: Settings, processes: Processes) -> Session:
         FileFault: a log or a folder that cannot be written, or checkpoints of another run.
     """
     check_objects(settings)
-    check_log(settings.log)
+    log = open_log(settings.log)
     check_board(settings.tensorboard)
     folder = None if settings.checkpoint_dir is None else Folder(settings.checkpoint_dir)
     state = None if folder is None else folder.open(resume=settings.resume)
@@ -112,7 +115,7 @@ def begin(settings: Settings, processes: Processes) -> Session:
     if seed is None:
         seed = random.getrandbits(31) if state is None else state.seed
     is_seeded = settings.seed is not None or folder is not None
-    return Session(settings, seed, is_seeded, folder, state, processes)
+    return Session(settings, seed, is_seeded, folder, log, state, processes)
 
 
 @dataclass(frozen=True)
@@ -212,6 +215,7 @@ def finetune(
             data.steps(settings.batch_size),
             _validation(model, data, settings),
             session.folder,
+            session.log,
             progress,
             interrupts,
         )

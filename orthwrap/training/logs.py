@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from orthwrap.errors import FileFault
+from orthwrap.errors import FileFault, printable
 from orthwrap.outputs import check_replaceable
 from orthwrap.records import place_of
 from orthwrap.reports import figures
 from orthwrap.stores.live import LiveStore
-from orthwrap.stores.replacing import replacing
+from orthwrap.stores.replacing import TextOutput
 from orthwrap.stores.written import note
 from orthwrap.survey import survey
+from orthwrap.text import csv_cell
 
 _FIRST = "epoch,"  # what a log begins with
 
 
-def check_log(path: Path | None) -> None:
-    """FileFault where a log could not be written, before anything is done."""
+def open_log(path: Path | None) -> TextOutput | None:
+    """Where the log goes; FileFault where it could not be written, before anything is done."""
     if path is None:
-        return
+        return None
     if path.is_dir() or not path.parent.is_dir():
         what = "is a folder" if path.is_dir() else f"needs the folder {path.parent}, which is not"
         raise FileFault(f"log {path} {what}: name a CSV file in a folder that exists")
     check_replaceable(path, "log", "a log of an earlier run", _FIRST)
+    return TextOutput(path)
 
 
 def check_board(path: Path | None) -> None:
@@ -40,15 +43,16 @@ def check_board(path: Path | None) -> None:
         raise FileFault(f"tensorboard {path}: {there} is a file; name a folder")
 
 
-def write_csv(path: Path, history: Mapping[str, Sequence[float]]) -> None:
-    """A line for each epoch so far, a column for each figure; whole at any moment."""
+def csv_of(history: Mapping[str, Sequence[float]]) -> str:
+    """A line for each epoch so far, a column for each figure."""
     epochs = max(map(len, history.values()), default=0)
-    with replacing(path) as sibling, sibling.open("w", newline="", encoding="utf-8") as f:
-        writer = csv.writer(f)
-        writer.writerow(["epoch", *history])
-        for i in range(epochs):
-            figures = (_shortest(v[i]) if i < len(v) else "" for v in history.values())
-            writer.writerow([i + 1, *figures])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["epoch", *map(csv_cell, history)])
+    for i in range(epochs):
+        figures = (_shortest(v[i]) if i < len(v) else "" for v in history.values())
+        writer.writerow([i + 1, *figures])
+    return text.getvalue()
 
 
 def _shortest(value: float) -> str:
@@ -63,7 +67,7 @@ class Board:
     """Scalars for TensorBoard: the figures of each epoch, and of each regularized kernel.
 
     Tags are `epoch/task_loss`, …, and `residual/<path>`, `sigma_min/<path>`, `sigma_max/<path>`,
-    `penalty/<path>` (without the factor).
+    `penalty/<path>` (without the factor); what is not printable in a name is escaped.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -87,7 +91,8 @@ class Board:
         values = {f"epoch/{name}": value for name, value in logs.items()} | _figures(model)
         with self._writer.as_default(step=done):
             for tag, value in values.items():
-                tf.summary.write(tag, tf.constant(value, tf.float32), metadata=self._metadata)
+                figure = tf.constant(value, tf.float32)
+                tf.summary.write(printable(tag), figure, metadata=self._metadata)
         self._writer.flush()
         note(self._folder)
 

@@ -16,9 +16,10 @@ from orthwrap.regularizers import Attached, OrthogonalityRegularizer
 from orthwrap.regularizers.multiplier import MULTIPLIER
 from orthwrap.stores.compiled import inner_of
 from orthwrap.stores.live import regularizers_of
+from orthwrap.stores.replacing import TextOutput
 from orthwrap.training.checkpoints import Folder, State
 from orthwrap.training.interrupts import Interrupts
-from orthwrap.training.logs import Board, write_csv
+from orthwrap.training.logs import Board, csv_of
 from orthwrap.training.monitor import is_lower_better
 from orthwrap.training.settings import Settings
 
@@ -69,6 +70,7 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         steps: of an epoch; None where that is not known before its end.
         validate: the figures on validation data; None where there is none.
         folder: for checkpoints, or None.
+        log: where a line for each epoch goes, or None.
         progress: who shows it, or None.
         interrupts: whether the user asked to stop.
     """
@@ -80,6 +82,7 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         steps: int | None,
         validate: Callable[[], Mapping[str, float]] | None,
         folder: Folder | None,
+        log: TextOutput | None,
         progress: Any,
         interrupts: Interrupts,
     ) -> None:
@@ -89,6 +92,7 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         self._steps = steps
         self._validate = validate
         self._folder = folder
+        self._log = log
         self._progress = progress
         self._interrupts = interrupts
         self._board = None if settings.tensorboard is None else Board(settings.tensorboard)
@@ -232,8 +236,8 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         is_better = self._is_better(values)
         if is_better or not self._keeps_best:
             self._kept = _snapshot(self.model)
-        if self._settings.log is not None:
-            write_csv(self._settings.log, out.history)
+        if self._log is not None:
+            self._log.write(csv_of(out.history))
         if self._board is not None:
             self._board.epoch(out.epoch, values, self.model)
         self._write(self._kept if is_better and self._keeps_best else None)

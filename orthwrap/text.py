@@ -1,0 +1,50 @@
+"""Names from strangers' files as text for other programs: JSON, CSV, streams of any encoding."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from typing import Any
+
+from orthwrap.errors import printable
+
+PLAINLY = "orthwrap.plainly"  # the codecs' word for: signs that an encoding lacks, in plain ones
+
+_PLAIN = {
+    "→": "->", "↔": "<->", "…": "...", "–": "-", "—": "-", "−": "-", "·": ".", "•": "*",
+    "×": "x", "÷": "/", "⋆": "*", "⊙": "*", "‖": "||", "≤": "<=", "≥": ">=", "≠": "!=",
+    "½": "1/2", "²": "^2", "ᵀ": "^T", "⁺": "^+", "ᵢ": "_i", "ⱼ": "_j", "√": "sqrt", "∞": "inf",
+    "α": "alpha", "λ": "lambda", "ρ": "rho", "σ": "sigma", "‘": "'", "’": "'",
+    **dict.fromkeys("─━═╌╭╮╰╯┌┐└┘├┤┬┴┼╸╺", "-"),
+    **dict.fromkeys("│┃║", "|"),
+}  # fmt: skip
+# What a spreadsheet takes for a formula where a cell begins with it; in other countries a cell
+# begins after a semicolon.
+_FORMULA = re.compile(r"(^\s*|[;,]\s*)(?=[=+\-@＝＋－＠])")
+
+
+def json_text(data: Any) -> str:
+    """JSON in ASCII alone, so that no name in it acts on a screen or lacks an encoding."""
+    return json.dumps(data, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def csv_cell(name: str) -> str:
+    """A name as a cell of words: one printable line, never a formula."""
+    return _FORMULA.sub(r"\1'", printable(name))
+
+
+def plainly(text: str, encoding: str) -> str:
+    """The text as a stream of this encoding can show it: `->` for `→`, `sigma` for `σ`."""
+    return text.encode(encoding, PLAINLY).decode(encoding)
+
+
+def _in_plain_signs(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    signs = error.object[error.start : error.end]
+    escaped = (_PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in signs)
+    return "".join(escaped), error.end
+
+
+codecs.register_error(PLAINLY, _in_plain_signs)
