@@ -50,8 +50,8 @@ FIGURES = """
 import sys, warnings
 warnings.simplefilter("ignore")
 import keras, numpy as np
-from orthwrap.layouts import KERNELS
-from orthwrap.measure import measure
+from orthwrap.model_config.layout import KERNELS
+from orthwrap.report.measure import measure
 model = keras.saving.load_model(sys.argv[1])
 count = 0
 for layer in model.layers:

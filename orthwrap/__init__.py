@@ -32,11 +32,9 @@ from orthwrap.errors import (
 )
 
 if TYPE_CHECKING:
-    from orthwrap.callbacks import FactorSchedule
-    from orthwrap.loading import load_model
+    from orthwrap.loading.loading import load_model
     from orthwrap.penalties.penalty import Penalty
     from orthwrap.penalties.table import register_penalty
-    from orthwrap.records import Report
     from orthwrap.regularizers import (
         DSO,
         MC,
@@ -49,25 +47,33 @@ if TYPE_CHECKING:
         OrthogonalityRegularizer,
         regularizer,
     )
-    from orthwrap.rule import Rule
-    from orthwrap.schedules import Schedule
+    from orthwrap.report.record import Report
+    from orthwrap.rules.rule import Rule
+    from orthwrap.rules.schedules import Schedule
+    from orthwrap.training.factors.schedule_callback import FactorSchedule
     from orthwrap.training.settings import TrainingWords
-    from orthwrap.verbs import Result, apply, compare, finetune, inspect, strip, upgrade
+    from orthwrap.verbs.apply import apply
+    from orthwrap.verbs.compare import compare
+    from orthwrap.verbs.endings import Result
+    from orthwrap.verbs.finetune import finetune
+    from orthwrap.verbs.inspect import inspect
+    from orthwrap.verbs.strip import strip
+    from orthwrap.verbs.upgrade import upgrade
 
 _WHERE = {
-    "Report": "orthwrap.records",
-    "Rule": "orthwrap.rule",
+    "Report": "orthwrap.report.record",
+    "Rule": "orthwrap.rules.rule",
     **dict.fromkeys(("OrthogonalityRegularizer", "regularizer"), "orthwrap.regularizers"),
     "Penalty": "orthwrap.penalties.penalty",
     "register_penalty": "orthwrap.penalties.table",
     **dict.fromkeys(
         ("Result", "apply", "compare", "finetune", "inspect", "strip", "upgrade"),
-        "orthwrap.verbs",
+        "orthwrap.verbs.apply",
     ),
-    "FactorSchedule": "orthwrap.callbacks",
-    "Schedule": "orthwrap.schedules",
+    "FactorSchedule": "orthwrap.training.factors.schedule_callback",
+    "Schedule": "orthwrap.rules.schedules",
     "TrainingWords": "orthwrap.training.settings",
-    "load_model": "orthwrap.loading",
+    "load_model": "orthwrap.loading.loading",
 }
 
 __all__ = [

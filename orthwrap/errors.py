@@ -7,31 +7,12 @@ where.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
+from orthwrap.text import printable
+
 _LONGEST = 2000
-
-
-def printable(text: str) -> str:
-    """Text from a stranger's file, fit for a terminal and a log: control characters are escaped."""
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for c in text
-    )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or what kind of error it is."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def listed(names: Sequence[str], most: int = 3) -> str:
-    """`a, b, c and 2 more`."""
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def origin(error: BaseException) -> str:

@@ -7,20 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orthwrap.layouts import (
+from orthwrap.model_config.blocks import scale_of
+from orthwrap.model_config.layers import (
     KERNELS,
     SLOT_KEYS,
     UNKNOWN,
     KernelSpec,
-    Layout,
     attention_layout,
     family,
 )
-from orthwrap.measure import scale_of
-from orthwrap.patterns import Candidate
-from orthwrap.penalties.attachment import Attachment, is_ours
+from orthwrap.model_config.layout import Layout
+from orthwrap.model_config.tree import Layer, is_ours
+from orthwrap.penalties.attachment import Attachment
+from orthwrap.rules.patterns import Candidate
 from orthwrap.stores.base import Store, WeightRef
-from orthwrap.walker import Layer
 
 
 @dataclass(frozen=True)

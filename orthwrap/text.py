@@ -5,9 +5,8 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
-
-from orthwrap.errors import printable
 
 PLAINLY = "orthwrap.plainly"  # the codecs' word for: signs that an encoding lacks, in plain ones
 
@@ -48,3 +47,24 @@ def _in_plain_signs(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error(PLAINLY, _in_plain_signs)
+
+
+def printable(text: str) -> str:
+    """Text from a stranger's file, fit for a terminal and a log: control characters are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for c in text
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or what kind of error it is."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """`a, b, c and 2 more`."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

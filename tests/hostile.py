@@ -18,7 +18,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 import orthwrap
-from orthwrap.render.terminal import console, render, render_compare
+from orthwrap.report.terminal import console, render, render_compare
 
 LONGEST = 10.0  # seconds that any verb may take for a small file
 

@@ -23,8 +23,8 @@ from run_helpers import classes
 
 import orthwrap
 from orthwrap.stores import replacing
-from orthwrap.training import checkpoint_file
-from orthwrap.training.checkpoints import Folder, State
+from orthwrap.training.loop import checkpoint_file
+from orthwrap.training.loop.checkpoints import CheckpointFolder, State
 
 STATE = State(
     2,
@@ -53,7 +53,7 @@ JUNK: tuple[Any, ...] = (
 def folder(tmp_path: Path) -> Path:
     """With the checkpoint of a run whose first epoch was the best."""
     path = tmp_path / "c"
-    with Folder(path) as made:
+    with CheckpointFolder(path) as made:
         made.open(resume=False)
         made.write(STATE, ARRAYS, ARRAYS)
     assert sorted(p.name for p in path.iterdir()) == [BEST, LAST]
@@ -111,7 +111,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def read_all(folder: Path) -> State:
     """All that `--resume` reads."""
-    with Folder(folder) as opened:
+    with CheckpointFolder(folder) as opened:
         state = opened.open(resume=True)
         assert state is not None
         opened.read()
@@ -163,7 +163,7 @@ def test_missing_field_is_named(folder: Path, field: str) -> None:
     del about["state"][field]
     with_about(folder / LAST, about)
     with pytest.raises(orthwrap.FileFault, match=f"its state lacks '{field}'"):
-        Folder(folder).open(resume=True)
+        CheckpointFolder(folder).open(resume=True)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_missing_field_is_named(folder: Path, field: str) -> None:
 def test_text_that_is_none(folder: Path, text: str, said: str) -> None:
     with_about(folder / LAST, text)
     with pytest.raises(orthwrap.FileFault, match=said) as caught:
-        Folder(folder).open(resume=True)
+        CheckpointFolder(folder).open(resume=True)
     assert "\n" not in str(caught.value)
 
 
@@ -243,10 +243,10 @@ def test_compressed_and_repeated_members_are_none_of_ours(folder: Path) -> None:
     members = members_of(folder / LAST)
     write_members(folder / LAST, {**members, "model.0.npy": b"\0" * 10**7}, zipfile.ZIP_DEFLATED)
     with pytest.raises(orthwrap.FileFault, match="is compressed"):
-        Folder(folder).open(resume=True)
+        CheckpointFolder(folder).open(resume=True)
     write_members(folder / LAST, {**members, "about": members["about.npy"]})
     with pytest.raises(orthwrap.FileFault, match="holds 'about' twice"):
-        Folder(folder).open(resume=True)
+        CheckpointFolder(folder).open(resume=True)
 
 
 @pytest.mark.parametrize("kind", ["object", "O", "float64", "evil", "bfloat16"])
@@ -277,11 +277,11 @@ def test_what_is_no_file_is_not_opened(folder: Path) -> None:
     (folder / LAST).unlink()
     os.mkfifo(folder / LAST)
     with pytest.raises(orthwrap.FileFault, match="it is no regular file"):
-        Folder(folder).open(resume=True)  # and does not wait for somebody to write to it
+        CheckpointFolder(folder).open(resume=True)  # and does not wait for somebody to write to it
     (folder / LAST).unlink()
     (folder / LAST).mkdir()
     with pytest.raises(orthwrap.FileFault, match="it is no regular file"):
-        Folder(folder).open(resume=True)
+        CheckpointFolder(folder).open(resume=True)
 
 
 def test_nothing_but_our_own_files_is_written_or_removed(folder: Path) -> None:
@@ -290,7 +290,7 @@ def test_nothing_but_our_own_files_is_written_or_removed(folder: Path) -> None:
     for path in (precious, *(folder / name for name in mine)):
         path.write_text("mine")
     (folder / "best-00000002.npz").symlink_to(precious)
-    with Folder(folder) as opened:
+    with CheckpointFolder(folder) as opened:
         opened.open(resume=True)
         opened.write(State(2, 0, 7, {}, best=(2, 0.5)), ARRAYS, ARRAYS)
         opened.read_best(2)
@@ -302,7 +302,7 @@ def test_nothing_but_our_own_files_is_written_or_removed(folder: Path) -> None:
 def test_numbers_do_not_run_out(folder: Path) -> None:
     (folder / LAST).rename(folder / "checkpoint-99999999.npz")
     for count in range(2):
-        with Folder(folder) as opened:
+        with CheckpointFolder(folder) as opened:
             assert opened.open(resume=True) is not None
             opened.write(STATE, ARRAYS)
             opened.read()
@@ -315,7 +315,7 @@ def test_numbers_do_not_run_out(folder: Path) -> None:
 )
 def test_state_out_of_range_replaces_nothing(folder: Path, change: dict[str, Any]) -> None:
     before = contents(folder)
-    with Folder(folder) as opened:
+    with CheckpointFolder(folder) as opened:
         opened.open(resume=True)
         with pytest.raises(orthwrap.FileFault, match="could not be read again"):
             opened.write(State(**{**vars(STATE), **change}), ARRAYS)
@@ -326,29 +326,29 @@ def test_state_out_of_range_replaces_nothing(folder: Path, change: dict[str, Any
 
 
 def test_second_run_is_kept_out(folder: Path) -> None:
-    with Folder(folder) as first:
+    with CheckpointFolder(folder) as first:
         first.open(resume=True)
         assert first.is_locked
         for resume in (True, False):
             with pytest.raises(orthwrap.FileFault, match="another run is writing") as caught:
-                Folder(folder).open(resume=resume)
+                CheckpointFolder(folder).open(resume=resume)
             assert "\n" not in str(caught.value)
         first.write(STATE, ARRAYS)
     # A run that is refused lets go as well.
     with pytest.raises(orthwrap.FileFault, match="--resume"):
-        Folder(folder).open(resume=False)
+        CheckpointFolder(folder).open(resume=False)
     link = folder.parent / "link"
     link.symlink_to(folder)
-    with Folder(link) as second:
+    with CheckpointFolder(link) as second:
         second.open(resume=True)
         with pytest.raises(orthwrap.FileFault, match="another run is writing"):
-            Folder(folder).open(resume=True)
+            CheckpointFolder(folder).open(resume=True)
 
 
 HOLD = """
 import sys
 from pathlib import Path
-from orthwrap.training.checkpoints import Folder
+from orthwrap.training.loop.checkpoints import Folder
 folder = Folder(Path(sys.argv[1]))
 folder.open(resume=True)
 print("held", flush=True)
@@ -364,7 +364,7 @@ def test_lock_dies_with_its_process(folder: Path, number: int) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
         with pytest.raises(orthwrap.FileFault, match="another run is writing"):
-            Folder(folder).open(resume=True)
+            CheckpointFolder(folder).open(resume=True)
         process.send_signal(number)
         process.wait()
     assert gone_on_with(folder) is not None
@@ -374,7 +374,7 @@ def test_where_there_are_no_locks_it_goes_without(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replacing, "fcntl", None)
-    with Folder(folder) as first, Folder(folder) as second:
+    with CheckpointFolder(folder) as first, CheckpointFolder(folder) as second:
         for opened in (first, second):
             assert opened.open(resume=True) is not None
             assert not opened.is_locked
@@ -443,7 +443,7 @@ def test_run_refuses_what_does_not_fit_it_and_loses_nothing(tmp_path: Path) -> N
         assert "\n" not in str(caught.value), kind
         assert contents(folder) == before, kind
     write_members(file, members)
-    with Folder(folder) as other:
+    with CheckpointFolder(folder) as other:
         other.open(resume=True)
         with pytest.raises(orthwrap.FileFault, match="another run is writing"):
             train(folder, resume=True)

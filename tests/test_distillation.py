@@ -15,7 +15,7 @@ from backend import value_and_grad
 from keras import layers, ops
 
 import orthwrap
-from orthwrap.training.distillation import (
+from orthwrap.training.goal.distillation import (
     KINDS,
     SOFTMAX,
     SoftBits,
@@ -27,7 +27,7 @@ from orthwrap.training.distillation import (
     teacher_outputs,
     told_of_batch_statistics,
 )
-from orthwrap.training.ports import outputs_of
+from orthwrap.training.goal.inputs_outputs import outputs_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

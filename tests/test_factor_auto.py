@@ -15,11 +15,11 @@ from backend import value_and_grad
 from keras import layers, ops
 
 import orthwrap
-from orthwrap.plan import plan
-from orthwrap.rules import read_rules
-from orthwrap.stores.live import LiveStore
+from orthwrap.live.store import LiveStore
+from orthwrap.plan.decide import plan
+from orthwrap.rules.file import read_rules
 from orthwrap.survey import survey
-from orthwrap.training.factors import (
+from orthwrap.training.factors.auto import (
     MOVED,
     Norms,
     Resolved,
@@ -30,7 +30,7 @@ from orthwrap.training.factors import (
     told,
     with_resolved,
 )
-from orthwrap.training.gradients import penalty_gradients, task_gradients
+from orthwrap.training.factors.gradients import penalty_gradients, task_gradients
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -27,17 +27,17 @@ runner = CliRunner()
 
 # A stage, what stands for it, and the command that goes through it without a file in place yet.
 STAGES = {
-    "survey": ("orthwrap.verbs.survey", "apply"),
-    "plan": ("orthwrap.verbs.plan", "apply"),
-    "strip's plan": ("orthwrap.verbs.plan_strip", "strip"),
-    "inspect's plan": ("orthwrap.verbs.plan_inspect", "inspect"),
-    "measure": ("orthwrap.reports.measure", "inspect"),
-    "report": ("orthwrap.verbs.make_report", "upgrade"),
-    "edit": ("orthwrap.verbs.edit", "apply"),
+    "survey": ("orthwrap.verbs.apply.survey", "apply"),
+    "plan": ("orthwrap.verbs.apply.plan", "apply"),
+    "strip's plan": ("orthwrap.verbs.apply.plan_strip", "strip"),
+    "inspect's plan": ("orthwrap.verbs.apply.plan_inspect", "inspect"),
+    "measure": ("orthwrap.report.make.measure", "inspect"),
+    "report": ("orthwrap.verbs.apply.make_report", "upgrade"),
+    "edit": ("orthwrap.verbs.apply.edit", "apply"),
     "write": ("orthwrap.stores.h5.H5Store.write", "strip"),
     "check": ("orthwrap.stores.h5.H5Store.check_copy", "apply"),
-    "JSON": ("orthwrap.records.Report.to_json", "inspect"),
-    "render": ("orthwrap.render.terminal.render", "inspect"),
+    "JSON": ("orthwrap.report.record.Report.to_json", "inspect"),
+    "render": ("orthwrap.report.terminal.render", "inspect"),
 }
 FAULTS = (
     *(TypeError, KeyError, ValueError, AttributeError, IndexError, RuntimeError),
@@ -85,18 +85,20 @@ def test_what_orthwrap_does_wrong_is_called_so(
 
 
 def test_debug_shows_the_calls(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orthwrap.verbs.survey", failing(TypeError("of ours")))
+    monkeypatch.setattr("orthwrap.verbs.apply.survey", failing(TypeError("of ours")))
     result = runner.invoke(app, ["inspect", "m.h5", "--debug"])
     assert result.exit_code == 1
     assert "Traceback" in result.stderr
-    assert "error: orthwrap itself failed at orthwrap.verbs, line" in result.stderr
+    assert "error: orthwrap itself failed at orthwrap.verbs.apply, line" in result.stderr
 
 
 def test_the_line_names_orthwraps_own_innermost_place(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as walking:  # which is reading
-        walking.setattr("orthwrap.walker.to_snake_case", failing(TypeError("of a config")))
+        walking.setattr(
+            "orthwrap.model_config.tree.to_snake_case", failing(TypeError("of a config"))
+        )
         assert failed("inspect", "m.h5").startswith("error: m.h5 is not in a form that orthwrap")
     monkeypatch.setattr("orthwrap.survey.family", failing(TypeError("of ours")))
     assert "at orthwrap.survey, line" in failed("inspect", "m.h5")
@@ -105,9 +107,12 @@ def test_the_line_names_orthwraps_own_innermost_place(
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (MemoryError("Unable to allocate 9 GiB"), ["memory ran out at orthwrap.verbs", "9 GiB"]),
-        (MemoryError(), ["memory ran out at orthwrap.verbs", "--no-measure takes less"]),
-        (RecursionError("maximum"), ["nested deeper than Python goes", "orthwrap.verbs"]),
+        (
+            MemoryError("Unable to allocate 9 GiB"),
+            ["memory ran out at orthwrap.verbs.apply", "9 GiB"],
+        ),
+        (MemoryError(), ["memory ran out at orthwrap.verbs.apply", "--no-measure takes less"]),
+        (RecursionError("maximum"), ["nested deeper than Python goes", "orthwrap.verbs.apply"]),
         (ModuleNotFoundError("No module named 'tf'", name="tf"), ["needs tf, which cannot be"]),
         (ImportError("cannot import x", name="orthwrap.x"), ["orthwrap itself failed"]),
         (OSError(28, "No space left on device", "/x"), ["/x: No space left on device"]),
@@ -116,7 +121,7 @@ def test_the_line_names_orthwraps_own_innermost_place(
 def test_each_kind_of_failure_has_its_own_true_words(
     folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, words: list[str]
 ) -> None:
-    monkeypatch.setattr("orthwrap.verbs.survey", failing(error))
+    monkeypatch.setattr("orthwrap.verbs.apply.survey", failing(error))
     said = failed("inspect", "m.h5")
     assert all(word in said for word in words), said
     assert said.endswith("; nothing was written\n")
@@ -124,17 +129,17 @@ def test_each_kind_of_failure_has_its_own_true_words(
 
 
 def test_an_interrupt_says_what_stands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orthwrap.verbs.survey", failing(KeyboardInterrupt()))
+    monkeypatch.setattr("orthwrap.verbs.apply.survey", failing(KeyboardInterrupt()))
     assert failed("apply", "m.h5", code=130) == "interrupted: nothing was written\n"
     monkeypatch.undo()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("orthwrap.render.terminal.render", failing(KeyboardInterrupt()))
+    monkeypatch.setattr("orthwrap.report.terminal.render", failing(KeyboardInterrupt()))
     said = failed("apply", "m.h5", code=130)
     assert said == f"interrupted: {folder}/m-orth.h5 had been written before\n"
 
 
 def test_an_output_that_is_in_place_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orthwrap.render.terminal.render", failing(TypeError("of ours")))
+    monkeypatch.setattr("orthwrap.report.terminal.render", failing(TypeError("of ours")))
     said = failed("apply", "m.h5", "--json", "r.json")
     assert f"{folder}/m-orth.h5, {folder}/r.json had been written before" in said
     assert "nothing was written" not in said
@@ -159,7 +164,7 @@ def test_in_python_the_exception_itself_goes_through(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = TypeError("of ours")
-    monkeypatch.setattr("orthwrap.verbs.plan", failing(error))
+    monkeypatch.setattr("orthwrap.verbs.apply.plan", failing(error))
     with pytest.raises(TypeError) as caught:
         orthwrap.apply("m.h5")
     assert caught.value is error
@@ -297,7 +302,7 @@ def test_a_callback_that_fails_is_named() -> None:
 def test_what_orthwrap_does_wrong_in_training_goes_through(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("orthwrap.training.run.Run.begin", lambda run: None)  # it takes two
+    monkeypatch.setattr("orthwrap.training.loop.watch.Run.begin", lambda run: None)  # it takes two
     with pytest.raises(TypeError):
         orthwrap.finetune(models.dense(), classes(), epochs=1)
 

@@ -16,7 +16,7 @@ import pytest
 
 import orthwrap
 from orthwrap.errors import FileFault
-from orthwrap.penalties.attachment import is_ours
+from orthwrap.model_config.tree import is_ours
 from orthwrap.stores import open_file
 from orthwrap.stores.replacing import replacing
 from tests.samples import nested_file, small_file

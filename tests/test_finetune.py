@@ -20,8 +20,8 @@ from run_helpers import classes
 
 import orthwrap
 from orthwrap.data import Port, load
-from orthwrap.training import objectives
-from orthwrap.verbs import finetune
+from orthwrap.training.goal import objectives
+from orthwrap.verbs.finetune import finetune
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -8,14 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orthwrap.errors import ValueFault
-from orthwrap.layouts import (
-    KERNELS,
-    Layout,
-    across_channels,
-    attention_layout,
-    by_config,
-    conv_layout,
-)
+from orthwrap.model_config.layers import KERNELS, attention_layout, layout_by_rank
+from orthwrap.model_config.layout import Layout, across_channels, conv_layout
 
 
 def layout_of(cls: str, shape: tuple[int, ...], slot: int = 0, **config: object) -> Layout:
@@ -134,14 +128,14 @@ def test_attention_whose_shapes_coincide_has_no_layout() -> None:
     ],
 )
 def test_an_unknown_class_goes_by_rank(shape, config, matrices) -> None:
-    layout = by_config(config, shape)
+    layout = layout_by_rank(config, shape)
     assert isinstance(layout, Layout)
     assert layout.matrices(shape) == matrices
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (1, 1, 1, 1, 1, 1)])
 def test_a_rank_without_a_layout_says_so(shape) -> None:
-    assert isinstance(by_config({}, shape), str)
+    assert isinstance(layout_by_rank({}, shape), str)
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 2, 7), (3, 3, 8), (3, 3, 2, 2, 8), (0, 3, 2, 8)])

@@ -13,7 +13,7 @@ import pytest
 from keras import layers
 
 import orthwrap
-from orthwrap.loading import load_compiled
+from orthwrap.loading.loading import load_compiled
 from orthwrap.upgrades.h5_file import STATE_ASIDE
 from tests.conftest import REAL_MODELS
 

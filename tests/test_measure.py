@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orthwrap import measure as measure_module
-from orthwrap.layouts import Layout, conv_layout
-from orthwrap.measure import measure, scale_of
+from orthwrap.model_config.blocks import scale_of
+from orthwrap.model_config.layout import Layout, conv_layout
+from orthwrap.report import measure as measure_module
+from orthwrap.report.measure import measure
 
 DENSE = Layout("dense", (0,), (1,))
 

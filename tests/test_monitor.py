@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import orthwrap
-from orthwrap.training.monitor import is_lower_better
+from orthwrap.training.loop.monitor import is_lower_better
 
 
 class Named(keras.metrics.Mean):  # type: ignore[misc]  # Keras is untyped

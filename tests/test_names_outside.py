@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from orthwrap.text import json_text
-from orthwrap.training.logs import Board, csv_of
+from orthwrap.training.loop.logs import Board, csv_of
 from orthwrap_cli.main import app
 from tests.samples import small_file
 
@@ -106,7 +106,7 @@ def test_plain_names_stay_as_they_are() -> None:
 def test_tags_of_tensorboard_do_not_act(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import tensorflow as tf
 
-    from orthwrap.training import logs
+    from orthwrap.training.loop import logs
 
     name = "".join(HOSTILE)
     monkeypatch.setattr(logs, "_figures", lambda model: {f"residual/{name}": 1.0})

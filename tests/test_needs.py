@@ -20,9 +20,9 @@ import pytest
 from keras import layers
 
 import orthwrap
-from orthwrap.custom_objects import custom_objects_of
 from orthwrap.errors import FileFault, ValueFault
-from orthwrap.needs import code_in, unknown
+from orthwrap.model_config.needs import code_in, unknown
+from orthwrap.rules.custom_objects import custom_objects_of
 from tests.hostile import write_h5
 from tests.samples import small_file
 

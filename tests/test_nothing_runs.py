@@ -27,7 +27,7 @@ from tests.saved_models import dense, kernels, node, sequential, write
 WATCH = """
 import json, os, sys, tempfile
 import orthwrap
-from orthwrap.render.terminal import console, render, render_compare
+from orthwrap.report.terminal import console, render, render_compare
 
 good, bad, evil, folder = sys.argv[1:5]
 suffix = os.path.splitext(good)[1] or ".keras"

@@ -14,7 +14,7 @@ from keras import layers
 from run_helpers import CtrlC, arrays_of, classes
 
 import orthwrap
-from orthwrap.training.optimizers import follow_variables
+from orthwrap.training.goal.optimizers import follow_variables
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from orthwrap.errors import ValueFault
-from orthwrap.patterns import SHORTHANDS, Candidate, nearest, parse
+from orthwrap.rules.patterns import SHORTHANDS, Candidate, nearest, parse
 
 
 def candidate(path: str, cls: str = "Conv2D", slot: str = "kernel", family: str | None = "conv"):

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 
 from orthwrap.errors import NoMatchError, UsageError, ValueFault
-from orthwrap.layouts import KernelSpec
-from orthwrap.penalties.attachment import Attachment, is_ours
-from orthwrap.plan import Plan, plan, plan_strip
-from orthwrap.records import ModelRecord
-from orthwrap.rule import Rule
+from orthwrap.model_config.layers import KernelSpec
+from orthwrap.model_config.tree import Layer, edit, is_ours, walk
+from orthwrap.penalties.attachment import Attachment
+from orthwrap.plan.as_it_is import plan_strip
+from orthwrap.plan.decide import plan
+from orthwrap.plan.decision import Plan
+from orthwrap.rules.rule import Rule
 from orthwrap.stores import WeightRef, open_file
+from orthwrap.stores.base import ModelRecord
 from orthwrap.survey import survey
-from orthwrap.walker import Layer, edit, walk
 from tests.samples import nested_file
 
 

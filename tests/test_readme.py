@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from orthwrap.patterns import SHORTHANDS
-from orthwrap.rules import read_rules
+from orthwrap.rules.file import read_rules
+from orthwrap.rules.patterns import SHORTHANDS
 from tests.conftest import REPOSITORY
 from tests.samples import small_file
 

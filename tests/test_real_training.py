@@ -13,8 +13,8 @@ from skimage import data as photographs
 from sklearn.datasets import load_digits
 
 import orthwrap
-from orthwrap.training.distillation import SOFTMAX, agreement
-from orthwrap.training.ports import outputs_of
+from orthwrap.training.goal.distillation import SOFTMAX, agreement
+from orthwrap.training.goal.inputs_outputs import outputs_of
 from tests.conftest import REAL_MODELS
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -21,9 +21,10 @@ import pytest
 from keras import layers, ops
 
 import orthwrap
-from orthwrap import references
-from orthwrap.references import regularizer_of
-from orthwrap.stores.live import LiveStore, live_objects
+from orthwrap.live.rebuild import live_objects
+from orthwrap.live.store import LiveStore
+from orthwrap.regularizers.known import regularizer_of
+from orthwrap.rules import references
 
 SUFFIXES = (".h5", ".keras")
 

@@ -20,9 +20,9 @@ from backend import value_and_grad
 from keras import layers, ops
 
 import orthwrap
-from orthwrap import references
-from orthwrap.layouts import Layout
+from orthwrap.model_config.layout import Layout
 from orthwrap.regularizers import CLASSES, Attached
+from orthwrap.rules import references
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import orthwrap
-from orthwrap.records import Training
-from orthwrap.render import progress
-from orthwrap.render.names import broken, fitted
-from orthwrap.render.terminal import console, render, render_compare
+from orthwrap.report import progress
+from orthwrap.report.names import broken, fitted
+from orthwrap.report.record import Training
+from orthwrap.report.terminal import console, render, render_compare
 from tests.samples import nested_file, small_file
 
 OUTER = "backbone/features"

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 import orthwrap
-from orthwrap import reports, surgery, verbs
+from orthwrap import surgery
+from orthwrap.report import make
 from orthwrap.stores.h5 import H5Store
 from orthwrap.stores.keras_zip import KerasStore
+from orthwrap.verbs import apply
 from tests.samples import nested_file, small_file
 
 
@@ -79,7 +81,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_after_its_figures_were_read(model: Path, monkeypatch, change: Any) -> None:
-    before_call(monkeypatch, reports, "together", lambda: change(model))
+    before_call(monkeypatch, make, "together", lambda: change(model))
     refused(lambda: orthwrap.inspect(model), model)
 
 
@@ -98,12 +100,12 @@ def test_before_it_is_converted(model: Path, monkeypatch) -> None:
 
 
 def test_before_it_is_copied_as_it_is(model: Path, monkeypatch) -> None:
-    before_call(monkeypatch, verbs, "replacing", lambda: another(model))
+    before_call(monkeypatch, apply, "replacing", lambda: another(model))
     refused(lambda: orthwrap.upgrade(model, model.with_name(f"out{model.suffix}")), model)
 
 
 def test_while_it_is_compared(model: Path, monkeypatch) -> None:
-    before_call(monkeypatch, verbs, "compare_kernel", lambda: longer(model))
+    before_call(monkeypatch, apply, "compare_kernel", lambda: longer(model))
     refused(lambda: orthwrap.compare(nested_file(".h5"), model, measure=False), model)
 
 
@@ -111,7 +113,7 @@ def test_a_part_of_an_unpacked_model(tmp_path: Path, monkeypatch) -> None:
     folder = tmp_path / "m.keras"
     with zipfile.ZipFile(small_file(".keras")) as z:
         z.extractall(folder)
-    before_call(monkeypatch, reports, "together", lambda: another(folder / "model.weights.h5"))
+    before_call(monkeypatch, make, "together", lambda: another(folder / "model.weights.h5"))
     refused(lambda: orthwrap.inspect(folder), folder)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import orthwrap
-from orthwrap.records import CompareReport, Report
+from orthwrap.report.record import CompareReport, Report
 from tests import models
 
 

@@ -27,14 +27,14 @@ from keras import layers
 from run_helpers import CtrlC, arrays_of, classes
 
 import orthwrap
+from orthwrap.rules.words import words_of
 from orthwrap.stores import replacing
-from orthwrap.training import checkpoint_file
-from orthwrap.training.checkpoints import Folder, State
-from orthwrap.training.interrupts import note_interrupts
-from orthwrap.training.logs import csv_of
-from orthwrap.training.run import regularizers_in
+from orthwrap.training.loop import checkpoint_file
+from orthwrap.training.loop.checkpoints import CheckpointFolder, State
+from orthwrap.training.loop.interrupts import note_interrupts
+from orthwrap.training.loop.logs import csv_of
+from orthwrap.training.loop.watch import regularizers_in
 from orthwrap.training.settings import Settings, TrainingWords, settings_of
-from orthwrap.words import words_of
 from orthwrap_cli.main import app
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -995,10 +995,10 @@ def check_equal(found: Mapping[str, Sequence[Any]], expected: Mapping[str, Seque
 
 
 def test_checkpoint_gives_back_every_bit(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / "c")
+    folder = CheckpointFolder(tmp_path / "c")
     assert folder.open(resume=True) is None
     folder.write(STATE, arrays(), best=arrays())
-    again = Folder(tmp_path / "c")
+    again = CheckpointFolder(tmp_path / "c")
     state = again.open(resume=True)
     assert json.loads(json.dumps(vars(state))) == json.loads(json.dumps(vars(STATE)))
     check_equal(again.read(), arrays())
@@ -1008,7 +1008,7 @@ def test_checkpoint_gives_back_every_bit(tmp_path: Path) -> None:
 def test_full_disk_leaves_the_checkpoint_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = Folder(tmp_path / "c")
+    folder = CheckpointFolder(tmp_path / "c")
     folder.open(resume=False)
     folder.write(STATE, arrays())
 
@@ -1020,17 +1020,17 @@ def test_full_disk_leaves_the_checkpoint_before(
         folder.write(STATE, arrays())
     monkeypatch.undo()
     assert len(list((tmp_path / "c").iterdir())) == 1
-    check_equal(Folder(tmp_path / "c").read(), arrays())
+    check_equal(CheckpointFolder(tmp_path / "c").read(), arrays())
 
 
 @pytest.mark.parametrize("cut", [0, 10, 200, -30])
 def test_broken_checkpoint_is_an_error_of_one_line(cut: int, tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
+    folder = CheckpointFolder(tmp_path)
     folder.write(STATE, arrays())
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:cut])
     with pytest.raises(orthwrap.FileFault, match="cannot be read") as caught:
-        Folder(tmp_path).open(resume=True)
+        CheckpointFolder(tmp_path).open(resume=True)
     assert "\n" not in str(caught.value)
 
 
@@ -1038,10 +1038,10 @@ def test_checkpoint_of_another_format_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint_file, "FORMAT", "orthwrap.checkpoint/0")
-    Folder(tmp_path).write(STATE, arrays())
+    CheckpointFolder(tmp_path).write(STATE, arrays())
     monkeypatch.undo()
     with pytest.raises(orthwrap.FileFault, match="its format is"):
-        Folder(tmp_path).open(resume=True)
+        CheckpointFolder(tmp_path).open(resume=True)
 
 
 # As a person at a terminal

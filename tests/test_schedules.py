@@ -23,7 +23,7 @@ import orthwrap
 from orthwrap import FactorSchedule, Schedule
 from orthwrap.errors import UsageError, ValueFault
 from orthwrap.regularizers.clock import Clock
-from orthwrap.training.losses import split_losses
+from orthwrap.training.loop.losses import split_losses
 
 Array = np.ndarray[Any, np.dtype[Any]]
 BACKEND = keras.backend.backend()

@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import orthwrap
-from orthwrap.render.terminal import console, regularizer_rows, render, render_regularizers
+from orthwrap.report.terminal import console, regularizer_rows, render, render_regularizers
 from orthwrap.text import plainly
 from tests.samples import small_file
 

@@ -12,10 +12,10 @@ import pytest
 
 from orthwrap.errors import FileFault
 from orthwrap.upgrades import Modernised, Weight, modernise, modernise_keras_config
-from orthwrap.upgrades.arguments import ACCEPTED
-from orthwrap.upgrades.hard_sigmoid import REGISTERED, scale_gates
-from orthwrap.upgrades.run import parse_version
-from orthwrap.upgrades.store_paths import snake_case
+from orthwrap.upgrades.arrays.store_paths import snake_case
+from orthwrap.upgrades.layers.arguments import ACCEPTED
+from orthwrap.upgrades.layers.hard_sigmoid import REGISTERED, scale_gates
+from orthwrap.upgrades.rewriting import parse_version
 
 
 def layer(class_name: str, **config: Any) -> dict[str, Any]:

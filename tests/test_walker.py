@@ -8,7 +8,7 @@ import json
 import pytest
 
 from orthwrap.errors import FileFault
-from orthwrap.walker import ABSENT, Edit, at, edit, to_snake_case, walk
+from orthwrap.model_config.tree import ABSENT, Edit, at, edit, to_snake_case, walk
 
 
 def layer(cls: str, name: str, **config: object) -> dict:

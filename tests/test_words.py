@@ -10,13 +10,13 @@ import typer
 from typer.testing import CliRunner
 
 import orthwrap
-from orthwrap import words
-from orthwrap.rule import AttachWords, Rule, RuleWords
-from orthwrap.rules import read_rules
+from orthwrap.rules import words
+from orthwrap.rules.file import read_rules
+from orthwrap.rules.rule import AttachWords, Rule, RuleWords
+from orthwrap.rules.words import Said, Word, documented, words_of
 from orthwrap.training.settings import Settings, TrainingWords
-from orthwrap.words import Said, Word, documented, words_of
 from orthwrap_cli.reference import page
-from orthwrap_cli.said import with_words
+from orthwrap_cli.word_options import with_words
 
 
 @documented()

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from orthwrap.errors import UsageError
-from orthwrap.rule import AttachWords
+from orthwrap.rules.rule import AttachWords
+from orthwrap.rules.words import spoken
 from orthwrap.training.settings import TrainingWords
-from orthwrap.words import spoken
 from orthwrap_cli import options as o
-from orthwrap_cli import training as t
-from orthwrap_cli.run import check_json, command, progress, show_result
-from orthwrap_cli.said import with_words
+from orthwrap_cli import training_options as t
+from orthwrap_cli.command import check_json, command, progress, show_result
+from orthwrap_cli.word_options import with_words
 
 
 @command
@@ -49,7 +49,7 @@ def apply(
     Without --data nothing in the file is run and neither Keras nor TensorFlow is loaded: the copy
     differs from MODEL in the chosen regularizers alone.
     """
-    from orthwrap import verbs
+    from orthwrap.verbs import apply
 
     report_to = check_json(
         json,
@@ -67,13 +67,13 @@ def apply(
             raise UsageError(
                 f"--rules comes instead of {spoken(next(iter(given)))}: put it into the file"
             )
-        from orthwrap.rules import read_rules
+        from orthwrap.rules.file import read_rules
 
         given = {"rules": read_rules(rules)}
     used = [rule.regularizer for rule in given.get("rules", ())] or [attach["regularizer"] or ""]
     if any(":" in name for name in used):
         o.look_here()
-    result = verbs.apply(
+    result = apply.apply(
         model,
         output,
         **given,

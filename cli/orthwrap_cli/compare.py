@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from orthwrap_cli import options as o
-from orthwrap_cli.run import check_json, command, show
+from orthwrap_cli.command import check_json, command, show
 
 
 @command
@@ -22,11 +22,11 @@ def compare(
     debug: o.Debug = False,
 ) -> None:
     """Two files, kernel by kernel: weights, figures, regularizers."""
-    from orthwrap import verbs
-    from orthwrap.render.terminal import render_compare
+    from orthwrap.report.terminal import render_compare
+    from orthwrap.verbs.compare import compare
 
     report_to = check_json(json, before=before, after=after)
-    report = verbs.compare(
+    report = compare(
         before,
         after,
         measure=not no_measure,

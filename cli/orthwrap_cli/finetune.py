@@ -7,9 +7,9 @@ from typing import Any
 from orthwrap.errors import UsageError
 from orthwrap.training.settings import TrainingWords
 from orthwrap_cli import options as o
-from orthwrap_cli import training as t
-from orthwrap_cli.run import check_json, command, progress, show_result
-from orthwrap_cli.said import with_words
+from orthwrap_cli import training_options as t
+from orthwrap_cli.command import check_json, command, progress, show_result
+from orthwrap_cli.word_options import with_words
 
 
 @command
@@ -28,7 +28,7 @@ def finetune(
     debug: o.Debug = False,
 ) -> None:
     """Go on training a model that already carries regularizers."""
-    from orthwrap import verbs
+    from orthwrap.verbs.finetune import finetune
 
     if data is None:
         raise UsageError("finetune needs --data: what to train on")
@@ -41,7 +41,7 @@ def finetune(
         log=training["log"],
     )
     t.prepare(data, training)
-    result = verbs.finetune(
+    result = finetune(
         model,
         data,
         output,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orthwrap_cli import options as o
-from orthwrap_cli.run import check_json, command, show_report
+from orthwrap_cli.command import check_json, command, show_report
 
 
 @command
@@ -19,10 +19,10 @@ def inspect(
     debug: o.Debug = False,
 ) -> None:
     """How orthogonal is each layer, and what it carries; changes nothing."""
-    from orthwrap import verbs
+    from orthwrap.verbs.inspect import inspect
 
     report_to = check_json(json, model=model)
-    report = verbs.inspect(
+    report = inspect(
         model,
         target=target or None,
         exclude=exclude or (),

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from orthwrap.rule import AttachWords
-from orthwrap_cli.said import one_of
+from orthwrap.rules.rule import AttachWords
+from orthwrap_cli.word_options import one_of
 
 _REPORT = "Report"
 _LOAD = "Loading with Keras, for training and converting"

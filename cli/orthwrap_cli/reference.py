@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from orthwrap.rule import RuleWords
+from orthwrap.rules.rule import RuleWords
+from orthwrap.rules.words import Word, words_of
 from orthwrap.training.settings import TrainingWords
-from orthwrap.words import Word, words_of
 
 _HEAD = """# Words
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orthwrap_cli import options as o
-from orthwrap_cli.run import check_json, command, show
+from orthwrap_cli.command import check_json, command, show
 
 
 @command
@@ -14,8 +14,8 @@ def regularizers(
     debug: o.Debug = False,
 ) -> None:
     """The list, with formula, default factor and source."""
-    from orthwrap.custom_objects import custom_objects_of
-    from orthwrap.render.terminal import regularizer_rows, render_regularizers
+    from orthwrap.report.terminal import regularizer_rows, render_regularizers
+    from orthwrap.rules.custom_objects import custom_objects_of
 
     report_to = check_json(json)
     custom_objects_of(o.custom_objects(custom_objects))

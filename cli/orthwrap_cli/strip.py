@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orthwrap_cli import options as o
-from orthwrap_cli.run import check_json, command, show_report
+from orthwrap_cli.command import check_json, command, show_report
 
 
 @command
@@ -19,10 +19,10 @@ def strip(
     debug: o.Debug = False,
 ) -> None:
     """Remove orthwrap's regularizers: a plain Keras file again."""
-    from orthwrap import verbs
+    from orthwrap.verbs.strip import strip
 
     report_to = check_json(json, model=model, output=output)
-    report = verbs.strip(
+    report = strip(
         model,
         output,
         force=force,

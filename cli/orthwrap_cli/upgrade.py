@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orthwrap_cli import options as o
-from orthwrap_cli.run import check_json, command, show_report
+from orthwrap_cli.command import check_json, command, show_report
 
 
 @command
@@ -18,10 +18,10 @@ def upgrade(
     debug: o.Debug = False,
 ) -> None:
     """Bring an old file to Keras 3, nothing else."""
-    from orthwrap import verbs
+    from orthwrap.verbs.upgrade import upgrade
 
     report_to = check_json(json, model=model, output=output)
-    report = verbs.upgrade(
+    report = upgrade(
         model,
         output,
         force=force,

@@ -18,7 +18,8 @@ import numpy as np
 
 from orthwrap.data.ports import Array, NotFinite, Port, some, times
 from orthwrap.data.samples import Samples
-from orthwrap.errors import FileFault, OrthwrapError, UsageError, ValueFault, first_line
+from orthwrap.errors import FileFault, OrthwrapError, UsageError, ValueFault
+from orthwrap.text import first_line
 
 TRAINING = "train"
 VALIDATION = ("val", "valid", "validation")
@@ -260,7 +261,7 @@ def _pixels_of(content: Any, channels: int) -> Any:
 # What is in a folder
 
 
-class Folder(NamedTuple):
+class ImageFolder(NamedTuple):
     """The two sets of a folder; the second may be None."""
 
     train: Samples
@@ -269,7 +270,7 @@ class Folder(NamedTuple):
 
 def find_images(
     folder: Path, inputs: Sequence[Port], outputs: Sequence[Port], labelled: bool, how: Pixels
-) -> Folder:
+) -> ImageFolder:
     """The images of a folder of class folders, or of `train` and `val` with such.
 
     Which files are images, and the order of classes and files, are those of
@@ -309,8 +310,8 @@ def find_images(
         return Samples(rows, (numbers,) if labelled else (), class_names=classes)
 
     if held_out is None:
-        return Folder(read(folder), None)
-    return Folder(read(folder / TRAINING), read(held_out))
+        return ImageFolder(read(folder), None)
+    return ImageFolder(read(folder / TRAINING), read(held_out))
 
 
 def _folders(folder: Path) -> list[str]:

@@ -25,8 +25,9 @@ from orthwrap.data.ports import (
     times,
     trained_dtype,
 )
-from orthwrap.errors import OrthwrapError, ValueFault, first_line
-from orthwrap.references import imported
+from orthwrap.errors import OrthwrapError, ValueFault
+from orthwrap.rules.references import imported
+from orthwrap.text import first_line
 
 # Of how many batches the labels are looked at, to choose a loss.
 _LOOKED_AT = 8

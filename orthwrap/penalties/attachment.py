@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orthwrap.errors import ValueFault
-from orthwrap.layouts import Layout
+from orthwrap.model_config.layout import Layout
+from orthwrap.model_config.tree import PACKAGE, class_of, is_ours
 from orthwrap.penalties.of_keras import KERAS_NAMES, keras_node
 from orthwrap.penalties.options import Option
 from orthwrap.penalties.penalty import Penalty
 from orthwrap.penalties.table import PENALTIES, penalty_of_class
-from orthwrap.walker import class_of
 
-PACKAGE = "orthwrap"
 MODULE = "orthwrap.regularizers"
 
 ATTACHED = "Attached"  # the class that holds a foreign regularizer or a reference to a function
@@ -153,16 +152,6 @@ class Attachment:
         if self.combined_with is not None:
             words.append(f"+ {describe(self.combined_with)}")
         return " ".join(words)
-
-
-def is_ours(node: Any) -> bool:
-    """True for a regularizer node that orthwrap wrote."""
-    if not isinstance(node, Mapping):
-        return False
-    names = (str(node.get("registered_name") or ""), str(node.get("class_name") or ""))
-    return any(n.startswith(f"{PACKAGE}>") for n in names) or (
-        str(node.get("module") or "").partition(".")[0] == PACKAGE
-    )
 
 
 def check_reference(foreign: Any, found: str) -> None:

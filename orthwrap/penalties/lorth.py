@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from orthwrap.layouts import Layout
+from orthwrap.model_config.layout import Layout
 from orthwrap.penalties.conv_gram import Array, ConvGeometry, half_spectrum
 from orthwrap.penalties.penalty import Penalty, probe_shape
 from orthwrap.penalties.so import so

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orthwrap.errors import ValueFault, first_line
+from orthwrap.errors import ValueFault
+from orthwrap.text import first_line
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orthwrap.errors import ValueFault
-from orthwrap.layouts import Layout
+from orthwrap.model_config.layout import Layout
 from orthwrap.penalties.options import COMMON, ESTIMATE, PROBES, SEED, Option, checked
 
 Tensor = Any

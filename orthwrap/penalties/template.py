@@ -9,7 +9,7 @@ from orthwrap.penalties.attachment import Attachment
 from orthwrap.penalties.of_keras import KERAS_FACTOR, KERAS_NAMES, keras_node
 from orthwrap.penalties.options import checked
 from orthwrap.penalties.table import PENALTIES
-from orthwrap.rule import Rule
+from orthwrap.rules.rule import Rule
 
 
 def template(rule: Rule) -> Attachment:

@@ -9,8 +9,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from orthwrap import references
-from orthwrap.penalties.attachment import MODULE, PACKAGE, Attachment
+from orthwrap.model_config.tree import PACKAGE
+from orthwrap.penalties.attachment import MODULE, Attachment
+from orthwrap.regularizers.known import regularizer_of
 from orthwrap.regularizers.multiplier import Multiplier
 
 Tensor = Any
@@ -26,7 +27,7 @@ class _Regularizer(keras.regularizers.Regularizer):  # type: ignore[misc]  # Ker
     def _adopt(self, attachment: Attachment) -> None:
         self._base = attachment
         beside = attachment.combined_with
-        self._foreign = None if beside is None else references.regularizer_of(beside)
+        self._foreign = None if beside is None else regularizer_of(beside)
 
     @property
     def attachment(self) -> Attachment:

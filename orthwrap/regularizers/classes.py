@@ -11,7 +11,8 @@ import keras
 from keras import ops
 
 from orthwrap.errors import UsageError, ValueFault
-from orthwrap.layouts import Layout, by_config
+from orthwrap.model_config.layers import layout_by_rank
+from orthwrap.model_config.layout import Layout
 from orthwrap.penalties import outputs
 from orthwrap.penalties.attachment import Attachment
 from orthwrap.penalties.options import ESTIMATE, EVERY, PROBES, SEED, checked
@@ -22,8 +23,8 @@ from orthwrap.penalties.tensors import rademacher
 from orthwrap.regularizers.base import _Regularizer, register
 from orthwrap.regularizers.clock import Clock, TickSeed
 from orthwrap.regularizers.foreign import Attached, _node_of, import_reference
-from orthwrap.rule import SCALES, Rule
-from orthwrap.words import check_factor
+from orthwrap.rules.rule import SCALES, Rule
+from orthwrap.rules.words import check_factor
 
 Tensor = Any
 
@@ -163,7 +164,7 @@ class OrthogonalityRegularizer(_Regularizer):
         layout = self.attachment.layout
         if layout is not None:
             return layout.for_shape(shape)
-        by_rank = by_config({}, shape)
+        by_rank = layout_by_rank({}, shape)
         if isinstance(by_rank, str):
             raise ValueFault(f"{by_rank}; got shape {shape}: give the regularizer a layout")
         return by_rank

@@ -7,11 +7,12 @@ from typing import Any
 
 import keras
 
-from orthwrap import references
 from orthwrap.errors import ValueFault
 from orthwrap.penalties.attachment import Attachment, describe, without_address
 from orthwrap.regularizers.base import _Regularizer, register
-from orthwrap.words import check_factor
+from orthwrap.regularizers.known import regularizer_of
+from orthwrap.rules import references
+from orthwrap.rules.words import check_factor
 
 Tensor = Any
 
@@ -53,7 +54,7 @@ class Attached(_Regularizer):
             )
         )
         is_object = callable(regularizer) and not isinstance(regularizer, (str, Mapping))
-        self._function = regularizer if is_object else references.regularizer_of(node)
+        self._function = regularizer if is_object else regularizer_of(node)
 
     def _value(self, x: Tensor) -> Tensor:
         value, factor = self._function(x), self._base.factor

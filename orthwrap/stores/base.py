@@ -9,9 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from orthwrap.layouts import KernelSpec
-from orthwrap.records import ModelRecord
-from orthwrap.walker import Layer, Node
+from orthwrap.model_config.layers import KernelSpec
+from orthwrap.model_config.tree import Layer, Node
 
 
 @dataclass(frozen=True)
@@ -61,3 +60,13 @@ def as_float(array: Any) -> NDArray[Any]:
     if values.dtype == np.float16 or values.dtype.name == "bfloat16":
         return values.astype(np.float32)
     return values
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """The model a report speaks of."""
+
+    path: str | None
+    format: str
+    keras_version: str | None
+    parameters: int

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from orthwrap.errors import FileFault, first_line
-from orthwrap.walker import Node
+from orthwrap.errors import FileFault
+from orthwrap.model_config.tree import Node
+from orthwrap.text import first_line
 
 MAX_NESTING = 200
 MAX_NODES = 60_000  # layers, initializers, policies: everything that has a class

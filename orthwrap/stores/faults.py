@@ -8,8 +8,9 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from orthwrap.errors import FileFault, OrthwrapError, printable
+from orthwrap.errors import FileFault, OrthwrapError
 from orthwrap.stores.replacing import reason
+from orthwrap.text import printable
 
 # What a file of a form that no Keras writes makes the code that reads it raise.
 _FAULTS = (

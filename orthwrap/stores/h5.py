@@ -11,15 +11,15 @@ from typing import Any
 
 import h5py
 
-from orthwrap.errors import FileFault, first_line
-from orthwrap.layouts import KernelSpec
-from orthwrap.records import ModelRecord
+from orthwrap.errors import FileFault
+from orthwrap.model_config.layers import KernelSpec
+from orthwrap.model_config.tree import Layer, Node, walk, with_old_names
 from orthwrap.stores import hdf5
-from orthwrap.stores.base import WeightRef
+from orthwrap.stores.base import ModelRecord, WeightRef
 from orthwrap.stores.config import parse_config, same_json
 from orthwrap.stores.faults import reading, unreadable
 from orthwrap.stores.heaps import check_heaps
-from orthwrap.walker import Layer, Node, walk, with_old_names
+from orthwrap.text import first_line
 
 _MOST_COMPARED = 500  # weights of one group whose names are compared one by one
 

@@ -12,17 +12,17 @@ from typing import IO, Any
 
 import h5py
 
-from orthwrap.errors import FileFault, first_line
-from orthwrap.layouts import KernelSpec
-from orthwrap.records import ModelRecord
+from orthwrap.errors import FileFault
+from orthwrap.model_config.layers import KernelSpec
+from orthwrap.model_config.tree import Layer, Node, Step, walk, with_old_names
 from orthwrap.stores import hdf5
-from orthwrap.stores.base import WeightRef
+from orthwrap.stores.base import ModelRecord, WeightRef
 from orthwrap.stores.config import parse_config, same_json
 from orthwrap.stores.faults import reading, unreadable
 from orthwrap.stores.h5 import reference
 from orthwrap.stores.heaps import check_heaps
-from orthwrap.stores.members import Archive, Folder, Members
-from orthwrap.walker import Layer, Node, Step, walk, with_old_names
+from orthwrap.stores.members import Archive, Members, UnpackedFolder
+from orthwrap.text import first_line
 
 CONFIG = "config.json"
 METADATA = "metadata.json"
@@ -43,7 +43,7 @@ class KerasStore:
         self._weights: list[Any] = []  # HDF5 files: one, or several shards
         self._open: list[IO[bytes]] = []
         self._named: dict[tuple[int, str], dict[str, list[Any]]] = {}
-        self._members: Members = Folder(path) if path.is_dir() else Archive(path)
+        self._members: Members = UnpackedFolder(path) if path.is_dir() else Archive(path)
         self._allowance = hdf5.Allowance(self._members.size)
         try:
             self._check_members()

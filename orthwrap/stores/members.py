@@ -155,7 +155,7 @@ class Archive:
             )
 
 
-class Folder:
+class UnpackedFolder:
     """The members of a folder.
 
     Raises:

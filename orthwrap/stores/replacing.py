@@ -19,8 +19,9 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-from orthwrap.errors import FileFault, first_line
+from orthwrap.errors import FileFault
 from orthwrap.stores.written import note
+from orthwrap.text import first_line
 
 try:
     import fcntl

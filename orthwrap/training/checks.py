@@ -10,13 +10,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from orthwrap.callbacks import FactorSchedule
 from orthwrap.data import Data
 from orthwrap.data.ports import Array, as_model_takes, times
-from orthwrap.errors import ValueFault, first_line
-from orthwrap.training.compiling import loss_names, loss_of_each
-from orthwrap.training.monitor import is_lower_better
-from orthwrap.training.ports import ports
+from orthwrap.errors import ValueFault
+from orthwrap.text import first_line
+from orthwrap.training.factors.schedule_callback import FactorSchedule
+from orthwrap.training.goal.compiling import loss_names, loss_of_each
+from orthwrap.training.goal.inputs_outputs import ports
+from orthwrap.training.loop.monitor import is_lower_better
 from orthwrap.training.settings import Settings
 
 

@@ -13,35 +13,17 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from orthwrap.callbacks import FactorSchedule, carried
 from orthwrap.data import Data
 from orthwrap.errors import OrthwrapError, is_own, raised_at
-from orthwrap.records import Training
+from orthwrap.live.compiled import inner_of
+from orthwrap.live.rebuild import rebuild
+from orthwrap.live.store import LiveStore, regularizers_of
 from orthwrap.regularizers import OrthogonalityRegularizer
-from orthwrap.schedules import Schedule
-from orthwrap.stores.compiled import inner_of
-from orthwrap.stores.live import LiveStore, rebuild, regularizers_of
+from orthwrap.report.record import Training
+from orthwrap.rules.schedules import Schedule
 from orthwrap.stores.replacing import TextOutput
-from orthwrap.training.checkpoints import Folder, State, check_same_run, checksum, fingerprint
 from orthwrap.training.checks import check_figures, check_numbers, check_objects, label_fault
-from orthwrap.training.compiling import (
-    choose_optimizer,
-    compile_model,
-    learning_rate,
-    loss_names,
-    optimizer_name,
-    settle_optimizer,
-    settle_steps,
-)
-from orthwrap.training.devices import whole_batches
-from orthwrap.training.distillation import (
-    agreement,
-    distillation_losses,
-    imitating,
-    kinds_of,
-    told_of_batch_statistics,
-)
-from orthwrap.training.factors import (
+from orthwrap.training.factors.auto import (
     MOVED,
     Chosen,
     Place,
@@ -51,15 +33,40 @@ from orthwrap.training.factors import (
     resolve,
     told,
 )
-from orthwrap.training.freezing import batchnorm_momentum, freeze
-from orthwrap.training.interrupts import Interrupts
-from orthwrap.training.labels import fit_labels
-from orthwrap.training.logs import check_board, open_log
-from orthwrap.training.losses import split_losses
-from orthwrap.training.ports import outputs_of
-from orthwrap.training.processes import Processes
-from orthwrap.training.run import Outcome, Run, averages, is_ours, regularizers_in
+from orthwrap.training.factors.schedule_callback import FactorSchedule, carried
+from orthwrap.training.goal.compiling import (
+    choose_optimizer,
+    compile_model,
+    learning_rate,
+    loss_names,
+    optimizer_name,
+    settle_optimizer,
+    settle_steps,
+)
+from orthwrap.training.goal.distillation import (
+    agreement,
+    distillation_losses,
+    imitating,
+    kinds_of,
+    told_of_batch_statistics,
+)
+from orthwrap.training.goal.freezing import batchnorm_momentum, freeze
+from orthwrap.training.goal.inputs_outputs import outputs_of
+from orthwrap.training.goal.labels import fit_labels
+from orthwrap.training.loop.checkpoints import (
+    CheckpointFolder,
+    State,
+    check_same_run,
+    checksum,
+    fingerprint,
+)
+from orthwrap.training.loop.interrupts import Interrupts
+from orthwrap.training.loop.logs import check_board, open_log
+from orthwrap.training.loop.losses import split_losses
+from orthwrap.training.loop.watch import Outcome, Run, averages, is_ours, regularizers_in
 from orthwrap.training.settings import Settings
+from orthwrap.training.where.devices import whole_batches
+from orthwrap.training.where.processes import Processes
 
 _BATCHES = 4  # that are looked at before training, such as for the task's gradient
 
@@ -93,7 +100,7 @@ class Session:
     settings: Settings
     seed: int
     is_seeded: bool
-    folder: Folder | None
+    folder: CheckpointFolder | None
     log: TextOutput | None
     state: State | None
     processes: Processes
@@ -109,7 +116,7 @@ def begin(settings: Settings, processes: Processes) -> Session:
     check_objects(settings)
     log = open_log(settings.log)
     check_board(settings.tensorboard)
-    folder = None if settings.checkpoint_dir is None else Folder(settings.checkpoint_dir)
+    folder = None if settings.checkpoint_dir is None else CheckpointFolder(settings.checkpoint_dir)
     state = None if folder is None else folder.open(resume=settings.resume)
     seed = settings.seed
     if seed is None:

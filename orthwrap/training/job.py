@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orthwrap.data import Data
-from orthwrap.outputs import check_apart
-from orthwrap.records import Report
-from orthwrap.reports import with_trained
-from orthwrap.stores.live import LiveStore
-from orthwrap.training.devices import off_devices, on_devices
-from orthwrap.training.factors import Place, with_resolved
+from orthwrap.live.store import LiveStore
+from orthwrap.report.make import with_trained
+from orthwrap.report.record import Report
+from orthwrap.stores.outputs import check_apart
+from orthwrap.training.factors.auto import Place, with_resolved
 from orthwrap.training.fit import Progress, Session, begin, finetune
-from orthwrap.training.ports import read_data
-from orthwrap.training.processes import Processes, join
-from orthwrap.training.run import Outcome
+from orthwrap.training.goal.inputs_outputs import read_data
+from orthwrap.training.loop.watch import Outcome
 from orthwrap.training.settings import Settings
+from orthwrap.training.where.devices import off_devices, on_devices
+from orthwrap.training.where.processes import Processes, join
 
 
 @dataclass(frozen=True)

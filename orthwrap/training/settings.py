@@ -7,10 +7,10 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, TypedDict
 
-from orthwrap import words
 from orthwrap.errors import UsageError
-from orthwrap.rule import SCHEDULE
-from orthwrap.words import Said, Word, documented, spoken, words_of
+from orthwrap.rules import words
+from orthwrap.rules.rule import SCHEDULE
+from orthwrap.rules.words import Said, Word, documented, spoken, words_of
 
 DEFAULT_LEARNING_RATE = 1e-4
 DEFAULT_TEMPERATURE = 2.0

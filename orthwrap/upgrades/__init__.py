@@ -7,10 +7,11 @@ Nothing here imports Keras or TensorFlow, and no code from a file runs.
 
 from __future__ import annotations
 
+from orthwrap.stores.edits import Weight, WeightEdit, WeightsView
 from orthwrap.upgrades.h5_file import apply_h5, plan_h5, upgrade_h5
 from orthwrap.upgrades.keras_zip import plan_keras_zip, upgrade_keras_zip
+from orthwrap.upgrades.ledger import Modernised, Upgrade
 from orthwrap.upgrades.modernise import modernise, modernise_keras_config
-from orthwrap.upgrades.records import Modernised, Upgrade, Weight, WeightEdit, WeightsView
 from orthwrap.upgrades.saved_model import upgrade_saved_model
 
 __all__ = [

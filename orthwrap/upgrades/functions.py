@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orthwrap.upgrades.hard_sigmoid import REGISTERED
+from orthwrap.upgrades.layers.hard_sigmoid import REGISTERED
 
 
 def register() -> None:

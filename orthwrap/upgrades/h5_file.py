@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orthwrap.errors import FileFault
+from orthwrap.stores.edits import Weight, WeightEdit
+from orthwrap.upgrades.ledger import Config, Modernised, Upgrade
 from orthwrap.upgrades.modernise import modernise, readable_faults
-from orthwrap.upgrades.records import Config, Modernised, Upgrade, Weight, WeightEdit
-from orthwrap.upgrades.run import TARGET_VERSION, parse_version
+from orthwrap.upgrades.rewriting import TARGET_VERSION, parse_version
 
 if TYPE_CHECKING:
     import h5py

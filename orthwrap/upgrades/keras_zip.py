@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orthwrap.errors import FileFault
+from orthwrap.stores.edits import StoreEdit, StoreMove, Weight
 from orthwrap.upgrades.h5_file import prune, values
+from orthwrap.upgrades.ledger import Config, Modernised, Upgrade
 from orthwrap.upgrades.modernise import modernise_keras_config, readable_faults
-from orthwrap.upgrades.records import Config, Modernised, StoreEdit, StoreMove, Upgrade, Weight
-from orthwrap.upgrades.run import TARGET_VERSION
+from orthwrap.upgrades.rewriting import TARGET_VERSION
 
 if TYPE_CHECKING:
     import h5py

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from orthwrap.errors import FileFault
-from orthwrap.upgrades import keras1, modules, names, training
-from orthwrap.upgrades.records import Config, Modernised, WeightEdit, WeightsView
-from orthwrap.upgrades.run import Run, class_of, is_layer_node, parse_version
-from orthwrap.upgrades.walk import Walker, is_model
+from orthwrap.stores.edits import WeightEdit, WeightsView
+from orthwrap.upgrades.ledger import Config, Modernised
+from orthwrap.upgrades.models import compile_config, keras1, modules, names
+from orthwrap.upgrades.models.walk import Walker, is_model
+from orthwrap.upgrades.rewriting import Rewriting, class_of, is_layer_node, parse_version
 
 
 @contextmanager
@@ -42,9 +43,9 @@ def modernise(
     if version >= (3, 0):
         return Modernised(model_config, training_config)
     with readable_faults("model config"):
-        run = Run(version, backend, weights)
+        run = Rewriting(version, backend, weights)
         model, edits = _model(model_config, run)
-        new_training = training.modernise_training(training_config, run)
+        new_training = compile_config.modernise_training(training_config, run)
         return _result(run, model, new_training, edits, model_config, training_config)
 
 
@@ -54,16 +55,16 @@ def modernise_keras_config(config_json: Config, metadata: Config) -> Modernised:
     if isinstance(version, str) and parse_version(version) >= (3, 0):
         return Modernised(config_json, None)
     with readable_faults("config.json"):
-        run = Run(parse_version(version if isinstance(version, str) else "2"), "", None)
+        run = Rewriting(parse_version(version if isinstance(version, str) else "2"), "", None)
         model, edits = _model(config_json, run)
         compiled = model.get("compile_config")
         if compiled is not None:
-            model["compile_config"] = training.modernise_compile(compiled, run)
+            model["compile_config"] = compile_config.modernise_compile(compiled, run)
         return _result(run, model, None, edits, config_json, None)
 
 
 def _result(
-    run: Run,
+    run: Rewriting,
     model: Config,
     new_training: Config | None,
     edits: list[WeightEdit],
@@ -85,7 +86,7 @@ def _result(
     )
 
 
-def _model(model_config: Any, run: Run) -> tuple[Config, list[WeightEdit]]:
+def _model(model_config: Any, run: Rewriting) -> tuple[Config, list[WeightEdit]]:
     if not is_layer_node(model_config):
         raise FileFault("model config: expected a class name and a config; the file is broken")
     model: Config = copy.deepcopy(model_config)

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from orthwrap.errors import FileFault
-from orthwrap.upgrades import wire
+from orthwrap.stores import wire
+from orthwrap.stores.tensor_bundle import Checkpoint, read_regular
+from orthwrap.upgrades.arrays.saved_model_layout import Layout, lay_out
 from orthwrap.upgrades.keras_zip import CONFIG, METADATA, WEIGHTS, edit_weights
+from orthwrap.upgrades.ledger import Config, Modernised, Upgrade
+from orthwrap.upgrades.models.modules import MODELS
 from orthwrap.upgrades.modernise import modernise_keras_config, readable_faults
-from orthwrap.upgrades.modules import MODELS
-from orthwrap.upgrades.records import Config, Modernised, Upgrade
-from orthwrap.upgrades.run import TARGET_VERSION, class_of, parse_version
-from orthwrap.upgrades.saved_model_layout import Layout, lay_out
-from orthwrap.upgrades.tensor_bundle import Checkpoint, read_regular
+from orthwrap.upgrades.rewriting import TARGET_VERSION, class_of, parse_version
 
 GRAPH = "saved_model.pb"
 KERAS_METADATA = "keras_metadata.pb"

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import orthwrap
-from orthwrap import needs
-from orthwrap.loading import _config_of
-from orthwrap.render.terminal import console, render, render_compare
-from orthwrap.rules import read_rules
-from orthwrap.training.checkpoints import Folder
+from orthwrap.loading.loading import _config_of
+from orthwrap.model_config import needs
+from orthwrap.report.terminal import console, render, render_compare
+from orthwrap.rules.file import read_rules
+from orthwrap.training.loop.checkpoints import CheckpointFolder
 from tests.fuzz import checkpoints, model_configs, structures, toml_rules, training_configs, zips
 from tests.fuzz.values import Draw
 from tests.samples import small_file
@@ -84,7 +84,7 @@ def on_checkpoints(path: Path, out: Path) -> list[str]:
     """A folder that a run would go on from."""
 
     def resume() -> None:
-        folder = Folder(path)
+        folder = CheckpointFolder(path)
         state = folder.open(resume=True)
         if state is None:
             return

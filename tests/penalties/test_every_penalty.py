@@ -26,10 +26,10 @@ from oracles import (
     signs,
 )
 
-from orthwrap.layouts import Layout
-from orthwrap.measure import measure
+from orthwrap.model_config.layout import Layout
 from orthwrap.penalties import tensors
 from orthwrap.penalties.penalty import probe_shape
+from orthwrap.report.measure import measure
 
 # Keras itself triggers this on tensors of some NumPy and backend versions.
 pytestmark = pytest.mark.filterwarnings(

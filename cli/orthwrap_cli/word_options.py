@@ -1,0 +1,126 @@
+"""Options of the commands, made from tables of words."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from orthwrap.errors import UsageError
+from orthwrap.rules.words import AUTO, Word, words_of
+
+
+def one_of(table: type, name: str) -> Any:
+    """The annotation of a parameter that is the option for one word."""
+    return _annotation(name, words_of(table)[name])
+
+
+def _annotation(name: str, word: Word) -> Any:
+    kind = word.kind.option
+    long = f"--{name.replace('_', '-')}"
+    named = any(flag.startswith("--") for flag in word.flags)
+    option = typer.Option(
+        *([] if named else [long]),
+        *word.flags,
+        metavar=word.metavar,
+        help=word.help,
+        rich_help_panel=word.panel,
+    )
+    return Annotated[kind if kind is bool else kind | None, option]
+
+
+def with_words(**tables: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command an option for each word of a table, in place of a parameter.
+
+    The parameter then gets what was said, by word.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(function, eval_str=True)
+        parameters: list[inspect.Parameter] = []
+        for own in signature.parameters.values():
+            if own.name not in tables:
+                parameters.append(own.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+                continue
+            parameters += [
+                inspect.Parameter(
+                    name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=False if word.kind.option is bool else None,
+                    annotation=_annotation(name, word),
+                )
+                for name, word in words_of(tables[own.name]).items()
+                if word.kind.option is not None
+            ]
+
+        @functools.wraps(function)
+        def wrapped(**given: Any) -> None:
+            for parameter, table in tables.items():
+                said = {n: given.pop(n) for n in words_of(table) if n in given}
+                given[parameter] = {n: PARSERS.get(n, _as_it_is)(v) for n, v in said.items()}
+            function(**given)
+
+        wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return wrapped
+
+    return decorate
+
+
+# What a command line gives as text and Python as something else.
+
+
+def _as_it_is(value: Any) -> Any:
+    return value if value != [] else None
+
+
+def _number_or_auto(text: str) -> float | str:
+    return text if text == AUTO else float(text)
+
+
+def parse_factor(text: str | None) -> float | str | None:
+    """`--factor`; UsageError where it is no number and not auto."""
+    if text is None:
+        return None
+    try:
+        return _number_or_auto(text)
+    except ValueError:
+        raise UsageError(
+            f"--factor {text!r} is not a number: give one like 1e-3, or auto"
+        ) from None
+
+
+def parse_factor_for(items: list[str] | None) -> tuple[tuple[str, float | str], ...] | None:
+    """`PATTERN=F`, split at the last `=`; F may be auto."""
+    pairs = []
+    for item in items or ():
+        pattern, equals, text = item.rpartition("=")
+        try:
+            if not equals or not pattern:
+                raise ValueError
+            pairs.append((pattern, _number_or_auto(text)))
+        except ValueError:
+            raise UsageError(
+                f"--factor-for {item!r} is not PATTERN=F: write it like 'conv1*=1e-4'"
+            ) from None
+    return tuple(pairs) or None
+
+
+def parse_options(items: list[str] | None) -> dict[str, Any] | None:
+    """`KEY=VALUE`, several times."""
+    options = {}
+    for item in items or ():
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--option {item!r} is not KEY=VALUE: write it like steps=5")
+        options[key.replace("-", "_")] = value
+    return options or None
+
+
+PARSERS: dict[str, Callable[[Any], Any]] = {
+    "factor": parse_factor,
+    "factor_for": parse_factor_for,
+    "options": parse_options,
+}

@@ -1,0 +1,1 @@
+"""A `keras.Model` in memory: read, rebuilt with an edited config, or changed in place."""

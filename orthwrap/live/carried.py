@@ -1,0 +1,51 @@
+"""What a config does not hold, carried from the original to its copy."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+
+from orthwrap.live.store import _kind_of
+
+
+def layer_pairs(model: Any, new: Any) -> Iterator[tuple[Any, Any]]:
+    originals = model._flatten_layers(include_self=False, recursive=True)
+    copies = new._flatten_layers(include_self=False, recursive=True)
+    for old, fresh in zip(originals, copies, strict=False):
+        if type(old).__name__ == type(fresh).__name__:
+            yield old, fresh
+
+
+def copy_own_state(old: Any, fresh: Any) -> None:
+    """What a layer saves in its own way: statistics, a vocabulary that was learnt from data."""
+    base = keras.layers.Layer.load_own_variables
+    if _kind_of(old) is None and type(old).load_own_variables is not base:
+        state: dict[str, Any] = {}
+        old.save_own_variables(state)
+        fresh.load_own_variables(state)
+    if hasattr(old, "save_assets") and hasattr(fresh, "load_assets"):
+        with tempfile.TemporaryDirectory(prefix="orthwrap-") as folder:
+            old.save_assets(folder)
+            fresh.load_assets(folder)
+
+
+def copy_seeds(model: Any, new: Any) -> None:
+    """Dropout and the like go on from the state they had."""
+    old_seeds = [v for v in model.non_trainable_variables if v.name == "seed_generator_state"]
+    new_seeds = [v for v in new.non_trainable_variables if v.name == "seed_generator_state"]
+    if len(old_seeds) == len(new_seeds):
+        for old, fresh in zip(old_seeds, new_seeds, strict=True):
+            fresh.assign(old)
+
+
+def copy_trainable(model: Any, new: Any, pairs: Sequence[tuple[Any, Any]]) -> None:
+    """A frozen model or layer is frozen in the copy too; configs do not always say so."""
+    for old, fresh in pairs:
+        if old._trainable != fresh._trainable:
+            fresh._trainable = old._trainable
+    for old, fresh in zip(model.weights, new.weights, strict=True):
+        if old.trainable != fresh.trainable:
+            fresh.trainable = old.trainable

@@ -1,0 +1,136 @@
+"""What a live model was compiled with, beside its config and weights."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+
+from orthwrap.errors import ValueFault
+from orthwrap.rules.references import known_objects
+from orthwrap.text import first_line
+
+# Where Keras keeps it.
+_STATE = (
+    "optimizer",
+    "loss",
+    "compiled",
+    "steps_per_execution",
+    "stop_training",
+    "_compile_config",
+    "_compile_loss",
+    "_compile_metrics",
+    "_compiled_trainable_state",
+    "_jit_compile",
+    "_loss_tracker",
+    "_run_eagerly",
+)
+
+
+def compiled_state(model: Any) -> dict[str, Any]:
+    """For `set_compiled_state`, once the model was compiled in another way."""
+    held = vars(model)
+    return {name: held[name] for name in _STATE if name in held}
+
+
+def set_compiled_state(model: Any, state: Mapping[str, Any]) -> None:
+    held = vars(model)
+    for name in _STATE:
+        held.pop(name, None)
+    held.update(state)
+    if state.get("optimizer") is not None:
+        set_optimizer(model, state["optimizer"])  # what a file keeps of it may be another one now
+    forget_compiled_steps(model)
+
+
+def copy_compiled(model: Any, new: Any, known: Mapping[str, Any]) -> tuple[str, ...]:
+    """Compiles a copy as the model is, optimizer state and all; notes of what did not work."""
+    try:
+        with warnings.catch_warnings(), known_objects(known):
+            warnings.simplefilter("ignore")
+            if type(model).compile is keras.Model.compile:
+                new.compile(**_compile_arguments(model))
+            else:
+                new.compile_from_config(model.get_compile_config())
+        if new.compiled and model.optimizer is not None:
+            pairs = list(zip(model.variables, new.variables, strict=True))
+            copy_exclusions(model.optimizer, new.optimizer, pairs)
+            # It may have been built before a layer was frozen: for the same variables, then.
+            if model.optimizer.built:
+                twins = {id(a): b for a, b in pairs}
+                new.optimizer.build([twins[id(v)] for v in model.optimizer._trainable_variables])
+                copy_variables(model.optimizer, new.optimizer)
+    except Exception as e:  # a user's loss or metric may not come back from its config
+        return (
+            f"the compiled state could not be carried over ({type(e).__name__}: "
+            f"{first_line(e)}): compile the new model before training",
+        )
+    if not new.compiled:
+        return ("the compiled state could not be carried over: compile the new model",)
+    return ()
+
+
+def _compile_arguments(model: Any) -> dict[str, Any]:
+    """What the model was compiled with. Losses keep no state; optimizer and metrics are new."""
+    arguments = dict(model._compile_config.config)
+    optimizer = model.optimizer
+    arguments["optimizer"] = optimizer and again(optimizer)
+    arguments["auto_scale_loss"] = False  # where it was scaled, the optimizer is that already
+    for key in ("metrics", "weighted_metrics"):
+        arguments[key] = keras.tree.map_structure(
+            lambda m: again(m) if isinstance(m, keras.metrics.Metric) else m, arguments[key]
+        )
+    return arguments
+
+
+def again(thing: Any) -> Any:
+    """Another one of the same config: a metric, an optimizer, without what it keeps."""
+    return type(thing).from_config(thing.get_config())
+
+
+def inner_of(optimizer: Any) -> Any:
+    """The optimizer itself, where Keras has wrapped it to scale the loss."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def copy_exclusions(source: Any, target: Any, pairs: Iterable[tuple[Any, Any]] = ()) -> None:
+    """Which variables an optimizer's weight decay passes over; its config does not say.
+
+    Args:
+        source, target: optimizers, the second not yet built.
+        pairs: the variables of the first, each with that of the second which it stands for; none
+            where they are the same.
+    """
+    source, target = map(inner_of, (source, target))
+    pattern = getattr(source, "_exclude_from_weight_decay_pattern", None)
+    keys: set[Any] = getattr(source, "_exclude_from_weight_decay", set())
+    if pattern is None and not keys:
+        return
+    twins = {source._var_key(a): target._var_key(b) for a, b in pairs}
+    target._exclude_from_weight_decay_pattern = pattern
+    target._exclude_from_weight_decay = {twins.get(k, k) for k in keys}
+    target._exclude_from_weight_decay_cache = {}
+
+
+def copy_variables(source: Any, target: Any) -> None:
+    """Optimizer state, variable by variable; ValueFault where they do not correspond."""
+    old, new = source.variables, target.variables
+    if [tuple(v.shape) for v in old] != [tuple(v.shape) for v in new]:
+        raise ValueFault("the optimizers have different variables")
+    for a, b in zip(old, new, strict=True):
+        b.assign(a)
+
+
+def set_optimizer(model: Any, optimizer: Any) -> None:
+    """Another optimizer for a compiled model, in the model and in what a file keeps of it."""
+    model.optimizer = optimizer
+    model._compile_config.config["optimizer"] = optimizer
+
+
+def forget_compiled_steps(model: Any) -> None:
+    """Steps that Keras compiled keep the losses and regularizers they were traced with."""
+    for name in ("train_function", "test_function"):
+        if getattr(model, name, None) is not None:
+            setattr(model, name, None)

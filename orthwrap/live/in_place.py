@@ -1,0 +1,61 @@
+"""A live model changed itself, and given back as it was on an error."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+
+from orthwrap.errors import RebuildError
+from orthwrap.live.compiled import compiled_state, set_compiled_state
+
+
+def set_regularizer(live: Any, key: str, variables: Sequence[Any], regularizer: Any) -> None:
+    """Sets a regularizer on the live layer *and* on its variables: either alone is not enough.
+
+    Keras reads the variable's when it sums losses, and the layer's when it saves.
+    """
+    if live is None:
+        raise RebuildError(
+            "the copy made from the model's config lacks a layer of the model: use in_place=True"
+        )
+    owners = [live]
+    cell = getattr(live, "cell", None)
+    if cell is not None:
+        owners.append(cell)
+    for owner in owners:
+        for name in (key, f"_{key}"):  # attention layers keep theirs behind an underscore
+            is_view = isinstance(getattr(type(owner), name, None), property)  # of its cell's
+            if hasattr(owner, name) and not is_view:
+                setattr(owner, name, regularizer)
+    for variable in variables:
+        variable.regularizer = regularizer
+
+
+@contextlib.contextmanager
+def restored_on_error(model: Any) -> Iterator[None]:
+    """Where the block fails, the model is as it was, but for weights that were trained already.
+
+    Its regularizers, which layers are trained, and how it is compiled are put back.
+    """
+    layers = [
+        (layer, {k: v for k, v in vars(layer).items() if k.endswith(("regularizer", "_trainable"))})
+        for layer in model._flatten_layers()
+    ]
+    variables = [(v, v.regularizer, v.trainable) for v in model.variables]
+    compiled = compiled_state(model)
+    rate = getattr(compiled.get("optimizer"), "learning_rate", None)
+    rates = [(rate, keras.ops.convert_to_numpy(rate))] if isinstance(rate, keras.Variable) else []
+    try:
+        yield
+    except BaseException:
+        for layer, own in layers:
+            vars(layer).update(own)
+        for variable, regularizer, trainable in variables:
+            variable.regularizer, variable.trainable = regularizer, trainable
+        set_compiled_state(model, compiled)
+        for variable, value in rates:
+            variable.assign(value)
+        raise

@@ -1,0 +1,184 @@
+"""A new model from an edited config, with the original's weights and state."""
+
+from __future__ import annotations
+
+import types
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+from keras.src.saving.serialization_lib import ObjectSharingScope
+
+from orthwrap.errors import RebuildError
+from orthwrap.live.carried import copy_own_state, copy_seeds, copy_trainable, layer_pairs
+from orthwrap.live.compiled import copy_compiled
+from orthwrap.live.store import LiveStore, _first_line
+from orthwrap.model_config.tree import Edit, Node, at, edit
+from orthwrap.rules.references import known_objects
+
+
+def rebuild(store: LiveStore, edits: Sequence[Edit]) -> tuple[Any, tuple[str, ...]]:
+    """A new model with its own variables from the edited config; and warnings.
+
+    Weights, compiled state and optimizer variables are those of the original, which stays as it
+    was.
+
+    Raises:
+        RebuildError: the config does not rebuild the model.
+    """
+    model = store.model
+    if store.no_config:
+        raise _cannot_rebuild(model, store.no_config)
+    root = edit(store.root, edits)
+    for node in _named_nodes(root):
+        node.pop("compile_config", None)  # the compiled state is copied from the live models
+    known = {**live_objects(store), **_keep_functions(store, root)}
+    with warnings.catch_warnings(), ObjectSharingScope():
+        warnings.simplefilter("ignore")
+        try:
+            if _shares_between_models(model):
+                new = _clone(store, root, known)
+            else:
+                new = keras.saving.deserialize_keras_object(
+                    root, custom_objects=known, safe_mode=True
+                )
+        except Exception as e:  # from_config is the user's code and may raise anything
+            raise _cannot_rebuild(model, f"from_config failed ({_first_line(e)})") from e
+    if not isinstance(new, keras.Model):
+        raise _cannot_rebuild(model, f"its config makes a {type(new).__name__}")
+    if [tuple(w.shape) for w in new.weights] != [tuple(w.shape) for w in model.weights]:
+        raise _cannot_rebuild(
+            model,
+            f"its config makes {len(new.weights)} weights of other shapes or in another order "
+            f"(the model has {len(model.weights)})",
+        )
+    new.set_weights(model.get_weights())
+    pairs = [(model, new), *layer_pairs(model, new)]
+    for old, fresh in pairs:
+        if fresh.name != old.name:  # not every class's config has the name
+            fresh.name = old.name
+        copy_own_state(old, fresh)
+    copy_seeds(model, new)
+    copy_trainable(model, new, pairs)
+    notes: list[str] = []
+    for old, fresh in pairs:
+        if isinstance(old, keras.Model) and old.compiled:
+            notes += copy_compiled(old, fresh, known)
+    return new, tuple(notes)
+
+
+def _cannot_rebuild(model: Any, why: str) -> RebuildError:
+    return RebuildError(
+        f"model {model.name!r} ({type(model).__name__}) cannot be rebuilt from its config: {why}; "
+        "use in_place=True, or give the class a get_config that rebuilds it"
+    )
+
+
+def _shares_between_models(model: Any) -> bool:
+    """Whether two (sub)models hold one layer, which a config does not tell."""
+    owners: dict[int, int] = {}
+    submodels = [model, *model._flatten_layers(include_self=False)]
+    for owner in {id(m): m for m in submodels if isinstance(m, keras.Model)}.values():
+        for layer in owner.layers:
+            owners[id(layer)] = owners.get(id(layer), 0) + 1
+    return any(count > 1 for count in owners.values())
+
+
+def _clone(store: LiveStore, root: Node, known: Mapping[str, Any]) -> Any:
+    """The model's graph once more, each layer from its node: what is shared stays so."""
+    nodes = {
+        id(store.object_of(layer)): at(root, layer.pointers[0])
+        for layer in store.layers()
+        if layer.pointers
+    }
+
+    def from_node(layer: Any) -> Any:
+        if id(layer) not in nodes:
+            return type(layer).from_config(layer.get_config())  # an operation, say
+        return keras.saving.deserialize_keras_object(nodes[id(layer)], safe_mode=True)
+
+    with known_objects(known):
+        new = keras.models.clone_model(store.model, clone_function=from_node, recursive=True)
+    if type(new) is not type(store.model):
+        raise TypeError(f"a clone of it is a {type(new).__name__}")
+    return new
+
+
+def live_objects(store: LiveStore) -> dict[str, Any]:
+    """The classes and functions that the model is made of and Keras does not know, by name.
+
+    Only what is alive in it counts: its config may have kept strings of a file.
+    """
+    from orthwrap.regularizers import Attached
+
+    found: dict[str, Any] = {}
+    seen: set[int] = set()
+    waiting = [store.model, *store._objects.values()]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        cls = type(value)
+        if isinstance(value, Attached) and isinstance(value.attachment.foreign, str):
+            found[value.attachment.foreign] = value._function
+        if hasattr(cls, "get_config"):
+            waiting += _held(value)
+            if _is_keras(cls.__module__):
+                continue
+            found[cls.__name__] = found[str(keras.saving.get_registered_name(cls))] = cls
+        elif callable(value) and isinstance(getattr(value, "__name__", None), str):
+            found[value.__name__] = value
+            found[str(keras.saving.get_registered_name(value))] = value
+    return found
+
+
+def _is_keras(module: str) -> bool:
+    return module.partition(".")[0] == "keras"
+
+
+def _held(live: Any) -> Iterator[Any]:
+    """The values of an object's attributes, and those in its lists and dicts; not its methods."""
+    for key, value in list(vars(live).items()):
+        if isinstance(value, Mapping):
+            yield from value.values()
+        elif isinstance(value, (list, tuple)):
+            yield from value
+        elif not callable(getattr(type(live), key, None)):  # which Keras wraps for each object
+            yield value
+
+
+def _keep_functions(store: LiveStore, root: Node) -> dict[str, Any]:
+    """Lets nodes that stand for a function name the live one; returns them by name.
+
+    A lambda's node is its bytecode, without the module around it; two functions may have one name.
+    """
+    found: dict[str, Any] = {}
+    for layer in store.layers():
+        live = store.object_of(layer)
+        for pointer in layer.pointers:
+            config = at(root, pointer)["config"]
+            for key, value in config.items() if isinstance(config, dict) else ():
+                function = getattr(live, key, getattr(live, f"_{key}", None))
+                if isinstance(value, Mapping) and isinstance(function, types.FunctionType):
+                    name = f"{layer.path}.{key}"
+                    found[name] = function
+                    config[key] = {
+                        "module": "builtins",
+                        "class_name": "function",
+                        "config": name,
+                        "registered_name": name,
+                    }
+    return found
+
+
+def _named_nodes(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        if value.get("module") and value.get("class_name"):
+            yield value
+        for inner in value.values():
+            yield from _named_nodes(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _named_nodes(inner)

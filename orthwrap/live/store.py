@@ -1,0 +1,211 @@
+"""A `keras.Model` in memory: read, rebuilt with an edited config, or changed in place."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import keras
+from keras.src.saving.serialization_lib import ObjectSharingScope
+
+from orthwrap.errors import ValueFault
+from orthwrap.model_config.layers import KERNELS, KernelSpec
+from orthwrap.model_config.tree import Layer, Node, Step, to_snake_case, walk
+from orthwrap.stores.base import ModelRecord, WeightRef, as_float
+
+
+class LiveStore:
+    """Reads one model. It is never changed here."""
+
+    format = "memory"
+
+    def __init__(self, model: Any) -> None:
+        if not isinstance(model, keras.Model):
+            raise ValueFault(
+                f"expected a keras.Model or a path, got {type(model).__module__}."
+                f"{type(model).__name__}: give a Keras 3 model"
+            )
+        if not model.built or not model.weights:
+            raise ValueFault(
+                f"model {model.name!r} has no weights yet: call it once on an input, or build it"
+            )
+        self.model = model
+        self.no_config = ""  # why there is none, where the model's get_config fails
+        try:
+            self.root = _serialize(model)
+        except Exception as e:  # get_config is the user's code and may raise anything
+            self.root = {"class_name": type(model).__name__, "config": {}}
+            self.no_config = f"its get_config failed ({_first_line(e)})"
+        self.record = ModelRecord(None, self.format, keras.__version__, int(model.count_params()))
+        self._objects = _live_layers(model)
+
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers of the config, then those that only the live model knows.
+
+        A subclassed model's config may not hold its layers; they have no place in the tree
+        (`pointers` is empty) and are changed on the object itself.
+        """
+        found: list[Layer] = []
+        index: dict[int, int] = {}  # by the live object: a config may hold a shared layer twice
+        for layer in walk(self.root):
+            live = self.object_of(layer)
+            first = None if live is None else index.setdefault(id(live), len(found))
+            if first is None or first == len(found):
+                found.append(self._with_object(layer))
+                continue
+            old = found[first]
+            found[first] = replace(
+                old,
+                paths=(*old.paths, *layer.paths),
+                pointers=(*old.pointers, *layer.pointers),
+            )
+        for path, live in self._objects.items():
+            if id(live) not in index:
+                index[id(live)] = len(found)
+                found.append(_live_only(path, live))
+        return tuple(found)
+
+    def object_of(self, layer: Layer) -> Any:
+        """The live layer, or None where the config names one that does not exist."""
+        return next((self._objects[p] for p in layer.paths if p in self._objects), None)
+
+    def weights(self, layer: Layer, specs: Sequence[KernelSpec]) -> list[WeightRef | None]:
+        live = self.object_of(layer)
+        return [None if live is None else _weight(live, spec) for spec in specs]
+
+    def close(self) -> None:
+        """There is no file to let go of."""
+
+    def _with_object(self, layer: Layer) -> Layer:
+        live = self.object_of(layer)
+        if live is None:
+            return layer
+        return replace(layer, kind=_kind_of(live), trainable=_is_trainable(self.model, live))
+
+
+def _weight(live: Any, spec: KernelSpec) -> WeightRef | None:
+    variable = variable_of(live, spec)
+    if variable is None:
+        return None
+    return WeightRef(
+        tuple(variable.shape),
+        lambda: as_float(keras.ops.convert_to_numpy(variable)),
+        id(variable),
+    )
+
+
+def variable_of(live: Any, spec: KernelSpec) -> Any:
+    """The variable a spec speaks of, or None."""
+    for attribute in spec.attributes:
+        live = getattr(live, attribute, None)
+    # Dense.kernel is a property that adds LoRA's factors; the variable is behind it. Keras 3
+    # calls the kernel of a depthwise convolution `kernel`.
+    names = (f"_{spec.weight}", spec.weight, "kernel")
+    found = (getattr(live, name, None) for name in names)
+    return next((v for v in found if isinstance(v, keras.Variable)), None)
+
+
+# The live tree. Paths agree with the walker's.
+
+
+def _live_layers(model: Any) -> dict[str, Any]:
+    """Every layer below the model, by each of its paths."""
+    found: dict[str, Any] = {}
+
+    def descend(owner: Any, prefix: str, depth: int) -> None:
+        for name, child in _members(owner):
+            path = prefix + name
+            while path in found:  # as the walker does where two members have one name
+                path += "'"
+            found[path] = child
+            if _kind_of(child) is None and depth < 50:
+                descend(child, path + "/", depth + 1)
+
+    descend(model, "", 0)
+    return found
+
+
+def _members(owner: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(owner, keras.layers.Bidirectional):
+        yield f"forward_{owner.forward_layer.name.removeprefix('forward_')}", owner.forward_layer
+        # The walker names both after the forward layer; a backward layer of its own keeps its name.
+        yield owner.backward_layer.name, owner.backward_layer
+        return
+    # Functional and Sequential list their layers; every other layer tracks what it holds.
+    layers = getattr(owner, "layers", None)
+    if not isinstance(layers, list):
+        layers = getattr(owner, "_layers", [])
+    for layer in layers:
+        if isinstance(layer, keras.layers.Layer):
+            yield layer.name, layer
+
+
+def _kind_of(live: Any) -> str | None:
+    """The first known Keras class the layer is an instance of."""
+    for cls in type(live).__mro__:
+        if cls.__name__ in KERNELS and cls.__module__.startswith("keras."):
+            return cls.__name__
+    return None
+
+
+def _is_trainable(model: Any, live: Any) -> bool:
+    if not model.trainable or not live.trainable:
+        return False
+    weights = live.trainable_weights
+    return bool(weights) or not live.weights
+
+
+def _live_only(path: str, live: Any) -> Layer:
+    class_name = type(live).__name__
+    snake = to_snake_case(class_name)
+    try:
+        config = live.get_config()
+    except Exception:  # a user's class may not have one; its variables are known all the same
+        config = {}
+    return Layer(
+        path=path,
+        paths=(path,),
+        class_name=class_name,
+        kind=_kind_of(live),
+        name=live.name,
+        node={"class_name": class_name, "config": dict(config)},
+        pointers=(),
+        steps=(Step("layers", live.name, snake, 0),),
+        trainable=bool(live.trainable),
+        is_container=bool(getattr(live, "_layers", None)) and _kind_of(live) is None,
+    )
+
+
+# Rebuilding
+
+
+def _serialize(model: Any) -> Node:
+    with warnings.catch_warnings(), ObjectSharingScope():
+        # Lambda layers warn that loading them runs code; this code is the caller's own.
+        warnings.simplefilter("ignore")
+        root: Node = keras.saving.serialize_keras_object(model)
+    return root
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+# The caller's own classes and functions are alive, so they need not be registered for a copy.
+
+
+# What a config does not hold.
+
+
+def regularizers_of(model: Any) -> Iterator[tuple[str, Any]]:
+    """(place, regularizer or None) of every variable and of every layer's outputs."""
+    for variable in model.weights:
+        yield variable.path, variable.regularizer
+    for layer in model._flatten_layers():
+        yield layer.name, layer.activity_regularizer
+
+
+# Checking

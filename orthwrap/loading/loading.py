@@ -1,0 +1,202 @@
+"""Loading and saving through Keras, with orthwrap's classes known and errors of one line.
+
+Keras is imported when a function is called, not before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from orthwrap.errors import FileFault, OrthwrapError
+from orthwrap.loading.known import known_metrics_only, known_objects, refuse_code
+from orthwrap.loading.optimizer_state import restore_optimizer
+from orthwrap.model_config import needs
+from orthwrap.model_config.tree import Node
+from orthwrap.opening import opened
+from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
+from orthwrap.stores import hdf5
+from orthwrap.stores.faults import reading
+from orthwrap.stores.files import is_hdf5, open_file
+from orthwrap.stores.outputs import DEFAULT_SUFFIX, FORMATS, PathLike, as_path
+from orthwrap.stores.replacing import scratch_folder
+from orthwrap.upgrades.models.compile_config import spelled_out
+
+
+def load_model(
+    path: PathLike,
+    custom_objects: CustomObjects | None = None,
+    *,
+    unsafe_lambda: bool = False,
+    **kwargs: Any,
+) -> Any:
+    """`keras.models.load_model`, for files of older Keras too, and with their compiled state.
+
+    Keras 3 builds the optimizer of an `.h5` file for no variables at all, so that its state is
+    lost and `fit` fails; here it is read as it was saved.
+
+    Args:
+        path: a `.keras`, `.h5` or `.hdf5` file, or a SavedModel folder.
+        custom_objects: the file's own classes and functions: a mapping by name, or references
+            `package.module:Name` (`package.module`: all that it defines), which are imported.
+        unsafe_lambda: runs the code of Lambda layers that the file keeps; `safe_mode=False` too.
+        **kwargs: passed on to Keras (`compile`, `safe_mode`).
+
+    Raises:
+        FileFault: Keras cannot load it; the message names what it lacks, and which layers use it.
+        ValueFault: a reference in `custom_objects` leads nowhere.
+    """
+    path = as_path(path)
+    unsafe = unsafe_lambda or kwargs.get("safe_mode") is False
+    with opened(path) as source, contextlib.ExitStack() as stack:
+        read = source.store.path  # of a file of an older Keras, its modernised copy
+        if FORMATS.get(read.suffix) != source.store.format and not read.is_dir():
+            # Keras goes by the suffix, and here it does not say what the file is.
+            link = (
+                stack.enter_context(scratch_folder())
+                / f"model{DEFAULT_SUFFIX[source.store.format]}"
+            )
+            link.symlink_to(read.resolve())
+            read = link
+        model, _ = _load(read, path, custom_objects, unsafe, kwargs)
+    return model
+
+
+def load_compiled(
+    path: Path,
+    custom_objects: CustomObjects | None = None,
+    *,
+    unsafe_lambda: bool = False,
+    shown: Path | None = None,
+) -> tuple[Any, tuple[str, ...]]:
+    """The model, compiled as the file says where that can be done; and notes where it cannot.
+
+    `shown` is the file that errors name, where `path` is a copy of it.
+    """
+    shown = shown or path
+    try:
+        return _load(path, shown, custom_objects, unsafe_lambda, {}, without_unknown_metrics=True)
+    except OrthwrapError as e:
+        try:
+            model, _ = _load(path, shown, custom_objects, unsafe_lambda, {"compile": False})
+        except OrthwrapError:
+            raise e from None
+        return model, (f"the file's training configuration could not be used ({e})",)
+
+
+def _load(
+    path: Path,
+    shown: Path,
+    custom_objects: CustomObjects | None,
+    unsafe_lambda: bool,
+    kwargs: Mapping[str, Any],
+    without_unknown_metrics: bool = False,
+) -> tuple[Any, tuple[str, ...]]:
+    given = custom_objects_of(custom_objects)
+    root = _config_of(path, compiled=kwargs.get("compile", True))
+    refuse_code(root, shown, unsafe_lambda)
+    import keras
+
+    import orthwrap.regularizers  # noqa: F401  # registers the classes
+
+    given = known_objects(root, given, shown)
+    notes: tuple[str, ...] = ()
+    if without_unknown_metrics and is_hdf5(path):
+        root, notes = known_metrics_only(root, given)
+    with _quiet_keras(), _readable(path, root) as readable:
+        try:
+            model = keras.models.load_model(
+                readable, custom_objects=given, **{**kwargs, "safe_mode": not unsafe_lambda}
+            )
+        except OrthwrapError:
+            raise
+        except Exception as e:  # Keras raises every kind of exception for what it cannot load
+            ours = _ours_within(e)
+            if ours is not None:
+                raise type(ours)(str(ours)) from e
+            raise FileFault(f"Keras cannot load {shown}: {_first_line(e)}") from e
+    if is_hdf5(path) and getattr(model, "compiled", False) and model.optimizer is not None:
+        notes += restore_optimizer(model, path)
+    return model, notes
+
+
+# What the file needs, found from its config before Keras is asked
+
+
+def _config_of(path: Path, compiled: bool) -> Node:
+    """The config that Keras will read, that of training with it only where Keras reads it too."""
+    with reading(path):
+        store = open_file(path)
+    try:
+        root = dict(store.root)
+    finally:
+        store.close()
+    if not compiled:
+        root.pop(needs.COMPILED, None)
+    elif store.format == "h5":
+        root[needs.COMPILED] = _training_of(path)
+    return root
+
+
+@contextlib.contextmanager
+def _readable(path: Path, root: Node) -> Iterator[Path]:
+    """The file, or a copy that is compiled as `root` says, in names that Keras can read.
+
+    Only an `.h5` needs it; its losses must not be abbreviated.
+    """
+    training = root.get(needs.COMPILED)
+    wanted = spelled_out(training) if training and is_hdf5(path) else None
+    if wanted is None or wanted == _training_of(path):
+        yield path
+        return
+    with scratch_folder() as folder:
+        copy = folder / f"model{path.suffix}"
+        shutil.copyfile(path, copy)
+        with hdf5.open_hdf5(copy, "r+") as f:
+            f.attrs.create("training_config", json.dumps(wanted), dtype=h5py.string_dtype())
+        yield copy
+
+
+def _training_of(path: Path) -> dict[str, Any] | None:
+    """How an `.h5` says that its model was compiled; None where it says nothing readable."""
+    with hdf5.open_hdf5(path) as f, contextlib.suppress(ValueError):
+        training = json.loads(hdf5.text(f, "training_config") or "null")
+        return training if isinstance(training, dict) else None
+    return None
+
+
+def _ours_within(error: BaseException) -> OrthwrapError | None:
+    """The error that orthwrap raised in the first place, if Keras wrapped one."""
+    cause = error.__cause__ or error.__context__
+    while cause is not None and not isinstance(cause, OrthwrapError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
+
+
+def _first_line(error: BaseException) -> str:
+    """What went wrong, without the configs that Keras puts around it."""
+    text = str(error).rpartition("Exception encountered: ")[2]
+    text = (text.strip().splitlines() or [type(error).__name__])[0]
+    return text if len(text) <= 300 else text[:297] + "…"
+
+
+@contextlib.contextmanager
+def _quiet_keras() -> Iterator[None]:
+    """Keras warns and logs what the report says better: that .h5 is a legacy format, say."""
+    from absl import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)

@@ -1,0 +1,39 @@
+"""A live model written to a file, whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from orthwrap.errors import FileFault
+from orthwrap.loading.loading import _first_line, _quiet_keras
+from orthwrap.penalties.attachment import check_reference
+from orthwrap.stores.replacing import replacing
+
+
+def save_model(model: Any, target: Path, like: Path | None = None) -> None:
+    """Saves a live model, whole or not at all, in the format of the suffix.
+
+    `like` is the path whose suffix says the format, where the target's own does not.
+
+    Raises:
+        ValueFault: a kernel carries a function that a file cannot refer to.
+        FileFault: Keras cannot save it.
+    """
+    from orthwrap.live.store import regularizers_of
+
+    for where, regularizer in regularizers_of(model):
+        attachment = getattr(regularizer, "attachment", None)
+        if attachment is not None:
+            check_reference(attachment.foreign, f"{where} has {attachment.name!r}")
+    with replacing(target) as sibling, _quiet_keras():
+        written = sibling if like is None else sibling.with_name(f"model{like.suffix}")
+        try:
+            model.save(written)
+            written.replace(sibling)
+        except OSError:
+            raise
+        except Exception as e:  # a user's get_config may raise anything
+            raise FileFault(
+                f"Keras cannot save the model as {target.name}: {_first_line(e)}"
+            ) from e

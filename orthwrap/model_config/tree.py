@@ -1,0 +1,358 @@
+"""A model's config tree → its layers, with their paths; and edits of the tree.
+
+Pure functions over dicts, no Keras. Both dialects are read: the legacy nodes of `.h5` files
+(`class_name`, `config`, `inbound_nodes`) and Keras 3's (`module`, `registered_name` as well).
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from orthwrap.errors import FileFault
+from orthwrap.model_config.layers import KERNELS, OLD_NAMES
+
+Node = dict[str, Any]
+Pointer = tuple[str | int, ...]
+
+# Guards against hostile files: more than any real model has.
+MAX_DEPTH = 100
+MAX_LAYERS = 10_000  # a layer counts once for each place it is used in
+MAX_PATH = 2000  # characters
+MAX_PARTS = 200  # of a path, between slashes
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step from a layer's owner down to it, as weight files need it.
+
+    Attributes:
+        attribute: the owner's attribute that holds the layer: `layers`, `layer`, `cell`, ….
+        name: the layer's name.
+        snake: the class name in snake case, by which `.keras` files number the members of a list.
+        ordinal: how many members of the list before it have the same `snake`; None if no list.
+    """
+
+    attribute: str
+    name: str
+    snake: str
+    ordinal: int | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of the model: one entry, however many places it is used in.
+
+    Attributes:
+        path: its first place, `outer/inner/conv1`.
+        paths: every place.
+        class_name: the config's class name, without a `package>` prefix.
+        kind: the known class it is (live: or is a subclass of); None for an unknown class.
+        name: its own name.
+        node: its node in the tree; not to be changed.
+        pointers: where its config stands in the tree, one for each place.
+        steps: from the root to its first place.
+        trainable: false where it, or a model around it, is frozen.
+        twin: the path of the layer whose config this one shares: the backward layer of a
+            Bidirectional whose file keeps one config for both directions.
+        is_container: it is a model or a wrapper; its layers are entries of their own.
+    """
+
+    path: str
+    paths: tuple[str, ...]
+    class_name: str
+    kind: str | None
+    name: str
+    node: Node
+    pointers: tuple[Pointer, ...]
+    steps: tuple[Step, ...]
+    trainable: bool
+    twin: str | None = None
+    is_container: bool = False
+    is_operation: bool = False
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        config = self.node.get("config")
+        return config if isinstance(config, dict) else {}
+
+
+def walk(root: Node) -> tuple[Layer, ...]:
+    """Every layer below the root, in the order of the config, shared layers once.
+
+    Raises:
+        FileFault: the tree is not a model's config.
+    """
+    if not isinstance(root, dict) or "config" not in root:
+        raise FileFault("expected a model config with class_name and config; found another JSON")
+    if _children(root) is None:
+        return ()
+    found: dict[str, Layer] = {}
+    shared: dict[Any, str] = {}
+    copies: dict[str, int] = {}
+    for count, (layer, shared_id) in enumerate(_descend(root, (), (), "", True, 0)):
+        _check_size(layer.path, count)
+        first = shared.get(shared_id) if shared_id is not None else None
+        if first is not None:
+            old = found[first]
+            found[first] = replace(
+                old,
+                paths=(*old.paths, *layer.paths),
+                # Where it stands again without a config, there is nothing to edit.
+                pointers=old.pointers + (layer.pointers if _has_config(layer.node) else ()),
+            )
+            continue
+        path = layer.path
+        while path in found:  # two members of one name: custom layers may have them
+            number = copies[layer.path] = copies.get(layer.path, 0) + 1
+            path = f"{layer.path}'{number if number > 1 else ''}"
+        found[path] = replace(layer, path=path, paths=(path,))
+        if shared_id is not None:
+            shared[shared_id] = path
+    return tuple(found.values())
+
+
+def _check_size(path: str, count: int) -> None:
+    if count >= MAX_LAYERS:
+        raise FileFault(f"the config has more than {MAX_LAYERS} layers; this is no real model")
+    if len(path) > MAX_PATH or path.count("/") > MAX_PARTS:
+        raise FileFault(
+            f"the config has a layer whose path is {len(path)} characters long: {path[:60]}…; "
+            "this is no real model"
+        )
+
+
+def _descend(
+    node: Node,
+    pointer: Pointer,
+    steps: tuple[Step, ...],
+    prefix: str,
+    trainable: bool,
+    depth: int,
+) -> Iterator[tuple[Layer, Any]]:
+    if depth > MAX_DEPTH:
+        raise FileFault(f"the config nests more than {MAX_DEPTH} layers; this is no real model")
+    for child in _children(node) or ():
+        path = prefix + child.step.name
+        config = child.node.get("config")
+        below = isinstance(config, dict) and config.get("trainable") is False
+        class_name = class_of(child.node)
+        kind = OLD_NAMES.get(class_name, class_name)
+        members = None if kind in KERNELS else _children(child.node)
+        layer = Layer(
+            path=path,
+            paths=(path,),
+            class_name=class_name,
+            kind=kind if kind in KERNELS else None,
+            name=child.step.name,
+            node=child.node,
+            pointers=((*pointer, *child.pointer),),
+            steps=(*steps, child.step),
+            trainable=trainable and not below,
+            twin=None if child.twin is None else prefix + child.twin,
+            is_container=members is not None,
+            is_operation=_is_operation(child.node),
+        )
+        shared_id = child.node.get("shared_object_id")
+        yield layer, shared_id if isinstance(shared_id, (int, str)) else None
+        if members:
+            yield from _descend(
+                child.node,
+                layer.pointers[0],
+                layer.steps,
+                path + "/",
+                layer.trainable,
+                depth + 1,
+            )
+
+
+@dataclass(frozen=True)
+class _Child:
+    node: Node
+    pointer: Pointer  # from the owner's node
+    step: Step
+    twin: str | None = None
+
+
+def _children(node: Node) -> list[_Child] | None:
+    """The layers directly below a node; None for a leaf."""
+    config = node.get("config")
+    if isinstance(config, list):  # Sequential of Keras 1.x and 2.0–2.1
+        return _members(config, ("config",), "layers")
+    if not isinstance(config, dict):
+        return None
+    class_name = class_of(node)
+    if isinstance(config.get("layers"), list):
+        return _members(config["layers"], ("config", "layers"), "layers")
+    if class_name == "Bidirectional" and _is_layer(config.get("layer")):
+        return _directions(config["layer"], config.get("backward_layer"))
+    found: list[_Child] = []
+    for key, value in config.items():
+        if _is_layer(value):
+            found.append(_single(value, ("config", key), key))
+        elif isinstance(value, list) and any(_is_layer(v) for v in value):
+            found.extend(_members(value, ("config", key), key))
+        elif isinstance(value, dict) and "class_name" not in value:
+            found.extend(
+                _single(v, ("config", key, k), key) for k, v in value.items() if _is_layer(v)
+            )
+    return found or None
+
+
+def _members(nodes: Sequence[Any], pointer: Pointer, attribute: str) -> list[_Child]:
+    children = []
+    seen: dict[str, int] = {}
+    for i, node in enumerate(nodes):
+        if not isinstance(node, dict) or not isinstance(node.get("class_name"), str):
+            continue
+        snake = to_snake_case(class_of(node))
+        ordinal = None
+        if not _is_operation(node):
+            ordinal = seen.get(snake, 0)
+            seen[snake] = ordinal + 1
+        step = Step(attribute, _name(node, snake, i), snake, ordinal)
+        children.append(_Child(node, (*pointer, i), step))
+    return children
+
+
+def _single(node: Node, pointer: Pointer, attribute: str) -> _Child:
+    snake = to_snake_case(class_of(node))
+    return _Child(node, pointer, Step(attribute, _name(node, snake, 0), snake))
+
+
+def _directions(forward: Node, backward: Any) -> list[_Child]:
+    """The two layers of a Bidirectional, which Keras names forward_… and backward_…."""
+    snake = to_snake_case(class_of(forward))
+    name = _name(forward, snake, 0).removeprefix("forward_")
+    forward_name = f"forward_{name}"
+    children = [
+        _Child(forward, ("config", "layer"), Step("forward_layer", forward_name, snake)),
+    ]
+    if _is_layer(backward):
+        child = _single(backward, ("config", "backward_layer"), "backward_layer")
+        children.append(child)
+    else:
+        children.append(
+            _Child(
+                forward,
+                ("config", "layer"),
+                Step("backward_layer", f"backward_{name}", snake),
+                twin=forward_name,
+            )
+        )
+    return children
+
+
+def _is_layer(value: Any) -> bool:
+    """A layer's node, and not an initializer, a dtype policy or the like.
+
+    Every layer's config has a name and, unless it is a model of old, says whether it is trainable.
+    """
+    if not isinstance(value, dict) or not isinstance(value.get("class_name"), str):
+        return False
+    config = value.get("config")
+    if isinstance(config, list):
+        return bool(value["class_name"] == "Sequential")
+    if not isinstance(config, dict) or not isinstance(config.get("name"), str):
+        return False
+    return isinstance(config.get("trainable"), bool) or isinstance(config.get("layers"), list)
+
+
+def _has_config(node: Node) -> bool:
+    return isinstance(node.get("config"), dict)
+
+
+def _is_operation(node: Node) -> bool:
+    """An operation of a functional graph (`keras.ops.tanh`), which is no layer."""
+    return str(node.get("module", "")).startswith("keras.src.ops")
+
+
+def class_of(node: Mapping[str, Any]) -> str:
+    """The class name after the last `>` (`package>Class`)."""
+    return str(node.get("class_name", "")).rpartition(">")[2]
+
+
+def _name(node: Node, snake: str, index: int) -> str:
+    config = node.get("config")
+    for holder in (config, node):
+        if isinstance(holder, dict) and isinstance(holder.get("name"), str) and holder["name"]:
+            return str(holder["name"])
+    return f"{snake}_{index}" if index else snake
+
+
+def to_snake_case(name: str) -> str:
+    """`SeparableConv2D` → `separable_conv2d`, by the rule `.keras` files are written with."""
+    name = re.sub(r"\W+", "", name)
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def with_old_names(layers: Sequence[Layer], old_names: Mapping[str, str]) -> tuple[Layer, ...]:
+    """The layers, matched also by the paths they had before modernising renamed them.
+
+    Args:
+        old_names: a layer's name in the file → its name now.
+    """
+    if not old_names:
+        return tuple(layers)
+    before = {new: old for old, new in old_names.items()}
+
+    def also(layer: Layer) -> Layer:
+        old = ["/".join(before.get(part, part) for part in p.split("/")) for p in layer.paths]
+        return replace(layer, paths=tuple(dict.fromkeys((*layer.paths, *old))))
+
+    return tuple(also(layer) for layer in layers)
+
+
+ABSENT = object()
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Set one key of one layer's config.
+
+    Attributes:
+        pointer: the layer's node in the tree.
+        key: such as `kernel_regularizer`.
+        value: the new value, or ABSENT to take the key out.
+    """
+
+    pointer: Pointer
+    key: str
+    value: Any
+
+
+def edit(root: Node, edits: Sequence[Edit]) -> Node:
+    """A copy of the tree with the edits done; the tree given stays as it is."""
+    root = copy.deepcopy(root)
+    for change in edits:
+        config = at(root, change.pointer)["config"]
+        if change.value is ABSENT:
+            config.pop(change.key, None)
+        else:
+            config[change.key] = copy.deepcopy(change.value)
+    return root
+
+
+def at(root: Node, pointer: Pointer) -> Node:
+    """The node a pointer leads to."""
+    node: Any = root
+    for key in pointer:
+        node = node[key]
+    return node  # type: ignore[no-any-return]  # a pointer comes from walk(), so this is a node
+
+
+PACKAGE = "orthwrap"
+
+
+def is_ours(node: Any) -> bool:
+    """True for a regularizer node that orthwrap wrote."""
+    if not isinstance(node, Mapping):
+        return False
+    names = (str(node.get("registered_name") or ""), str(node.get("class_name") or ""))
+    return any(n.startswith(f"{PACKAGE}>") for n in names) or (
+        str(node.get("module") or "").partition(".")[0] == PACKAGE
+    )

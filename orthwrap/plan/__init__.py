@@ -1,0 +1,1 @@
+"""3. Slots and rules → decisions with reasons. Nothing is changed here."""

@@ -1,0 +1,93 @@
+"""The plans of the verbs that attach nothing: inspect and strip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from orthwrap.errors import NoMatchError
+from orthwrap.model_config.tree import ABSENT
+from orthwrap.penalties.attachment import describe
+from orthwrap.plan.decision import (
+    ALREADY,
+    EXCLUDED,
+    KEPT,
+    NOT_SELECTED,
+    REMOVED,
+    UNSUPPORTED,
+    Decision,
+    Plan,
+    in_order,
+)
+from orthwrap.plan.explain import excludes_nothing, why_no_match
+from orthwrap.plan.parsed import matching
+from orthwrap.plan.reasons import IS_FROZEN, because
+from orthwrap.rules.patterns import parse
+from orthwrap.survey import Slot, Survey
+
+
+def plan_inspect(
+    surveyed: Survey, target: Sequence[Any] | None = None, exclude: Sequence[Any] = ()
+) -> Plan:
+    """What each kernel carries now. With targets, the others are `not_selected`."""
+    everything = target is None
+    chosen = tuple(parse(t) for t in (target or ()))
+    out = tuple(parse(e) for e in exclude)
+    for pattern in chosen:
+        if not any(matching(pattern, s) for s in (*surveyed.slots, *surveyed.activities)):
+            raise NoMatchError(why_no_match(surveyed, pattern, "kernel"))
+    decisions = []
+    used: set[str] = set()
+    for slot in (*surveyed.slots, *surveyed.activities):
+        hit = next((p.text for p in chosen if matching(p, slot)), None)
+        gone = next((p.text for p in out if matching(p, slot)), None)
+        if gone is not None and (hit is not None or everything):
+            used.add(gone)
+        if slot.name == "activity" and slot.existing is None:
+            continue
+        if hit is None and not everything:
+            decisions.append(Decision(slot, NOT_SELECTED, because("no target matches")))
+        elif gone is not None:
+            decisions.append(Decision(slot, EXCLUDED, because(f"matches exclude {gone}"), hit))
+        else:
+            decisions.append(replace(_as_it_is(slot, hit), measured=True))
+    warnings = tuple(excludes_nothing(surveyed, p) for p in out if p.text not in used)
+    return Plan(tuple(in_order(surveyed, decisions)), warnings)
+
+
+def _as_it_is(slot: Slot, rule: str | None) -> Decision:
+    current = slot.current
+    if current is not None:
+        frozen = () if slot.layer.trainable else (IS_FROZEN,)
+        return Decision(slot, ALREADY, (*because(f"has {current}"), *frozen), rule, current)
+    if slot.existing is not None:
+        return Decision(slot, KEPT, because(f"has {describe(slot.existing)}"), rule)
+    if slot.problem:
+        return Decision(slot, UNSUPPORTED, because(slot.problem), rule)
+    return Decision(slot, NOT_SELECTED, because("has no regularizer"), rule)
+
+
+def plan_strip(surveyed: Survey) -> Plan:
+    """Takes out every orthwrap regularizer and gives back what was there before it."""
+    decisions = []
+    for slot in (*surveyed.slots, *surveyed.activities):
+        current = slot.current
+        if current is None:
+            if slot.name != "activity":
+                decisions.append(
+                    Decision(slot, NOT_SELECTED, because("has no orthwrap regularizer"))
+                )
+            continue
+        original = current.original
+        back = "" if original is None else f"{describe(original)} is back"
+        decisions.append(
+            Decision(
+                slot,
+                REMOVED,
+                because(f"had {current}", back),
+                previous=str(current),
+                value=ABSENT if current.absent else original,
+            )
+        )
+    return Plan(tuple(in_order(surveyed, decisions)))

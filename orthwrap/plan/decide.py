@@ -1,0 +1,195 @@
+"""Slots + rules → decisions with reasons. Nothing is changed here, and everything is checked.
+
+`plan` decides, and `Plan.edits` says what to change in the config tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from orthwrap.errors import NoMatchError
+from orthwrap.model_config.layout import across_channels
+from orthwrap.penalties.attachment import Attachment, describe
+from orthwrap.penalties.options import ACROSS_CHANNELS
+from orthwrap.penalties.template import template
+from orthwrap.plan.decision import (
+    ALREADY,
+    EXCLUDED,
+    KEPT,
+    NOT_SELECTED,
+    REGULARIZED,
+    UNSUPPORTED,
+    Decision,
+    Plan,
+    in_order,
+)
+from orthwrap.plan.explain import check_targets, warnings_of
+from orthwrap.plan.parsed import ParsedRule, matching, parsed
+from orthwrap.plan.reasons import AUTO_FACTOR, IS_FROZEN, Reason, because
+from orthwrap.rules.patterns import Pattern
+from orthwrap.rules.rule import Rule
+from orthwrap.rules.words import AUTO
+from orthwrap.survey import Slot, Survey
+
+
+def plan(
+    surveyed: Survey, rules: Sequence[Rule], templates: Sequence[Attachment] | None = None
+) -> Plan:
+    """A decision for every kernel.
+
+    Args:
+        surveyed: from `survey`.
+        rules: the first that matches a slot wins.
+        templates: for each rule, its regularizer as an attachment without layout and α; made
+            from the rule's words where None.
+
+    Raises:
+        NoMatchError: a target matches nothing that has a kernel, or all it chose is unsupported.
+        ValueFault: a regularizer, factor or option is not valid.
+        UsageError: options that contradict each other.
+    """
+    if templates is None:
+        templates = [template(rule) for rule in rules]
+    parsed = [parsed(rule, t) for rule, t in zip(rules, templates, strict=True)]
+    check_targets(surveyed, parsed)
+    decided = (_decide(slot, parsed) for slot in (*surveyed.slots, *surveyed.activities))
+    decisions = [d for d in decided if d is not None]
+    chosen = [d for d in decisions if d.rule is not None and d.decision != EXCLUDED]
+    unsupported = [d for d in chosen if d.decision == UNSUPPORTED]
+    if chosen and len(unsupported) == len(chosen):
+        first = unsupported[0]
+        raise NoMatchError(
+            f"nothing that was chosen can be regularized: {first.slot.layer.path}: {first.reason}"
+        )
+    return Plan(tuple(in_order(surveyed, decisions)), warnings_of(surveyed, parsed))
+
+
+def _decide(slot: Slot, parsed: Sequence[ParsedRule]) -> Decision | None:
+    """None for an activity slot that no rule is about."""
+    excluded: tuple[str, str] | None = None
+    for p in parsed:
+        target = next(
+            (
+                t
+                for t in p.target
+                if (p.place(t) == "activity") == (slot.name == "activity") and matching(t, slot)
+            ),
+            None,
+        )
+        if target is None:
+            continue
+        out = next((x for x in p.exclude if matching(x, slot)), None)
+        if out is not None:
+            p.used.add(out.text)
+            excluded = (target.text, out.text)
+            continue
+        return _attach(slot, p, target)
+    if slot.name == "activity":
+        current = slot.current
+        if current is None:
+            return None
+        return Decision(
+            slot, ALREADY, because("no target matches", "left as it is"), attachment=current
+        )
+    if excluded is not None:
+        target_text, exclude_text = excluded
+        return _untouched(slot, EXCLUDED, f"matches exclude {exclude_text}", target_text)
+    return _untouched(slot, NOT_SELECTED, "no target matches", None)
+
+
+def _untouched(slot: Slot, decision: str, reason: str, rule: str | None) -> Decision:
+    current = slot.current
+    if current is not None:
+        reasons = because(reason, "left as it is")
+        return Decision(slot, ALREADY, reasons, rule, attachment=current, measured=True)
+    return Decision(slot, decision, because(reason), rule)
+
+
+def _attach(slot: Slot, p: ParsedRule, target: Pattern) -> Decision:
+    rule, attachment = p.rule, p.template
+    matched = f"matches {target.text}"
+    auto = rule.factor == AUTO
+    for pattern, factor in p.factor_for:
+        if matching(pattern, slot):
+            p.used.add(pattern.text)
+            auto = factor == AUTO
+            if isinstance(factor, float):
+                attachment = replace(attachment, factor=factor)
+            break
+    if slot.name == "activity":
+        attachment = replace(attachment, on="activity")
+    else:
+        across = attachment.option(ACROSS_CHANNELS)
+        options = {k: v for k, v in attachment.options.items() if k != ACROSS_CHANNELS.name}
+        layout = slot.layout
+        if across and layout is not None and layout.name == "depthwise":
+            layout = across_channels(layout)
+        problem = slot.problem or _penalty_problem(slot, attachment)
+        if problem:
+            return Decision(slot, UNSUPPORTED, because(problem), target.text, measured=True)
+        attachment = replace(attachment, options=options)
+        if attachment.is_penalty:
+            attachment = replace(attachment, layout=layout)
+        if attachment.is_penalty and attachment.scale == "preserve":
+            attachment = replace(attachment, alpha=slot.alpha())
+
+    current = slot.current
+    reasons = [*because(slot.note)]
+    if current is None and slot.existing is not None and rule.existing == "keep":
+        return Decision(
+            slot, KEPT, because(f"keeps its {describe(slot.existing)}"), target.text, measured=True
+        )
+    # What acts beside ours, and what was set aside earlier and stays so.
+    active = slot.existing if current is None else current.combined_with
+    set_aside = None if current is None else current.replaced
+    if active is not None and rule.existing == "replace":
+        active, set_aside = None, active
+        reasons += because(f"replaces its {describe(set_aside)}")
+    elif active is not None:
+        reasons += because(f"added to its {describe(active)}")
+    attachment = replace(attachment, combined_with=active, replaced=set_aside)
+    if not slot.layer.trainable:
+        reasons.append(IS_FROZEN)
+    text = f"factor auto: {attachment.factor:g} until training finds it"
+    until = [Reason(text, AUTO_FACTOR)] if auto else []
+    absent = slot.key not in slot.layer.config if current is None else current.absent
+    attachment = replace(attachment, absent=absent)
+    node = attachment.to_node()
+    if current is not None and current.to_node() == node:
+        return Decision(
+            slot,
+            ALREADY,
+            (*because(f"already has {current}"), *reasons, *until),
+            target.text,
+            current,
+            measured=True,
+            auto=auto,
+            schedule=rule.schedule,
+        )
+    if current is not None:
+        reasons += because(f"was {current}" if auto else f"{current} → {attachment}")
+    return Decision(
+        slot,
+        REGULARIZED,
+        (*because(matched), *reasons, *until),
+        target.text,
+        attachment,
+        None if current is None else f"{current.name} {current.factor:g}",
+        measured=True,
+        value=node,
+        auto=auto,
+        schedule=rule.schedule,
+    )
+
+
+def _penalty_problem(slot: Slot, attachment: Attachment) -> str:
+    """Why the penalty cannot be asked of this slot."""
+    if attachment.penalty is None or slot.layout is None:
+        return ""
+    weight = slot.kernels[0].weight
+    assert weight is not None  # a slot without its weight has a problem already
+    return attachment.penalty.problem(slot.layout, weight.shape)
+
+
+# The other verbs

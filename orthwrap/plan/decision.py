@@ -1,0 +1,96 @@
+"""What is decided for each slot, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orthwrap.model_config.tree import Edit
+from orthwrap.penalties.attachment import Attachment
+from orthwrap.plan.reasons import Reasons, joined
+from orthwrap.survey import Slot, Survey
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What happens to one slot, and why.
+
+    Attributes:
+        reasons: why, in parts.
+        attachment: what the slot carries when done; None where it carries nothing of ours.
+        previous: what our regularizer replaces, in words.
+        measured: its kernels' figures belong into the report.
+        value: the node to write; meaningful where `decision` is regularized or removed.
+        auto: training finds its factor; until then it is the rule's or the regularizer's own.
+        schedule: how its factor moves in training, where its rule says so.
+    """
+
+    slot: Slot
+    decision: str
+    reasons: Reasons
+    rule: str | None = None
+    attachment: Attachment | None = None
+    previous: str | None = None
+    measured: bool = False
+    value: Any = None
+    auto: bool = False
+    schedule: Any = None
+
+    @property
+    def reason(self) -> str:
+        """Why, as it is shown."""
+        return joined(self.reasons)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every slot with its decision."""
+
+    decisions: tuple[Decision, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The changes of the config tree, at every place of a shared layer."""
+        return tuple(
+            Edit(pointer, d.slot.key, d.value)
+            for d in self.decisions
+            if d.decision in (REGULARIZED, REMOVED)
+            for pointer in d.slot.layer.pointers
+        )
+
+    @property
+    def changes(self) -> tuple[Decision, ...]:
+        return tuple(d for d in self.decisions if d.decision in (REGULARIZED, REMOVED))
+
+
+def in_order(surveyed: Survey, decisions: Sequence[Decision]) -> list[Decision]:
+    order = {layer.path: i for i, layer in enumerate(surveyed.layers)}
+    return sorted(decisions, key=lambda d: order[d.slot.layer.path])
+
+
+# Decisions. A kernel has exactly one of them.
+REGULARIZED = "regularized"
+
+
+ALREADY = "already"
+
+
+KEPT = "kept"
+
+
+EXCLUDED = "excluded"
+
+
+NOT_SELECTED = "not_selected"
+
+
+UNSUPPORTED = "unsupported"
+
+
+REMOVED = "removed"
+
+
+# The kernel carries an orthwrap regularizer once the command is done.
+CARRYING = (REGULARIZED, ALREADY)

@@ -1,0 +1,96 @@
+"""Why a pattern matches nothing, and what is near."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orthwrap.errors import NoMatchError
+from orthwrap.model_config.layers import SLOT_KEYS
+from orthwrap.plan.parsed import ParsedRule, matching
+from orthwrap.rules.patterns import Candidate, Pattern, nearest
+from orthwrap.rules.rule import Rule
+from orthwrap.survey import Slot, Survey
+from orthwrap.text import listed
+
+
+def check_targets(surveyed: Survey, parsed: Sequence[ParsedRule]) -> None:
+    """Every target that was named must match something that can carry a regularizer."""
+    for p in parsed:
+        empty = []
+        for pattern in p.target:
+            slots = surveyed.activities if p.place(pattern) == "activity" else surveyed.slots
+            if not any(matching(pattern, s) for s in slots):
+                empty.append(pattern)
+        # The default names two families; a model need not have both.
+        is_default = p.rule.target == Rule().target
+        if empty and (not is_default or len(empty) == len(p.target)):
+            raise NoMatchError(why_no_match(surveyed, empty[0], p.place(empty[0])))
+
+
+def why_no_match(surveyed: Survey, pattern: Pattern, place: str) -> str:
+    leaves = [x for x in surveyed.layers if not x.is_operation]
+    if not leaves:
+        return (
+            "the model's config holds no layers: a model that builds its own layers is changed in "
+            "Python, with orthwrap.apply(model, …)"
+        )
+    matched = [
+        layer
+        for layer in leaves
+        if pattern.matches_layer(Candidate(layer.paths, layer.class_name, None, None, layer))
+    ]
+    having = surveyed.activities if place == "activity" else surveyed.slots
+    if matched:
+        named = [f"{x.path} ({x.class_name})" for x in matched]
+        slots = list(dict.fromkeys(s.name for s in having if s.layer in matched))
+        if slots:
+            return (
+                f"target {pattern.text!r}: {named[0]} has no slot {pattern.slot!r}; it has "
+                f"{', '.join(slots)}"
+            )
+        what = f"slot {pattern.slot!r}" if pattern.slot else "kernel"
+        return (
+            f"target {pattern.text!r} matches only layers without a {what}: {listed(named)}; "
+            f"layers with kernels are: {some_of([s.layer.path for s in having])}"
+        )
+    if not having:
+        return f"target {pattern.text!r} matches nothing: no layer of this model has a kernel"
+    is_slot = "@" in pattern.text and pattern.slot is None
+    hint = f"; after @ stands a slot: {', '.join(SLOT_KEYS)}" if is_slot else ""
+    return f"target {pattern.text!r} matches no layer; nearest: {_nearest(pattern, having)}{hint}"
+
+
+def _nearest(pattern: Pattern, slots: Sequence[Slot]) -> str:
+    close = nearest(
+        pattern.text,
+        [s.layer.path for s in slots],
+        [s.layer.class_name for s in slots],
+        {f for s in slots for f in s.families},
+    )
+    return ", ".join(close)
+
+
+def some_of(paths: Sequence[str]) -> str:
+    unique = list(dict.fromkeys(paths))
+    if not unique:
+        return "none"
+    return ", ".join(unique[:3]) + (", …" if len(unique) > 3 else "")
+
+
+def warnings_of(surveyed: Survey, parsed: Sequence[ParsedRule]) -> tuple[str, ...]:
+    found = []
+    for p in parsed:
+        found += [excludes_nothing(surveyed, x) for x in p.exclude if x.text not in p.used]
+        found += [
+            f"factor-for {pattern.text!r} matches nothing that was chosen"
+            for pattern, _ in p.factor_for
+            if pattern.text not in p.used
+        ]
+    return tuple(dict.fromkeys(found))
+
+
+def excludes_nothing(surveyed: Survey, pattern: Pattern) -> str:
+    said = f"exclude {pattern.text!r} excludes nothing"
+    if any(matching(pattern, s) for s in (*surveyed.slots, *surveyed.activities)):
+        return f"{said} that a target matches"
+    return f"{said}; nearest: {_nearest(pattern, surveyed.slots)}"

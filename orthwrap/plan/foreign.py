@@ -1,0 +1,63 @@
+"""Regularizers that are not orthwrap's own, brought along by the user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from orthwrap.errors import ValueFault
+from orthwrap.penalties.attachment import Attachment, check_reference, without_address
+from orthwrap.penalties.template import numeric_factor, template
+from orthwrap.plan.decision import Plan
+from orthwrap.rules.rule import Rule
+
+
+def templates_of(rules: Sequence[Rule]) -> tuple[list[Attachment], dict[str, Any]]:
+    """Each rule's regularizer as an attachment; and the functions that references stand for."""
+    templates, functions = [], {}
+    for rule in rules:
+        value = rule.regularizer
+        if isinstance(value, str):
+            made = template(rule)
+            if isinstance(made.foreign, str):
+                from orthwrap.regularizers import import_reference
+
+                import_reference(made.foreign)
+        else:
+            from orthwrap.regularizers import attachment_of
+
+            if rule.options:
+                raise ValueFault("options go with a regularizer's name; set them on the object")
+            made = attachment_of(value, numeric_factor(rule))
+            if made.is_penalty and rule.scale != "unit":
+                made = replace(made, scale=rule.scale)
+            if isinstance(made.foreign, str):
+                functions[made.foreign] = value
+        templates.append(made)
+    return templates, functions
+
+
+def check_references(functions: Mapping[str, Any]) -> None:
+    """ValueFault where a file could not refer to a function, before anything is done."""
+    for reference in functions:
+        check_reference(reference, f"got {without_address(reference)!r}")
+
+
+def check_foreign(planned: Plan, functions: Mapping[str, Any] | None = None) -> None:
+    """Calls each foreign regularizer once on each kernel shape it is attached to."""
+    checked = set()
+    for decision in planned.changes:
+        attachment = decision.attachment
+        if attachment is None or attachment.is_penalty or attachment.name in ("l1", "l2", "l1_l2"):
+            continue
+        from orthwrap.regularizers import check_callable
+        from orthwrap.regularizers.known import regularizer_of
+
+        given = (functions or {}).get(str(attachment.foreign))
+        function = regularizer_of(attachment.foreign) if given is None else given
+        shapes = [k.weight.shape for k in decision.slot.kernels if k.weight is not None] or [(8, 4)]
+        for shape in shapes:
+            if (str(attachment.foreign), shape) not in checked:
+                checked.add((str(attachment.foreign), shape))
+                check_callable(function, shape, decision.slot.layer.path, attachment.name)

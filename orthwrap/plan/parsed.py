@@ -1,0 +1,54 @@
+"""A rule with its patterns parsed, checked for contradictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from orthwrap.errors import UsageError, ValueFault
+from orthwrap.penalties.attachment import Attachment
+from orthwrap.penalties.options import ESTIMATE
+from orthwrap.rules.patterns import Pattern, parse
+from orthwrap.rules.rule import Rule
+from orthwrap.survey import Slot
+
+
+@dataclass(frozen=True)
+class ParsedRule:
+    rule: Rule
+    target: tuple[Pattern, ...]
+    exclude: tuple[Pattern, ...]
+    factor_for: tuple[tuple[Pattern, float | str], ...]
+    template: Attachment
+    used: set[str] = field(default_factory=set)
+
+    def place(self, pattern: Pattern) -> str:
+        return "activity" if self.rule.on == "activity" or pattern.slot == "activity" else "kernel"
+
+
+def parsed(rule: Rule, attachment: Attachment) -> ParsedRule:
+    parsed = ParsedRule(
+        rule=rule,
+        target=tuple(parse(t) for t in rule.target),
+        exclude=tuple(parse(e) for e in rule.exclude),
+        factor_for=tuple((parse(p), f) for p, f in rule.factor_for),
+        template=attachment,
+    )
+    if not parsed.target:
+        raise ValueFault("a rule needs at least one target pattern")
+    if any(parsed.place(t) == "activity" for t in parsed.target):
+        penalty = attachment.penalty
+        if penalty is not None and penalty.on_outputs is None:
+            raise UsageError(
+                f"{penalty.name} is a penalty of kernels: choose another one with on activity"
+            )
+        if attachment.option(ESTIMATE) == "sketch":
+            raise UsageError("estimate sketch works on kernels: leave it out with on activity")
+        if attachment.scale != "unit":
+            raise UsageError("scale preserve works on kernels: leave it out with on activity")
+        if rule.is_auto:
+            raise UsageError("factor auto works on kernels: give a number with on activity")
+    return parsed
+
+
+def matching(pattern: Pattern, slot: Slot) -> bool:
+    return any(pattern.matches(c) for c in slot.candidates())

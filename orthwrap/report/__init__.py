@@ -1,0 +1,1 @@
+"""5. What was done, as data and as something to look at."""

@@ -1,0 +1,66 @@
+"""One kernel in two models."""
+
+from __future__ import annotations
+
+from orthwrap.penalties.attachment import describe
+from orthwrap.plan.as_it_is import plan_inspect
+from orthwrap.plan.decision import Decision
+from orthwrap.report.make import figures
+from orthwrap.report.measure import relative_change
+from orthwrap.report.record import Comparison
+from orthwrap.stores import Store
+from orthwrap.survey import Kernel, survey
+
+Key = tuple[str, str, str]  # path, slot, kernel
+
+
+def kernels_of(store: Store) -> dict[Key, tuple[Kernel, Decision]]:
+    """Every kernel of a model by path, slot and name."""
+    surveyed = survey(store)
+    return {
+        (kernel.layer.path, decision.slot.name, kernel.spec.name): (kernel, decision)
+        for decision in plan_inspect(surveyed).decisions
+        for kernel in decision.slot.kernels
+    }
+
+
+def compare_kernel(
+    key: Key,
+    before: tuple[Kernel, Decision] | None,
+    after: tuple[Kernel, Decision] | None,
+    with_figures: bool,
+) -> Comparison:
+    """One kernel in two models; None where it is in one alone."""
+    path, slot, name = key
+    there = after or before
+    assert there is not None  # the key came from one of them
+    weights = [None if side is None else side[0].weight for side in (before, after)]
+    status, change = "gone" if after is None else "added", None
+    if weights[0] is not None and weights[1] is not None:
+        if weights[0].shape != weights[1].shape:
+            status = "reshaped"
+        else:
+            same, change = relative_change(weights[0].array(), weights[1].array())
+            status = "same" if same else "changed"
+    measured = [
+        figures(side[0], side[1].attachment) if side is not None and with_figures else None
+        for side in (before, after)
+    ]
+    carried = [
+        None if side is None or side[1].slot.existing is None else describe(side[1].slot.existing)
+        for side in (before, after)
+    ]
+    return Comparison(
+        path=path,
+        slot=slot,
+        kernel=name,
+        class_name=there[0].layer.class_name,
+        shape_before=None if weights[0] is None else weights[0].shape,
+        shape_after=None if weights[1] is None else weights[1].shape,
+        status=status,
+        weight_change=change,
+        regularizer_before=carried[0],
+        regularizer_after=carried[1],
+        before=measured[0],
+        after=measured[1],
+    )

@@ -1,0 +1,183 @@
+"""Plan → report: one record for each kernel, with its figures."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+
+from orthwrap._version import __version__
+from orthwrap.model_config.layout import Layout
+from orthwrap.opening import Opened
+from orthwrap.penalties.attachment import Attachment, describe
+from orthwrap.penalties.options import ESTIMATE, EVERY
+from orthwrap.plan.decision import KEPT, Decision, Plan
+from orthwrap.plan.reasons import FROZEN, IS_FROZEN, about_anew
+from orthwrap.report.measure import EXACT_LIMIT, measure, together
+from orthwrap.report.record import Deviation, LayerRecord, RegularizerRecord, Report
+from orthwrap.stores import Store, WeightRef
+from orthwrap.survey import Kernel, Survey, survey
+from orthwrap.text import listed
+
+
+def make_report(
+    command: str,
+    source: Opened,
+    surveyed: Survey,
+    planned: Plan,
+    *,
+    with_figures: bool,
+) -> Report:
+    """The plan as a report, with each kernel's figures as they are now.
+
+    Args:
+        command: the verb.
+        source: the model, and what was done to read it.
+        with_figures: False leaves every `before` null.
+    """
+    pairs = [(d, kernel) for d in planned.decisions for kernel in d.slot.kernels or (None,)]
+    records = [_record(d, kernel) for d, kernel in pairs]
+    if with_figures:
+        jobs = {
+            i: functools.partial(figures, kernel, d.attachment)
+            for i, (d, kernel) in enumerate(pairs)
+            if kernel is not None and d.measured
+        }
+        found = together(list(jobs.values()), [_rows(records[i]) for i in jobs])
+        for i, deviation in zip(jobs, found, strict=True):
+            records[i] = replace(records[i], before=deviation)
+    source.check_unchanged()  # all that is shown has been read
+    warnings = planned.warnings
+    large = [r.path for r in records if _was_estimated(r)]
+    if large:
+        warnings = (
+            *warnings,
+            f"{', '.join(large)}: more than {EXACT_LIMIT} singular values, so the residual and the "
+            "largest are estimated and the smallest is left out",
+        )
+    return Report(
+        command=command,
+        model=source.store.record,
+        layers=tuple(records),
+        layer_count=surveyed.layer_count,
+        orthwrap_version=__version__,
+        upgrades=tuple(u.to_json() for u in source.upgrades),
+        warnings=warnings,
+    )
+
+
+def noted(report: Report, notes: Sequence[str]) -> Report:
+    """The report with more warnings."""
+    return replace(report, warnings=(*report.warnings, *notes))
+
+
+def _was_estimated(record: LayerRecord) -> bool:
+    if record.before is None or record.matrices is None:
+        return False
+    return record.before.sigma_min is None and min(record.matrices[1:]) > EXACT_LIMIT
+
+
+def _rows(record: LayerRecord) -> int:
+    return 0 if record.matrices is None else min(record.matrices[1:])
+
+
+def _record(decision: Decision, kernel: Kernel | None) -> LayerRecord:
+    slot = decision.slot
+    layer = slot.layer if kernel is None else kernel.layer
+    weight: WeightRef | None = None if kernel is None else kernel.weight
+    layout = None if kernel is None or weight is None else _layout_of(kernel, decision.attachment)
+    attachment = decision.attachment
+    return LayerRecord(
+        path=layer.path,
+        class_name=layer.class_name,
+        slot=slot.name,
+        kernel=None if kernel is None else kernel.spec.name,
+        shape=None if weight is None else weight.shape,
+        layout=None if layout is None else layout.name,
+        matrices=None if layout is None or weight is None else layout.matrices(weight.shape),
+        decision=decision.decision,
+        reasons=decision.reasons,
+        trainable=layer.trainable,
+        rule=decision.rule,
+        regularizer=None if attachment is None else _regularizer_record(attachment),
+        previous=decision.previous,
+        foreign=_left_of_others(decision),
+    )
+
+
+def _regularizer_record(attachment: Attachment) -> RegularizerRecord:
+    other = attachment.combined_with
+    combined = None if other is None else describe(other)
+    if not attachment.is_penalty:
+        return RegularizerRecord(attachment.said, attachment.factor, combined_with=combined)
+    return RegularizerRecord(
+        name=attachment.name,
+        factor=attachment.factor,
+        scale=attachment.scale,
+        alpha=attachment.alpha,
+        estimate=attachment.option(ESTIMATE),
+        every=attachment.option(EVERY),
+        combined_with=combined,
+    )
+
+
+def _left_of_others(decision: Decision) -> str | None:
+    existing = decision.slot.existing
+    return describe(existing) if decision.decision == KEPT and existing is not None else None
+
+
+def _layout_of(kernel: Kernel, attachment: Attachment | None) -> Layout | None:
+    """The layout the regularizer reads the kernel by; the kernel's own where there is none."""
+    if attachment is None or attachment.layout is None or kernel.weight is None:
+        return kernel.layout
+    return attachment.layout.for_shape(kernel.weight.shape)
+
+
+def figures(kernel: Kernel, attachment: Attachment | None) -> Deviation | None:
+    """The figures of one kernel, with the penalty of the attachment if it has one."""
+    if kernel.weight is None:
+        return None
+    layout = _layout_of(kernel, attachment)
+    if layout is None:
+        return None
+    regularizer = None
+    if attachment is not None and attachment.is_penalty and attachment.on == "kernel":
+        regularizer = {
+            "name": attachment.name,
+            "alpha": attachment.alpha,
+            "options": attachment.options,
+        }
+    return measure(kernel.weight.array(), layout, regularizer)
+
+
+def with_trained(report: Report, trained: Store, *, with_figures: bool) -> Report:
+    """The report once its model was trained: factors as they are now, figures, what is frozen."""
+    now = {
+        (kernel.layer.path, slot.name, kernel.spec.name): (kernel, slot.current)
+        for slot in survey(trained).slots
+        for kernel in slot.kernels
+    }
+    layers = []
+    for record in report.layers:
+        found = now.get((record.path, record.slot, record.kernel or ""))
+        if found is not None:
+            record = _as_trained(record, *found, with_figures)
+        layers.append(record)
+    inactive = [r.path for r in layers if r.carries and not r.trainable]
+    if inactive:
+        paths = list(dict.fromkeys(inactive))
+        report = noted(report, [f"frozen, so that their penalty is inactive: {listed(paths)}"])
+    return replace(report, layers=tuple(layers))
+
+
+def _as_trained(
+    record: LayerRecord, kernel: Kernel, attachment: Attachment | None, with_figures: bool
+) -> LayerRecord:
+    if record.carries and record.trainable != kernel.layer.trainable:
+        frozen = () if kernel.layer.trainable else (IS_FROZEN,)
+        record = replace(record, reasons=about_anew(record.reasons, FROZEN, *frozen))
+    if record.regularizer is not None and attachment is not None:
+        record = replace(record, regularizer=_regularizer_record(attachment))
+    if record.before is not None and with_figures:
+        record = replace(record, after=figures(kernel, attachment))
+    return replace(record, trainable=kernel.layer.trainable)

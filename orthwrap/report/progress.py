@@ -1,0 +1,91 @@
+"""Training as it goes: bars on a terminal, elsewhere a line per epoch and per minute of one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from orthwrap.report.terminal import _in_order
+
+_EVERY = 60.0  # seconds of an epoch after which a line says that it goes on
+
+
+class TrainingProgress:
+    """Shows epochs and steps with task loss, penalty and metrics apart."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars: Progress | None = None
+        self._epochs: TaskID | None = None
+        self._steps: TaskID | None = None
+        self._total = 0
+        self._told = 0.0  # when the last line was written
+
+    def start(self, choices: tuple[str, ...], epochs: int, steps: int | None) -> None:
+        for choice in choices:
+            self._console.print(choice, style="dim", soft_wrap=True)
+        self._total = epochs
+        self._told = time.monotonic()
+        if not self._console.is_terminal:
+            return
+        self._bars = Progress(
+            TextColumn("{task.description}", style="bold", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[logs]}", style="dim", markup=False),
+            console=self._console,
+            transient=True,
+        )
+        self._epochs = self._bars.add_task("epoch", total=epochs, logs="")
+        self._steps = self._bars.add_task("step", total=steps, logs="")
+        self._bars.start()
+
+    def step(self, epoch: int, step: int, logs: Mapping[str, float]) -> None:
+        if self._bars is not None and self._steps is not None:
+            self._bars.update(self._steps, completed=step, logs=_line(logs, short=True))
+        elif time.monotonic() - self._told > _EVERY:
+            self._told = time.monotonic()
+            line = f"epoch {epoch + 1}, step {step:,}  {_line(logs, short=True)}"
+            self._console.print(line, style="dim", soft_wrap=True)
+
+    def epoch(self, epoch: int, logs: Mapping[str, float]) -> None:
+        epochs = self._total
+        width = len(str(epochs))
+        line = f"epoch {epoch + 1:>{width}}/{epochs}  {_line(logs)}"
+        if self._bars is not None and self._epochs is not None:
+            self._bars.update(self._epochs, completed=epoch + 1)
+        self._console.print(line, soft_wrap=True)
+        self._told = time.monotonic()
+
+    def stop(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+
+_SHORT = {"task_loss": "task", "sparse_categorical_accuracy": "accuracy"}
+
+
+def _line(logs: Mapping[str, float], short: bool = False) -> str:
+    """`task 0.133 (val 0.149)  penalty 0.0824  accuracy 0.978 (val 0.971)`."""
+    # The sum of task loss and penalty is left out: both stand there.
+    names = [n for n in _in_order(logs) if n != "loss" and not n.startswith("val_")]
+    if short:
+        names = [n for n in names if n in ("task_loss", "penalty")]
+    words = []
+    for name in names:
+        word = f"{_SHORT.get(name, name.replace('_', ' '))} {logs[name]:.3g}"
+        if f"val_{name}" in logs and name != "penalty":
+            word += f" (val {logs[f'val_{name}']:.3g})"
+        words.append(word)
+    return "  ".join(words)

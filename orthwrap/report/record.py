@@ -1,0 +1,424 @@
+"""What orthwrap decides and measures, as plain frozen data that goes to JSON and back."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from orthwrap.errors import ValueFault
+from orthwrap.plan.decision import CARRYING
+from orthwrap.plan.reasons import Reasons, because, joined
+from orthwrap.stores.base import ModelRecord
+from orthwrap.text import first_line
+
+REPORT_SCHEMA = "orthwrap.report/1"
+COMPARE_SCHEMA = "orthwrap.compare/1"
+
+
+def place_of(path: str, slot: str) -> str:
+    """Layer and slot in a word: `conv1`, `lstm@recurrent`."""
+    return path if slot == "kernel" else f"{path}@{slot}"
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far a kernel's matrices are from orthonormal (the worst of the batch where several).
+
+    Attributes:
+        residual: √(Σ‖Gᵢ − I‖_F² / (count·r)); 0 is orthonormal.
+        scaled_residual: the residual of W/α.
+        scale: α = ‖K‖_F / √(count·r), the RMS singular value.
+        sigma_min, sigma_max: extreme singular values over the batch; None where not computed.
+        condition: the worst σ_max/σ_min; None where σ_min is 0 or below resolution.
+        coherence: the largest |cos| between two columns (rows where m < n); None for one column
+            or a zero column.
+        penalty: the regularizer's value without its factor; None without a regularizer.
+    """
+
+    residual: float
+    scaled_residual: float
+    scale: float
+    sigma_min: float | None
+    sigma_max: float | None
+    condition: float | None
+    coherence: float | None
+    penalty: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {k: finite(v) for k, v in dataclasses.asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class RegularizerRecord:
+    """A regularizer as the report names it."""
+
+    name: str
+    factor: float
+    scale: str | None = None
+    alpha: float | None = None
+    estimate: str | None = None
+    every: int | None = None
+    combined_with: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {k: finite(v) for k, v in dataclasses.asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """One kernel (or one activity slot, or one unsupported slot) of one layer."""
+
+    path: str
+    class_name: str
+    slot: str
+    kernel: str | None
+    shape: tuple[int, ...] | None
+    layout: str | None
+    matrices: tuple[int, int, int] | None  # count, rows (m), columns (n)
+    decision: str
+    reasons: Reasons
+    trainable: bool
+    rule: str | None = None
+    regularizer: RegularizerRecord | None = None
+    previous: str | None = None  # of ours, which was replaced
+    foreign: str | None = None  # of others, which is left as it is
+    before: Deviation | None = None
+    after: Deviation | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        matrices = self.matrices and dict(
+            zip(("count", "rows", "columns"), self.matrices, strict=True)
+        )
+        return {
+            "path": self.path,
+            "class_name": self.class_name,
+            "slot": self.slot,
+            "kernel": self.kernel,
+            "shape": None if self.shape is None else list(self.shape),
+            "layout": self.layout,
+            "matrices": matrices,
+            "decision": self.decision,
+            "reason": self.reason,
+            "trainable": self.trainable,
+            "rule": self.rule,
+            "regularizer": self.regularizer and self.regularizer.to_json(),
+            "previous": self.previous,
+            "foreign": self.foreign,
+            "before": self.before and self.before.to_json(),
+            "after": self.after and self.after.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> LayerRecord:
+        """The inverse of `to_json`."""
+        told: Any = {
+            name: data.get(name) for name in ("path", "class_name", "slot", "kernel", "layout")
+        }
+        told |= {name: data.get(name) for name in ("decision", "rule", "previous", "foreign")}
+        shape, matrices = data["shape"], data["matrices"]
+        return cls(
+            **told,
+            shape=None if shape is None else tuple(shape),
+            matrices=None if matrices is None else tuple(matrices.values()),
+            reasons=because(data["reason"]),
+            trainable=data["trainable"],
+            regularizer=_made(RegularizerRecord, data["regularizer"]),
+            before=_made(Deviation, data["before"]),
+            after=_made(Deviation, data["after"]),
+        )
+
+    @property
+    def reason(self) -> str:
+        """Why it was decided so, as it is shown."""
+        return joined(self.reasons)
+
+    @property
+    def place(self) -> str:
+        """Layer and slot, as patterns name them: `conv1`, `lstm@recurrent`."""
+        return place_of(self.path, self.slot)
+
+    @property
+    def carries(self) -> bool:
+        """True where the kernel carries an orthwrap regularizer once the command is done."""
+        return self.decision in CARRYING
+
+
+@dataclass(frozen=True)
+class Training:
+    """What fine-tuning did.
+
+    Attributes:
+        choices: what was chosen for the user (loss, optimizer, …) and why, one line each.
+        epochs: how many were done, those before a checkpoint included.
+        factors: of each regularizer at the start, by where it stands.
+        history: per epoch, every log that `fit` kept, `task_loss` and `penalty` among them.
+        kept_epoch: the epoch whose weights the model has now, counted from 1; 0 for none.
+        held_out: whether the metrics are those on validation data; else of the training data.
+        seed: what all that is random followed from; None where that was left as it was.
+        class_names: of a folder of images, in the order of the class numbers.
+    """
+
+    epochs: int
+    factors: Mapping[str, float]
+    history: Mapping[str, tuple[float, ...]]
+    metrics_before: Mapping[str, float]
+    metrics_after: Mapping[str, float]
+    choices: tuple[str, ...] = ()
+    kept_epoch: int = 0
+    held_out: bool = False
+    seed: int | None = None
+    class_names: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "epochs": self.epochs,
+            "kept_epoch": self.kept_epoch,
+            "held_out": self.held_out,
+            "seed": self.seed,
+            "class_names": list(self.class_names),
+            "factors": {k: finite(v) for k, v in self.factors.items()},
+            "history": {k: [finite(v) for v in values] for k, values in self.history.items()},
+            "metrics_before": {k: finite(v) for k, v in self.metrics_before.items()},
+            "metrics_after": {k: finite(v) for k, v in self.metrics_after.items()},
+            "choices": list(self.choices),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Training:
+        """The inverse of `to_json`."""
+        history = {name: tuple(values) for name, values in data["history"].items()}
+        lists = {name: tuple(data[name]) for name in ("class_names", "choices")}
+        return _known(cls, {**data, **lists, "history": history})
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a command did to a model, layer by layer, with its reasons and figures.
+
+    Attributes:
+        command: the verb.
+        model: the model that was given: `path`, `format`, `keras_version`, `parameters`.
+        layers: a record for each kernel, in the model's order: `path`, `slot`, `shape`,
+            `decision`, `reason`, `regularizer`, and the figures `before` and `after` training:
+            `residual`, `scaled_residual`, `scale`, `sigma_min`, `sigma_max`, `condition`,
+            `coherence`, `penalty`.
+        layer_count: how many layers the model has, those without kernels too.
+        output: the file written, or None.
+        upgrades: what was rewritten for Keras 3, with `name`, `vintage` and `layers`.
+        warnings: a line each.
+        training: losses, metrics and choices of a fine-tuning, or None.
+    """
+
+    command: str
+    model: ModelRecord
+    layers: tuple[LayerRecord, ...]
+    layer_count: int
+    orthwrap_version: str
+    output: str | None = None
+    upgrades: tuple[Mapping[str, Any], ...] = ()
+    warnings: tuple[str, ...] = ()
+    training: Training | None = None
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Counts and sums over the layers, as the schema has them."""
+        carrying = [r for r in self.layers if r.carries]
+        return {
+            "layers": self.layer_count,
+            "kernels": sum(r.kernel is not None for r in self.layers),
+            "regularized": len(carrying),
+            "regularized_parameters": sum(
+                math.prod(r.shape) for r in carrying if r.shape is not None
+            ),
+            "penalty_before": _total_penalty(carrying, "before"),
+            "penalty_after": _total_penalty(carrying, "after"),
+        }
+
+    def __str__(self) -> str:
+        """As the commands show it, at 100 columns."""
+        from orthwrap.report.terminal import as_text, render
+
+        return as_text(lambda width: render(self, width))
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON-ready data, schema `orthwrap.report/1`; no NaN, no Infinity."""
+        return {
+            "schema": REPORT_SCHEMA,
+            "orthwrap_version": self.orthwrap_version,
+            "command": self.command,
+            "model": dataclasses.asdict(self.model),
+            "output": self.output,
+            "upgrades": [dict(u) for u in self.upgrades],
+            "warnings": list(self.warnings),
+            "summary": self.summary,
+            "training": self.training and self.training.to_json(),
+            "layers": [r.to_json() for r in self.layers],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Report:
+        """The report whose `to_json` this is; the reasons of a decision come back as one.
+
+        Raises:
+            ValueFault: the data is of another schema, or lacks something.
+        """
+        with _read_as(REPORT_SCHEMA, data):
+            training = data["training"]
+            return cls(
+                command=data["command"],
+                model=_known(ModelRecord, data["model"]),
+                layers=tuple(LayerRecord.from_json(layer) for layer in data["layers"]),
+                layer_count=data["summary"]["layers"],
+                orthwrap_version=data["orthwrap_version"],
+                output=data["output"],
+                upgrades=tuple(data["upgrades"]),
+                warnings=tuple(data["warnings"]),
+                training=None if training is None else Training.from_json(training),
+            )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One kernel in two models."""
+
+    path: str
+    slot: str
+    kernel: str
+    class_name: str
+    shape_before: tuple[int, ...] | None
+    shape_after: tuple[int, ...] | None
+    status: str  # "same", "changed", "reshaped", "added", "gone"
+    weight_change: float | None  # ‖after − before‖_F / ‖before‖_F
+    regularizer_before: str | None
+    regularizer_after: str | None
+    before: Deviation | None
+    after: Deviation | None
+
+    def to_json(self) -> dict[str, Any]:
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for key in ("shape_before", "shape_after"):
+            data[key] = None if data[key] is None else list(data[key])
+        for key in ("before", "after"):
+            data[key] = data[key] and data[key].to_json()
+        data["weight_change"] = finite(data["weight_change"])
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Comparison:
+        """The inverse of `to_json`."""
+        told = dict(data)
+        for key in ("shape_before", "shape_after"):
+            told[key] = None if told[key] is None else tuple(told[key])
+        for key in ("before", "after"):
+            told[key] = _made(Deviation, told[key])
+        return _known(cls, told)
+
+
+@dataclass(frozen=True)
+class CompareReport:
+    """Two models, kernel by kernel."""
+
+    before: ModelRecord
+    after: ModelRecord
+    layers: tuple[Comparison, ...]
+    orthwrap_version: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """How many kernels there are of each status, and how many regularizers differ."""
+        statuses = [c.status for c in self.layers]
+        return {
+            "kernels": len(self.layers),
+            **{s: statuses.count(s) for s in ("same", "changed", "reshaped", "added", "gone")},
+            "regularizers_changed": sum(
+                c.regularizer_before != c.regularizer_after for c in self.layers
+            ),
+        }
+
+    def __str__(self) -> str:
+        """As the command shows it, at 100 columns."""
+        from orthwrap.report.terminal import as_text, render_compare
+
+        return as_text(lambda width: render_compare(self, width))
+
+    def to_json(self) -> dict[str, Any]:
+        """The comparison as JSON-ready data, schema `orthwrap.compare/1`."""
+        return {
+            "schema": COMPARE_SCHEMA,
+            "orthwrap_version": self.orthwrap_version,
+            "command": "compare",
+            "before": dataclasses.asdict(self.before),
+            "after": dataclasses.asdict(self.after),
+            "warnings": list(self.warnings),
+            "summary": self.summary,
+            "layers": [c.to_json() for c in self.layers],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CompareReport:
+        """The comparison whose `to_json` this is.
+
+        Raises:
+            ValueFault: the data is of another schema, or lacks something.
+        """
+        with _read_as(COMPARE_SCHEMA, data):
+            return cls(
+                before=_known(ModelRecord, data["before"]),
+                after=_known(ModelRecord, data["after"]),
+                layers=tuple(Comparison.from_json(row) for row in data["layers"]),
+                orthwrap_version=data["orthwrap_version"],
+                warnings=tuple(data["warnings"]),
+            )
+
+
+T = TypeVar("T")
+
+
+def _made(cls: type[T], data: Mapping[str, Any] | None) -> T | None:
+    return None if data is None else _known(cls, data)
+
+
+def _known(cls: type[T], data: Mapping[str, Any]) -> T:
+    """A record of what it knows; a later version may have added more."""
+    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return cls(**{name: value for name, value in data.items() if name in known})
+
+
+@contextlib.contextmanager
+def _read_as(schema: str, data: Any) -> Iterator[None]:
+    """ValueFault where the data is not of this schema."""
+    found = data.get("schema") if isinstance(data, Mapping) else None
+    if found != schema:
+        raise ValueFault(f"expected JSON of schema {schema}; got {found!r}")
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as e:
+        raise ValueFault(f"JSON of schema {schema} is not whole: {first_line(e)}") from e
+
+
+def _total_penalty(records: list[LayerRecord], when: str) -> float | None:
+    """Σ factor × penalty over regularized trainable kernels; None where nothing was measured."""
+    terms = [
+        r.regularizer.factor * figures.penalty
+        for r in records
+        if r.trainable
+        and r.regularizer is not None
+        and (figures := getattr(r, when)) is not None
+        and figures.penalty is not None
+    ]
+    if not terms:
+        return None
+    total = math.fsum(terms)
+    return total if math.isfinite(total) else None
+
+
+def finite(value: Any) -> Any:
+    """JSON knows no NaN and no Infinity: None stands for them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

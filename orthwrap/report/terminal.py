@@ -1,0 +1,589 @@
+"""Reports as rich tables, for terminals of any width."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.padding import Padding
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text as RichText
+
+from orthwrap.penalties.options import EVERY
+from orthwrap.penalties.table import PENALTIES
+from orthwrap.plan.decision import (
+    ALREADY,
+    EXCLUDED,
+    KEPT,
+    NOT_SELECTED,
+    REGULARIZED,
+    REMOVED,
+    UNSUPPORTED,
+)
+from orthwrap.report.names import fitted
+from orthwrap.report.record import (
+    CompareReport,
+    Comparison,
+    Deviation,
+    LayerRecord,
+    Report,
+    Training,
+)
+from orthwrap.report.signs import Text
+from orthwrap.stores.base import ModelRecord
+from orthwrap.text import PLAINLY, listed, plainly, printable
+
+_STYLES = {
+    REGULARIZED: "green",
+    ALREADY: "cyan",
+    KEPT: "yellow",
+    REMOVED: "green",
+    UNSUPPORTED: "red",
+    EXCLUDED: "dim",
+    NOT_SELECTED: "dim",
+}
+_CHOOSE_NONE = ("inspect", "finetune")  # commands that show what is there
+_WIDE = 120  # columns from which the reasons get a column of their own
+_NARROW = 72  # columns below which the singular values give way to the names
+_BETWEEN = 3  # columns between two of a table
+_FOLDED = 28  # columns that a cell of words may take from the names
+
+
+def render(report: Report, width: int, *, choices: bool = True) -> RenderableType:
+    """A report for a terminal of `width` columns.
+
+    Args:
+        choices: False leaves out what was chosen to train with, for who has seen that before.
+    """
+    parts: list[RenderableType] = [_head(report.command, report.model, report.output)]
+    shown = _shown(report)
+    if shown:
+        parts.append(_layer_table(report, shown, width))
+    hidden = len(report.layers) - len(shown)
+    parts.append(_verdict(report, hidden))
+    if report.upgrades:
+        parts.append(_upgrades(report.command, report.upgrades, width))
+    if report.training is not None:
+        parts.append(_training(report, report.training, choices))
+    if report.warnings:
+        parts.append(Group(*(_note(w) for w in report.warnings)))
+    return _paragraphs(parts)
+
+
+def _paragraphs(parts: Sequence[RenderableType]) -> RenderableType:
+    """Parts with a blank line between them."""
+    return _Trimmed(Group(parts[0], *(line for part in parts[1:] for line in (Text(""), part))))
+
+
+class _Trimmed:
+    """What is inside, without spaces at the ends of lines: whoever copies it has none either."""
+
+    def __init__(self, inside: RenderableType) -> None:
+        self._inside = inside
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for line in console.render_lines(self._inside, options, pad=False):
+            while line and not line[-1].text.strip(" "):
+                line.pop()
+            if line:
+                yield from line[:-1]
+                yield Segment(line[-1].text.rstrip(" "), line[-1].style)
+            yield Segment.line()
+
+
+def render_compare(report: CompareReport, width: int) -> RenderableType:
+    """A comparison for a terminal of `width` columns."""
+    head = Text.assemble(
+        ("orthwrap compare", "bold"),
+        "  ",
+        _model_name(report.before),
+        (" ↔ ", "dim"),
+        _model_name(report.after),
+    )
+    wide = width >= _WIDE
+    headers = ["weights", "residual", "regularizer"]
+    if wide:
+        headers = ["shape", *headers, "σ min … max"]
+    table = _table()
+    table.add_column("layer", overflow="fold")
+    for header in headers:
+        figure = header in ("residual", "σ min … max")
+        table.add_column(
+            header, justify="right" if figure else "left", no_wrap=header != "regularizer"
+        )
+    rows = [_compare_cells(row, wide) for row in report.layers]
+    room = _room(width, headers, rows)
+    for cells, (heading, name) in zip(rows, fitted(_names(report.layers), room), strict=True):
+        if heading is not None:
+            table.add_row(Text(heading, style="dim"))
+        table.add_row(name, *cells)
+    s = report.summary
+    total = ", ".join(
+        f"{s[k]} {k}" for k in ("same", "changed", "reshaped", "added", "gone") if s[k]
+    )
+    foot = Text(
+        f"{_count(s['kernels'], 'kernel')}: {total or 'none'}; {_differ(s['regularizers_changed'])}"
+    )
+    notes = [Group(*(_note(w) for w in report.warnings))] if report.warnings else []
+    left_out = Text("biases and other weights are not compared", style="dim")
+    return _paragraphs([head, table, Group(foot, left_out), *notes])
+
+
+def _differ(count: int) -> str:
+    if not count:
+        return "the same regularizers"
+    return "1 regularizer differs" if count == 1 else f"{count} regularizers differ"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def render_regularizers(rows: Iterable[Mapping[str, Any]], width: int) -> RenderableType:
+    """The list of penalties."""
+    table = _table()
+    table.add_column("name", style="bold", no_wrap=True)
+    table.add_column("times factor", no_wrap=width >= 100)
+    table.add_column("minimum", no_wrap=True)
+    table.add_column("factor", justify="right", no_wrap=True)
+    table.add_column("options", overflow="fold")
+    if width >= _WIDE:
+        table.add_column("source", overflow="fold", ratio=1)
+    for row in rows:
+        cells = [
+            row["name"],
+            row["formula"],
+            row["minimum"],
+            f"{row['factor']:g}",
+            ", ".join(row["options"]) or "–",
+        ]
+        if width >= _WIDE:
+            cells.append(row["source"])
+        table.add_row(*cells)
+    foot = Text(
+        "W is fan-in × fan-out, G the smaller of WᵀW and WWᵀ. Squared norms, no ½, summed over a "
+        "kernel's matrices and over layers: factors published for other conventions do not "
+        "transfer. Keras's l1, l2, l1_l2 (factor 0.01) and package.module:function fit as well.",
+        style="dim",
+    )
+    return Group(table, foot)
+
+
+def regularizer_rows() -> list[dict[str, Any]]:
+    """The list of penalties as data."""
+    return [
+        {
+            "name": p.name,
+            "formula": p.formula,
+            "minimum": p.minimum,
+            "factor": p.default_factor,
+            "options": [option.name for option in (*p.special_options, EVERY)],
+            "convention": p.convention,
+            "source": p.source,
+        }
+        for p in PENALTIES.values()
+    ]
+
+
+# Parts
+
+
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
+
+
+def _head(command: str, model: ModelRecord, output: str | None) -> RenderableType:
+    title = Text.assemble(("orthwrap ", "bold"), (command, "bold"), "  ", _model_name(model))
+    if output is not None:
+        title.append(" → ", "dim").append(_short_path(output), "bold green")
+    version = f"Keras {model.keras_version}" if model.keras_version else "Keras version unknown"
+    facts = Text(f"{model.format} · {version} · {model.parameters:,} parameters", style="dim")
+    return Group(title, facts)
+
+
+def _model_name(model: ModelRecord) -> Text:
+    return Text(_short_path(model.path) if model.path else "model in memory", style="bold cyan")
+
+
+def _short_path(path: str) -> str:
+    """The path as the user would name it from where they stand."""
+    try:
+        return str(Path(path).resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return path
+
+
+def _shown(report: Report) -> list[LayerRecord]:
+    """What is worth a row: where little was chosen, what was not is counted, not listed."""
+    if report.command == "strip":
+        return [r for r in report.layers if r.decision == REMOVED]
+    if report.command == "upgrade":
+        return []
+    quiet = (NOT_SELECTED, EXCLUDED)
+    loud = [r for r in report.layers if r.decision not in quiet or r.before is not None]
+    return loud or list(report.layers)
+
+
+def _layer_table(report: Report, shown: list[LayerRecord], width: int) -> Table:
+    wide = width >= _WIDE
+    measured = any(r.before is not None for r in shown)
+    trained = any(r.after is not None for r in shown)
+    sigmas = wide or (width >= _NARROW and not trained)
+    columns: list[tuple[str, dict[str, Any]]] = []
+    if wide:
+        columns.append(("class", {"no_wrap": True}))
+    columns.append(("shape", {"no_wrap": True}))
+    columns.append(
+        ("carries" if report.command in _CHOOSE_NONE else "decision", {"overflow": "fold"})
+    )
+    figure = {"justify": "right", "no_wrap": True}
+    if measured:
+        columns.append(("residual", figure))
+        if trained and not wide:
+            columns.append(("", figure))
+        if sigmas:
+            columns.append(("σ min … max", figure))
+        if wide:
+            columns.append(("coherence", figure))
+    if wide:
+        columns.append(("why", {"overflow": "fold"}))
+    rows = [_cells(r, report.command, wide, measured, trained, sigmas) for r in shown]
+    table = _table()
+    table.add_column("layer", overflow="fold")
+    for header, how in columns:
+        table.add_column(header, **how)
+    room = _room(width, [header for header, _ in columns], rows)
+    for record, cells, (heading, name) in zip(
+        shown, rows, fitted(_names(shown), room), strict=True
+    ):
+        if heading is not None:
+            table.add_row(Text(heading, style="dim"))
+        quiet = record.decision in (NOT_SELECTED, EXCLUDED) and record.before is None
+        table.add_row(Text(name, style="dim" if quiet else ""), *cells)
+    return table
+
+
+def _cells(
+    record: LayerRecord, command: str, wide: bool, measured: bool, trained: bool, sigmas: bool
+) -> list[Text]:
+    """A row, without the layer's name."""
+    cells = [Text(record.class_name, style="dim")] if wide else []
+    cells += [_shape(record.shape), _what(record, command, wide)]
+    if measured:
+        cells.append(_residual(record.before, record.after))
+        if trained and not wide:
+            cells.append(_gain(record.before, record.after))
+        last = record.after or record.before
+        if sigmas:
+            cells.append(_sigmas(last))
+        if wide:
+            cells.append(_number(None if last is None else last.coherence))
+    if wide:
+        cells.append(Text(record.reason, style="dim"))
+    return cells
+
+
+def _room(width: int, headers: Sequence[str], rows: Sequence[Sequence[Text]]) -> int:
+    """The columns that are left for names."""
+    widths: list[int] = [
+        max([len(header), *(cell.cell_len for cell in cells)])
+        for header, *cells in zip(headers, *rows, strict=True)
+    ]
+    return width - sum(min(w, _FOLDED) + _BETWEEN for w in widths)
+
+
+def _names(rows: Sequence[LayerRecord | Comparison]) -> list[tuple[str, str]]:
+    """What to call each row: what holds the layer, and its name; with the slot and the kernel
+    where that is not enough.
+
+    The slot is written as patterns have it: `lstm@recurrent`.
+    """
+    slots: dict[str, set[str]] = {}
+    kernels: dict[tuple[str, str], set[str | None]] = {}
+    for row in rows:
+        slots.setdefault(row.path, set()).add(row.slot)
+        kernels.setdefault((row.path, row.slot), set()).add(row.kernel)
+    names = []
+    for row in rows:
+        folder, _, name = row.path.rpartition("/")
+        if len(slots[row.path]) > 1 or row.slot == "activity":
+            name += f"@{row.slot}"
+        if len(kernels[row.path, row.slot]) > 1:
+            name += f" {row.kernel}"
+        names.append((printable(folder), printable(name)))
+    return names
+
+
+def _shape(shape: tuple[int, ...] | None) -> Text:
+    return Text("–" if shape is None else "×".join(map(str, shape)), style="dim")
+
+
+def _what(record: LayerRecord, command: str, wide: bool) -> Text:
+    text = _carried(record, command, wide)
+    if record.trainable:
+        return text
+    frozen = Text("frozen", "italic yellow")
+    return frozen if text.plain == "–" else Text.assemble(text, " ", frozen)
+
+
+def _carried(record: LayerRecord, command: str, wide: bool) -> Text:
+    style = _STYLES[record.decision]
+    if record.regularizer is not None:
+        r = record.regularizer
+        text = Text(f"{r.name} {r.factor:.3g}", style=style)
+        if record.previous and not wide:
+            text = Text.assemble((f"{record.previous} → ", "dim"), text)
+        if r.scale == "preserve":
+            text.append(" preserve", "dim")
+        if r.combined_with:
+            text.append(f" + {r.combined_with}", "dim")
+        if record.decision == ALREADY and command not in _CHOOSE_NONE:
+            text.append(" already", "dim")
+        return text
+    if command in _CHOOSE_NONE and record.decision == NOT_SELECTED:
+        return Text("–", style="dim")
+    if command in _CHOOSE_NONE and record.decision == KEPT:
+        return Text(record.foreign or "", style=style)
+    text = Text(record.decision.replace("_", " "), style=style)
+    if not wide and record.decision in (UNSUPPORTED, KEPT, REMOVED):
+        text.append(f": {record.reason}", "dim")
+    return text
+
+
+def _residual(before: Deviation | None, after: Deviation | None) -> Text:
+    if before is None:
+        return Text("–", style="dim")
+    text = Text(f"{before.residual:.3g}")
+    if after is not None:
+        shown = f"{after.residual:.3g}"
+        style = "bold green" if after.residual <= before.residual else "bold red"
+        is_same = shown == text.plain
+        text.append(" → ", "dim").append(shown, "" if is_same else style)
+    return text
+
+
+def _gain(before: Deviation | None, after: Deviation | None) -> Text:
+    if before is None or after is None or not before.residual or not after.residual:
+        return Text("")
+    ratio = before.residual / after.residual
+    if f"{max(ratio, 1 / ratio):.3g}" == "1":
+        return Text("")
+    return Text(f"÷{ratio:.3g}" if ratio >= 1 else f"×{1 / ratio:.3g}", style="dim")
+
+
+def _sigmas(figures: Deviation | None) -> Text:
+    if figures is None or figures.sigma_max is None:
+        return Text("–", style="dim")
+    low = "?" if figures.sigma_min is None else f"{figures.sigma_min:.2f}"
+    return Text(f"{low} … {figures.sigma_max:.2f}")
+
+
+def _number(value: float | None) -> Text:
+    return Text("–", style="dim") if value is None else Text(f"{value:.3f}")
+
+
+def _verdict(report: Report, hidden: int) -> RenderableType:
+    counts = Counter(r.decision for r in report.layers)
+    summary = report.summary
+    lines = []
+    if report.command in ("apply", "finetune", "inspect") and summary["regularized"]:
+        lines.append(_carriers(report))
+    elif report.command == "upgrade":
+        done = len(report.upgrades)
+        lines.append(
+            Text(
+                _count(done, "rewrite") if done else "nothing to do: a copy",
+                style="bold green",
+            )
+        )
+    elif report.command == "strip":
+        removed = counts[REMOVED]
+        lines.append(
+            Text(
+                f"{_count(removed, 'regularizer')} removed" if removed else "nothing to remove",
+                style="bold green",
+            )
+        )
+    else:
+        count = summary["kernels"]
+        kernels = "1 kernel carries no" if count == 1 else f"{count} kernels, none carries an"
+        lines.append(Text(f"{kernels} orthwrap regularizer"))
+    if summary["penalty_before"] is not None:
+        line = Text(f"penalty {summary['penalty_before']:.4g}")
+        if summary["penalty_after"] is not None:
+            line.append(f" → {summary['penalty_after']:.4g}")
+        lines.append(line)
+    frozen = sum(1 for r in report.layers if r.carries and not r.trainable)
+    if frozen:
+        one = "it is" if summary["regularized"] == 1 else "1 of them is"
+        lines.append(
+            Text(
+                f"{frozen} of them are frozen: Keras applies no penalty while they are"
+                if frozen > 1
+                else f"{one} frozen: Keras applies no penalty while it is",
+                style="yellow",
+            )
+        )
+    quiet = counts[NOT_SELECTED] + counts[EXCLUDED]
+    if hidden and quiet and report.command not in ("strip", "upgrade"):
+        lines.append(Text(_hidden(report.command, counts), style="dim"))
+    return Group(*lines)
+
+
+def _carriers(report: Report) -> Text:
+    """How many kernels, and outputs of layers, carry a regularizer."""
+    summary, total = report.summary, report.model.parameters
+    outputs = sum(r.carries and r.slot == "activity" for r in report.layers)
+    kernels = summary["regularized"] - outputs
+    # Of those that `inspect` was not asked about, it does not say what they carry.
+    unseen = sum(r.decision in (NOT_SELECTED, EXCLUDED) for r in report.layers)
+    known = summary["kernels"] - (unseen if report.command == "inspect" else 0)
+    text = Text()
+    if kernels:
+        share = summary["regularized_parameters"] / total if total else 0.0
+        text.append(f"{kernels} of {_count(known, 'kernel')}", "bold green")
+        text.append(f" {'carries' if kernels == 1 else 'carry'} a regularizer")
+        text.append(f" ({'<1%' if share < 0.005 else f'{share:.0%}'} of all parameters)")
+    if outputs:
+        text.append(", and " if kernels else "")
+        text.append(f"the outputs of {_count(outputs, 'layer')}", "bold green")
+        text.append("" if kernels else " carry a regularizer")
+    return text
+
+
+def _hidden(command: str, counts: Mapping[str, int]) -> str:
+    """What became of the kernels that have no row."""
+    left, excluded = counts[NOT_SELECTED], counts[EXCLUDED]
+    if command == "finetune":
+        verb = "carries" if left == 1 else "carry"
+        return f"{_count(left, 'other kernel')} {verb} no regularizer"
+    parts = [f"{_count(left, 'kernel')} not selected"] if left else []
+    if excluded:
+        parts.append(f"{excluded} excluded" if parts else f"{_count(excluded, 'kernel')} excluded")
+    return ", ".join(parts)
+
+
+def _upgrades(command: str, upgrades: Iterable[Mapping[str, Any]], width: int) -> RenderableType:
+    table = Table.grid(padding=(0, 3, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(style="dim", no_wrap=width >= _WIDE, max_width=None if width >= _WIDE else 20)
+    table.add_column(style="dim", overflow="fold")
+    for upgrade in upgrades:
+        layers = list(upgrade.get("layers", ()))
+        some = printable(listed(layers))
+        table.add_row(f"  {upgrade['name']}", upgrade["vintage"].replace("-", "–"), some)
+    done = "Would be brought up to Keras 3" if command == "inspect" else "Brought up to Keras 3"
+    return Group(Text(done, style="bold"), table)
+
+
+def _training(report: Report, training: Training, with_choices: bool) -> RenderableType:
+    table = _table()
+    table.add_column("on validation data" if training.held_out else "on training data")
+    table.add_column("before", justify="right")
+    table.add_column("after", justify="right")
+    for name in _in_order(training.metrics_before):
+        before, after = (m.get(name) for m in (training.metrics_before, training.metrics_after))
+        table.add_row(
+            name.replace("_", " "),
+            *("–" if v is None else f"{v:.4f}" for v in (before, after)),
+        )
+    head = Text(f"Trained for {_count(training.epochs, 'epoch')}", style="bold")
+    if training.kept_epoch != training.epochs:
+        head.append(f"; the weights are those of epoch {training.kept_epoch}, the best")
+    parts: list[RenderableType] = [head]
+    if with_choices:
+        parts += [Padding(Text(c, style="dim"), (0, 0, 0, 2)) for c in training.choices]
+        parts.append(Text(""))
+    parts.append(table)
+    if _moved(report, training):
+        parts.append(
+            Text("Before is at the first factors of the schedule, after at its last.", style="dim")
+        )
+    return Group(*parts)
+
+
+def _moved(report: Report, training: Training) -> bool:
+    """Whether a schedule left other factors than it found."""
+    return any(
+        r.regularizer.factor != training.factors.get(r.place, r.regularizer.factor)
+        for r in report.layers
+        if r.carries and r.regularizer is not None
+    )
+
+
+def _in_order(metrics: Mapping[str, float]) -> Iterator[str]:
+    """Task loss and penalty first, then what adds up to them, then the rest."""
+    first = [n for n in ("task_loss", "penalty", "loss") if n in metrics]
+    yield from first
+    yield from (n for n in metrics if n not in first)
+
+
+def _note(warning: str) -> RenderableType:
+    return Text.assemble(("warning: ", "bold yellow"), warning)
+
+
+def _compare_cells(row: Comparison, wide: bool) -> list[Text]:
+    cells: list[Text] = []
+    if wide:
+        cells.append(_shape(row.shape_after or row.shape_before))
+    style = {"same": "dim", "changed": "", "reshaped": "red", "added": "green", "gone": "red"}[
+        row.status
+    ]
+    change = f" {row.weight_change:.2%}" if row.status == "changed" and row.weight_change else ""
+    cells.append(Text(f"{row.status}{change}", style=style))
+    same = row.status == "same"
+    cells.append(
+        _residual(row.before or row.after, None if same or row.before is None else row.after)
+    )
+    before, after = row.regularizer_before or "–", row.regularizer_after or "–"
+    if before == after:
+        cells.append(Text(before, style="dim"))
+    else:
+        cells.append(Text.assemble((before, "dim"), (" → ", "dim"), (after, "green")))
+    if wide:
+        cells.append(_sigmas(row.after or row.before))
+    return cells
+
+
+def console(file: Any = None) -> Console:
+    """A console whose colours follow the terminal and NO_COLOR; pipes get plain text."""
+    return _SafeConsole(file=file, highlight=False, soft_wrap=False, markup=False, emoji=False)
+
+
+def as_text(rendered: Callable[[int], RenderableType], width: int = 100) -> str:
+    """What a console of `width` columns would show, without colours, in signs of `sys.stdout`."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    buffer = io.TextIOWrapper(io.BytesIO(), encoding, PLAINLY, newline="")
+    screen = _SafeConsole(file=buffer, width=width, highlight=False, markup=False, emoji=False)
+    screen.print(rendered(width))
+    buffer.seek(0)
+    return "\n".join(line.rstrip() for line in buffer.read().splitlines())
+
+
+class _SafeConsole(Console):
+    """A console that shows control characters in a stranger's names instead of obeying them.
+
+    What its encoding lacks is shown in plain signs.
+    """
+
+    def render_str(self, text: str, **how: Any) -> RichText:
+        return super().render_str(plainly(text, self.encoding), **how)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+                continue
+            text = "\n".join(printable(line) for line in segment.text.split("\n"))
+            if plainly(text, self.encoding) != text:  # the laying out has left one column for it
+                text = plainly(text.replace("…", "."), self.encoding)
+            yield segment if text == segment.text else Segment(text, segment.style)

@@ -1,0 +1,51 @@
+"""A rules file: `[[rule]]` tables whose keys are the long options."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orthwrap.errors import FileFault, ValueFault
+from orthwrap.rules.rule import Rule, RuleWords
+from orthwrap.rules.words import words_of
+
+
+def read_rules(path: Path) -> tuple[Rule, ...]:
+    """The rules of a TOML file, in its order.
+
+    Raises:
+        FileFault: the file is missing or no TOML.
+        ValueFault: a table or a key that is none of ours, or a value that does not fit.
+    """
+    try:
+        with path.open("rb") as f:
+            document = tomllib.load(f)
+    except OSError as e:
+        raise FileFault(f"rules file {path} cannot be read: {e.strerror}") from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise FileFault(f"rules file {path} is no TOML: {e}") from e
+    tables = document.get("rule")
+    if set(document) != {"rule"} or not isinstance(tables, list) or not tables:
+        raise ValueFault(f"rules file {path} must hold [[rule]] tables and nothing else")
+    return tuple(_rule(table, f"{path}, rule {i}") for i, table in enumerate(tables, 1))
+
+
+def _rule(table: Any, where: str) -> Rule:
+    if not isinstance(table, Mapping):
+        raise ValueFault(f"{where} is no table: write [[rule]]")
+    said = {key.replace("-", "_"): value for key, value in table.items()}
+    words = words_of(RuleWords)
+    for key, value in said.items():
+        if key not in words:
+            raise ValueFault(f"{where} has an unknown key {key!r}; there are: {', '.join(words)}")
+        what, types = words[key].kind.in_file
+        inner = value if isinstance(value, list) else ()
+        is_such = isinstance(value, types) and not isinstance(value, bool)
+        if not is_such or not all(isinstance(v, str) for v in inner):
+            raise ValueFault(f"{where}: {key} must be {what}; got {value!r}")
+    try:
+        return Rule(**said)
+    except ValueFault as e:
+        raise ValueFault(f"{where}: {e}") from e

@@ -1,0 +1,169 @@
+"""A rule, pattern(s) → regularizer, in the words of `apply`, of the command and of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypedDict, Unpack
+
+from orthwrap.rules import words
+from orthwrap.rules.schedules import Schedule
+from orthwrap.rules.words import AUTO, Said, Word, documented
+
+SCALES = ("unit", "preserve")
+PLACES = ("kernel", "activity")
+EXISTING = ("keep", "combine", "replace")
+
+_ATTACH = "What to attach"
+
+
+@documented()
+class AttachWords(TypedDict, total=False):
+    """What to attach, where, and how strong: keywords of `apply`, long options and file keys.
+
+    Attributes:
+        {words}
+    """
+
+    target: Annotated[
+        Any,
+        Word(
+            "Which layers: all-conv, class:Conv2D, re:REGEX, a glob on the path, PATTERN@SLOT. "
+            "Repeatable. Default to attach: all-conv and all-dense.",
+            words.patterns,
+            ("all-conv", "all-dense"),
+            _ATTACH,
+            flags=("-t",),
+            metavar="PATTERN",
+            python="One pattern or several; a callable of the layer's record is one too.",
+        ),
+    ]
+    exclude: Annotated[
+        Any,
+        Word(
+            "Which not. Repeatable.",
+            words.patterns,
+            (),
+            _ATTACH,
+            flags=("-x",),
+            metavar="PATTERN",
+            python="As target.",
+        ),
+    ]
+    regularizer: Annotated[
+        Any,
+        Word(
+            "See `orthwrap regularizers`; also l2 or package.module:function. Default: so.",
+            words.anything,
+            "so",
+            _ATTACH,
+            flags=("-r",),
+            metavar="NAME",
+            python="An object that obeys the Keras regularizer contract is one too.",
+        ),
+    ]
+    factor: Annotated[
+        float | str | None,
+        Word(
+            "The coefficient; auto sets it from gradients on --data. Default: the regularizer's.",
+            words.factor,
+            None,
+            _ATTACH,
+            metavar="F|auto",
+        ),
+    ]
+    factor_for: Annotated[
+        Any,
+        Word(
+            "Another factor for some; the first match wins. Repeatable.",
+            words.factors_by_pattern,
+            (),
+            _ATTACH,
+            metavar="PATTERN=F",
+            python="A mapping, or pairs of pattern and factor.",
+        ),
+    ]
+    scale: Annotated[
+        str | None,
+        Word(
+            "Drive singular values to 1 (unit, the default), or to the kernel's own RMS "
+            "(preserve).",
+            words.choice(*SCALES),
+            "unit",
+            _ATTACH,
+        ),
+    ]
+    on: Annotated[
+        str | None,
+        Word(
+            "Regularize kernels (the default), or outputs.",
+            words.choice(*PLACES),
+            "kernel",
+            _ATTACH,
+        ),
+    ]
+    options: Annotated[
+        Mapping[str, Any] | None,
+        Word(
+            "An option of the regularizer, such as estimate=sketch. Repeatable.",
+            words.mapping,
+            {},
+            _ATTACH,
+            flags=("--option",),
+            metavar="KEY=VALUE",
+            python="A mapping of all of them.",
+        ),
+    ]
+    existing: Annotated[
+        str | None,
+        Word(
+            "What to do with a regularizer that is there. Default: combine.",
+            words.choice(*EXISTING),
+            "combine",
+            _ATTACH,
+        ),
+    ]
+
+
+def _schedule(name: str, value: Any) -> Any:
+    return Schedule.parse(value) if isinstance(value, str) else value
+
+
+SCHEDULE = words.Kind(str, _schedule)
+
+
+class RuleWords(AttachWords, total=False):
+    """The words of a `Rule`, and the keys of a `[[rule]]` table."""
+
+    schedule: Annotated[
+        Any,
+        Word(
+            "How the factor moves while the result is trained, such as cosine. Files of models "
+            "know nothing of it.",
+            SCHEDULE,
+            None,
+            _ATTACH,
+            python="A text, an `orthwrap.Schedule` or a callable, as `FactorSchedule` takes it.",
+        ),
+    ]
+
+
+@documented(RuleWords)
+class Rule(Said):
+    """Pattern(s) → regularizer.
+
+    Attributes:
+        {words}
+
+    Raises:
+        ValueFault: a value that its word does not take.
+    """
+
+    TABLE = RuleWords
+
+    def __init__(self, **said: Unpack[RuleWords]) -> None:
+        super().__init__(**said)
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether a factor is to be found in training."""
+        return AUTO in (self.factor, *(factor for _, factor in self.factor_for))

@@ -1,0 +1,1 @@
+"""The factors while training: found from gradients, moved by schedules."""

@@ -1,0 +1,1 @@
+"""What is optimised: loss, labels, optimizer, layers that are trained."""

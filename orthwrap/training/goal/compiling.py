@@ -1,0 +1,293 @@
+"""What to optimise: as the model was compiled, or chosen from its outputs and the labels."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from orthwrap.data import Data, Port
+from orthwrap.data.ports import some
+from orthwrap.errors import ValueFault
+from orthwrap.live.compiled import again, forget_compiled_steps, inner_of
+from orthwrap.training.goal import objectives
+from orthwrap.training.goal.inputs_outputs import outputs_of, ports
+from orthwrap.training.goal.optimizers import follow_variables, set_learning_rate
+from orthwrap.training.settings import DEFAULT_LEARNING_RATE, Settings
+
+
+def compile_model(model: Any, data: Data, settings: Settings) -> tuple[str, ...]:
+    """Makes the model ready to train; says what was chosen, and why.
+
+    What the user names comes first, then what the model was compiled with, then what follows
+    from outputs and labels.
+
+    Raises:
+        ValueFault: an unknown loss, optimizer or metric; labels that fit no loss, or lie outside
+            the classes.
+    """
+    own = model._compile_config.config if _can_train(model) else None
+    loss, metrics, chosen = _objective(model, data, settings, own is not None)
+    optimizer, why = choose_optimizer(model, settings)
+    if own is None or loss is not None or metrics is not None or settings.optimizer is not None:
+        # What is not asked for anew stays as the model was compiled with it.
+        kept = {} if own is None else dict(own)
+        kept["optimizer"] = optimizer
+        if loss is not None:
+            kept |= {"loss": loss, "loss_weights": None}
+        if metrics is not None:
+            kept |= {"metrics": metrics, "weighted_metrics": None}
+        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.compile(**kept | ({"auto_scale_loss": False} if scaled else {}))
+    return (*chosen, why, *settle_optimizer(model, settings))
+
+
+def settle_optimizer(model: Any, settings: Settings) -> tuple[str, ...]:
+    """The model's optimizer at the rate that was asked for, and for the weights trained now."""
+    if settings.learning_rate is not None:
+        set_learning_rate(model, settings.learning_rate)
+    return follow_variables(model)
+
+
+def settle_steps(model: Any) -> tuple[str, ...]:
+    """On JAX, training steps are compiled; says so where the model would not have it.
+
+    `jit_compile=False` is in files that Keras wrote on TensorFlow, where steps become a graph all
+    the same. JAX would run them one operation at a time.
+    """
+    if keras.backend.backend() != "jax" or model.run_eagerly or model.jit_compile:
+        return ()
+    if not all(layer.supports_jit for layer in model._flatten_layers()):
+        return ()
+    model.jit_compile = True
+    forget_compiled_steps(model)
+    return ("steps are compiled, which jit_compile=False in the model does not ask JAX for",)
+
+
+def _objective(
+    model: Any, data: Data, settings: Settings, is_compiled: bool
+) -> tuple[Any, Any, tuple[str, ...]]:
+    """Loss and metrics, None where the model's own stay; and why."""
+    _, outputs = ports(model)
+    activations = activations_of(model, len(outputs))
+    metrics = _metrics(settings, outputs) if settings.metric else None
+    if settings.loss is not None:
+        loss = _given_loss(settings.loss, activations)
+        is_ours = loss is not settings.loss
+        logits = " from logits" if is_ours and getattr(loss, "from_logits", False) else ""
+        return loss, metrics, (f"loss {loss_names(loss)}{logits}: as given",)
+    if is_compiled:
+        return None, metrics, (f"loss {loss_names(model.loss)}: the model's own",)
+    if None in activations:
+        activations = _seen(model, data, settings, activations)
+    picked = [
+        objectives.choose(labels, port.shape, activation, port.name)
+        for labels, port, activation in zip(data.labels, outputs, activations, strict=True)
+    ]
+    for labels, port, objective in zip(data.validation_labels, outputs, picked, strict=False):
+        if objective.classes is not None:
+            objectives.check_classes(labels, objective.classes, port.name)
+    why = []
+    for port, objective in zip(outputs, picked, strict=True):
+        logits = " from logits" if objective.from_logits else ""
+        at = f"{port.name}: " if len(outputs) > 1 else ""
+        why.append(f"{at}loss {objective.loss}{logits}: {objective.why}")
+    losses = [_loss(o) for o in picked]
+    if metrics is None:
+        metrics = [[_metric(o)] for o in picked]
+        metrics = metrics[0] if len(metrics) == 1 else metrics
+    return losses[0] if len(losses) == 1 else losses, metrics, tuple(why)
+
+
+def choose_optimizer(model: Any, settings: Settings) -> tuple[Any, str]:
+    """The optimizer to train with, and why."""
+    rate = settings.learning_rate
+    if settings.optimizer is not None:
+        optimizer, why = _named(keras.optimizers, "optimizer", settings.optimizer), "as given"
+    elif _can_train(model):
+        why = "the model's own" + (", the rate as given" if rate is not None else "")
+        optimizer = model.optimizer
+    else:
+        why = "the rate as given" if rate is not None else "the model names none"
+        optimizer = keras.optimizers.Adam(rate or DEFAULT_LEARNING_RATE)
+    at = learning_rate(optimizer) if rate is None else rate
+    shown = at if isinstance(at, str) else f"{at:g}"
+    return optimizer, f"optimizer {optimizer_name(optimizer)}, learning rate {shown}: {why}"
+
+
+def learning_rate(optimizer: Any) -> float | str:
+    """An optimizer's rate now, or the schedule that it follows."""
+    rate = inner_of(optimizer)._learning_rate
+    if callable(rate):
+        return type(rate).__name__
+    return float(f"{float(keras.ops.convert_to_numpy(rate)):.6g}")  # float32 has no more digits
+
+
+def optimizer_name(optimizer: Any) -> str:
+    """Its class; names of their own Keras counts up: adam_1, adam_2."""
+    return type(inner_of(optimizer)).__name__
+
+
+def _given_loss(given: Any, activations: list[str | None]) -> Any:
+    """The loss that the user names; of logits, where the outputs are known to be such."""
+    if not isinstance(given, str):
+        return given
+    loss = _named(keras.losses, "loss", given)
+    entropy = _ENTROPIES.get(given.lower().replace("_", ""))
+    if entropy is None or any(a != "linear" for a in activations):
+        return loss
+    return entropy(from_logits=True)
+
+
+def _seen(
+    model: Any, data: Data, settings: Settings, activations: list[str | None]
+) -> list[str | None]:
+    """The activations, with `softmax` for unknown ones of which a batch of outputs tells."""
+    outputs = outputs_of(model)(data.first_inputs(settings.batch_size))
+
+    def is_softmax(output: Any) -> bool:
+        sums = output.sum(axis=-1) if output.ndim > 1 and output.shape[-1] > 1 else np.zeros(1)
+        return bool(np.all(output >= 0) and np.allclose(sums, 1, atol=1e-2))
+
+    return [
+        "softmax" if activation is None and is_softmax(output) else activation
+        for activation, output in zip(activations, outputs, strict=True)
+    ]
+
+
+def _metrics(settings: Settings, outputs: list[Port]) -> Any:
+    """The metrics that the user names, for each output."""
+    each = [[_given_metric(m, i) for m in settings.metric] for i in range(len(outputs))]
+    return each[0] if len(outputs) == 1 else each
+
+
+def _given_metric(given: Any, output: int) -> Any:
+    """The metric that the user names: each output keeps count in one of its own."""
+    if isinstance(given, keras.metrics.Metric):
+        return again(given) if output else given
+    return given if given in ("accuracy", "acc") else _named(keras.metrics, "metric", given)
+
+
+def _named(module: Any, kind: str, given: Any) -> Any:
+    """What Keras knows by this name; what is no name is taken as it is."""
+    if not isinstance(given, str):
+        return given
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return module.get(given)
+    except (ValueError, TypeError) as e:
+        names = [n for n in dir(module) if not n.startswith("_") and n not in _NO_NAMES]
+        close = difflib.get_close_matches(given.lower(), [n.lower() for n in names], 3, 0.4)
+        shown = [n for c in close for n in names if n.lower() == c]
+        if kind == "loss" and "entropy" in given.lower():
+            shown = difflib.get_close_matches(given.lower(), _ENTROPY_NAMES, 3, 0.0)
+        known = [n for n in names if not n[0].isupper()] if kind == "loss" else names
+        hint = f"did you mean {', '.join(dict.fromkeys(shown))}?"
+        if not shown:
+            hint = f"it knows {some(known, 20)}"
+        raise ValueFault(f"Keras knows no {kind} {given!r}; {hint}") from e
+
+
+_ENTROPY_NAMES = (
+    "sparse_categorical_crossentropy",
+    "categorical_crossentropy",
+    "binary_crossentropy",
+)
+_NO_NAMES = ("get", "serialize", "deserialize", "schedules")
+
+
+def _loss(objective: objectives.Objective) -> Any:
+    entropy = _ENTROPIES.get(objective.loss.replace("_", ""))
+    if not objective.from_logits or entropy is None:
+        return keras.losses.get(objective.loss)
+    return entropy(from_logits=True)
+
+
+_ENTROPIES = {
+    "sparsecategoricalcrossentropy": keras.losses.SparseCategoricalCrossentropy,
+    "categoricalcrossentropy": keras.losses.CategoricalCrossentropy,
+    "binarycrossentropy": keras.losses.BinaryCrossentropy,
+}
+
+
+def _metric(objective: objectives.Objective) -> Any:
+    if objective.metric == "binary_accuracy":
+        # Of logits, 0 is the even chance.
+        threshold = 0.0 if objective.from_logits else 0.5
+        return keras.metrics.BinaryAccuracy(name="accuracy", threshold=threshold)
+    if objective.metric == "sparse_categorical_accuracy":
+        return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+    if objective.metric == "categorical_accuracy":
+        return keras.metrics.CategoricalAccuracy(name="accuracy")
+    return objective.metric
+
+
+def loss_names(loss: Any) -> str:
+    if isinstance(loss, (list, tuple)):
+        return ", ".join(loss_names(x) for x in loss)
+    if isinstance(loss, Mapping):
+        return ", ".join(f"{k}: {loss_names(v)}" for k, v in loss.items())
+    if isinstance(loss, str):
+        return loss
+    return str(getattr(loss, "name", None) or getattr(loss, "__name__", None) or loss)
+
+
+def _can_train(model: Any) -> bool:
+    """Whether the model was compiled with all that training needs."""
+    if not getattr(model, "compiled", False) or model.optimizer is None:
+        return False
+    has_own_way = type(model).compute_loss is not keras.Model.compute_loss
+    has_own_way = has_own_way or type(model).train_step is not keras.Model.train_step
+    return model.loss is not None or has_own_way
+
+
+def loss_of_each(loss: Any, outputs: list[Port]) -> list[Any]:
+    if isinstance(loss, Mapping):
+        return [loss.get(port.name) for port in outputs]
+    if isinstance(loss, (list, tuple)) and len(loss) == len(outputs):
+        return list(loss)
+    return [loss] * len(outputs)
+
+
+def activations_of(model: Any, outputs: int) -> list[str | None]:
+    """The activation of each output, by name."""
+    graph = getattr(model, "_functional", None) or model
+    found = [_activation(tensor) for tensor in graph.outputs]
+    return found if len(found) == outputs else [None] * outputs
+
+
+# What gives the numbers that it takes.
+_PASSING = (
+    keras.layers.Reshape,
+    keras.layers.Flatten,
+    keras.layers.Identity,
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+    keras.layers.ActivityRegularization,
+)
+
+
+def _activation(tensor: Any) -> str | None:
+    layer, node, index = getattr(tensor, "_keras_history", (None, 0, 0))
+    if isinstance(layer, keras.Model) and getattr(layer, "outputs", None):
+        return _activation(layer.outputs[index])
+    if isinstance(layer, _PASSING):
+        (before,) = layer._inbound_nodes[node].input_tensors
+        return _activation(before)
+    layer = getattr(layer, "layer", layer)  # TimeDistributed
+    # Softmax is a layer and an operation, sigmoid an operation.
+    if type(layer).__name__ in ("Softmax", "Sigmoid"):
+        return type(layer).__name__.lower()
+    activation = getattr(layer, "activation", None)
+    if activation is None:
+        return None
+    return str(getattr(activation, "__name__", type(activation).__name__.lower()))

@@ -1,0 +1,1 @@
+"""The run itself: epochs, checkpoints, logs, interrupts."""

@@ -1,0 +1,380 @@
+"""One run of `fit`: what is shown, logged and kept of it, step by step and epoch by epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from orthwrap.errors import FileFault, ValueFault
+from orthwrap.live.compiled import inner_of
+from orthwrap.live.store import regularizers_of
+from orthwrap.regularizers import Attached, OrthogonalityRegularizer
+from orthwrap.regularizers.multiplier import MULTIPLIER
+from orthwrap.stores.replacing import TextOutput
+from orthwrap.training.loop.checkpoints import CheckpointFolder, State
+from orthwrap.training.loop.interrupts import Interrupts
+from orthwrap.training.loop.logs import Board, csv_of
+from orthwrap.training.loop.monitor import is_lower_better
+from orthwrap.training.settings import Settings
+
+_EXPLODED = 1e4  # times what loss and penalty were before training
+
+Snapshot = dict[str, list[NDArray[Any]]]
+
+
+@dataclass
+class Outcome:
+    """How far a run came.
+
+    Attributes:
+        epoch: epochs that are done.
+        step: steps that are done in the epoch after them.
+        history: the figures of each epoch.
+        fault: why it stopped before its time; "" where it did not.
+        advice: what to do about that.
+        interrupted: the user asked it to stop.
+        best: the best epoch and its figure.
+        kept: the epoch whose weights the model has at the end; None where it is that of the
+            step at which the run was interrupted, 0 where none was good.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    history: dict[str, list[float]] = field(default_factory=dict)
+    fault: str = ""
+    advice: str = ""
+    interrupted: bool = False
+    best: tuple[int, float] | None = None
+    kept: int | None = 0
+
+    @property
+    def place(self) -> str:
+        """In words."""
+        if self.step:
+            return f"in epoch {self.epoch + 1}, after step {self.step}"
+        return f"after epoch {self.epoch}" if self.epoch else "before the first step"
+
+
+class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
+    """The callback that sees to everything but the training itself.
+
+    Args:
+        settings: what to keep, log and monitor.
+        state: where the run stands, as a checkpoint tells it; its history is added to.
+        steps: of an epoch; None where that is not known before its end.
+        validate: the figures on validation data; None where there is none.
+        folder: for checkpoints, or None.
+        log: where a line for each epoch goes, or None.
+        progress: who shows it, or None.
+        interrupts: whether the user asked to stop.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        state: State,
+        steps: int | None,
+        validate: Callable[[], Mapping[str, float]] | None,
+        folder: CheckpointFolder | None,
+        log: TextOutput | None,
+        progress: Any,
+        interrupts: Interrupts,
+    ) -> None:
+        super().__init__()
+        self._settings = settings
+        self._state = state
+        self._steps = steps
+        self._validate = validate
+        self._folder = folder
+        self._log = log
+        self._progress = progress
+        self._interrupts = interrupts
+        self._board = None if settings.tensorboard is None else Board(settings.tensorboard)
+        self._keeps_best = (settings.keep or ("best" if validate else "last")) == "best"
+        self._monitor = settings.monitor or ("val_task_loss" if validate else "task_loss")
+        self._first = (0.0, 0.0)  # loss and penalty before training
+        self._kept: Snapshot | None = None
+        self._factors: list[float] = []  # of each regularizer, before any schedule moves it
+        self._metrics: list[NDArray[Any]] | None = None  # of the epoch that is gone on with
+        self._random: list[NDArray[Any]] = []
+        self._skipped = state.step
+        self._raw: list[NDArray[Any]] = []  # weights whose averages `fit` puts in their place
+        self.outcome = Outcome(
+            epoch=state.epoch,
+            step=state.step,
+            history={k: list(v) for k, v in state.history.items()},
+            best=state.best,
+        )
+
+    # Going on and ending
+
+    def begin(self, before: Mapping[str, float]) -> None:
+        """The run starts from here.
+
+        Args:
+            before: the figures of the model as it is, at the factors before any schedule.
+        """
+        self._first = before.get("loss", 0.0), before.get("penalty", 0.0)
+        self._factors = [r.factor for r in regularizers_in(self.model)]
+        out = self.outcome
+        if self._board is not None and not (out.epoch or out.step):
+            self._board.epoch(0, {}, self.model)
+
+    def restore(self) -> None:
+        """The model, optimizer and counts as the last checkpoint has them."""
+        assert self._folder is not None
+        if not self.model.optimizer.built:
+            self.model.optimizer.build(self.model.trainable_variables)
+        snapshot = self._folder.read()
+        best = self.outcome.best
+        kept = snapshot if best is None else self._folder.read_best(best[0])
+        held = regularizers_in(self.model)
+        self._check_fits(snapshot, kept, held)
+        self._metrics = snapshot.pop("metrics")
+        self._random = snapshot.pop("random")
+        _assign(self.model, snapshot)
+        for regularizer, state in zip(held, self._state.regularizers, strict=True):
+            if isinstance(regularizer, OrthogonalityRegularizer):
+                regularizer.restore(state)
+            own = replace(regularizer.attachment, factor=state["factor"])
+            regularizer.attachment = own
+        self._kept = kept  # what a fault soon after leaves
+        self._factors = [r.factor for r in held]
+
+    def _check_fits(self, snapshot: Snapshot, kept: Snapshot, held: Sequence[Any]) -> None:
+        """FileFault, before anything is changed, where a checkpoint is not of this model."""
+        assert self._folder is not None
+        expected = _held(self.model)
+        fits = [
+            _is_like(found[group], expected[group])
+            for found in (snapshot, kept)
+            for group in expected
+        ]
+        if self._skipped:
+            fits.append(_is_like(snapshot["metrics"], self.model.metrics_variables))
+        states = self._state.regularizers
+        fits.append(len(held) == len(states))
+        for regularizer, state in zip(held, states, strict=False):
+            fits.append("seed" in state or not isinstance(regularizer, OrthogonalityRegularizer))
+        if not all(fits) or not _is_random_state(snapshot["random"]):
+            raise FileFault(
+                f"the checkpoint in {self._folder.path} is broken: its arrays are not those of "
+                "this model; put a sound copy in its place, or start again in another folder"
+            )
+
+    def finish(self) -> None:
+        """The model as the epoch that is kept left it."""
+        if self._board is not None:
+            self._board.close()
+        out = self.outcome
+        out.kept = None if out.step else out.epoch
+        if out.fault and self._kept is None:
+            out.kept = 0
+        is_best = self._keeps_best and out.best is not None
+        if self._kept is not None and (is_best or out.fault):
+            _assign(self.model, self._kept)
+            out.kept = out.best[0] if is_best and out.best else out.epoch
+        if averages(self.model) and self.model.optimizer.built:
+            trained = self.model.trainable_variables
+            self.model.optimizer.finalize_variable_values(trained)
+            # On JAX both would hold one buffer, which the next step gives away.
+            for variable, value in zip(trained, _arrays(trained), strict=True):
+                variable.assign(value)
+
+    # What Keras calls
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if self._metrics and self._skipped:  # an epoch's figures are of all its steps
+            for variable, value in zip(self.model.metrics_variables, self._metrics, strict=True):
+                variable.assign(value)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if self._random:  # not before: PyTorch's loaders draw from it as they are made
+            _set_random_state(self._random)
+            self._random = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        out = self.outcome
+        out.step = batch + 1 + self._skipped
+        values = _floats(logs or {})
+        out.fault, out.advice = self._fault_of(values)
+        if self._progress is not None:
+            self._progress.step(out.epoch, out.step, values)
+        is_last = out.step == self._steps
+        if out.fault or (self._interrupts.asked and not is_last):
+            self.model.stop_training = True
+
+    def on_train_end(self, logs: Any = None) -> None:
+        # Averages are for the end of the run, which may have several calls of `fit`.
+        for variable, value in zip(self.model.trainable_variables, self._raw, strict=False):
+            variable.assign(value)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        out = self.outcome
+        if averages(self.model):
+            self._raw = _arrays(self.model.trainable_variables)
+        if out.fault:
+            return
+        is_whole = self._steps is None or out.step >= self._steps
+        if self._interrupts.asked and not (is_whole and self._steps is not None):
+            out.interrupted = True
+            self._write()
+            return
+        values = _floats(logs or {})
+        if self._validate is not None:
+            values |= {f"val_{name}": value for name, value in self._validate().items()}
+            logs.update(values)  # for the callbacks after this one
+        out.epoch, out.step, self._skipped = epoch + 1, 0, 0
+        for name, value in values.items():
+            out.history.setdefault(name, []).append(value)
+        is_better = self._is_better(values)
+        if is_better or not self._keeps_best:
+            self._kept = _snapshot(self.model)
+        if self._log is not None:
+            self._log.write(csv_of(out.history))
+        if self._board is not None:
+            self._board.epoch(out.epoch, values, self.model)
+        self._write(self._kept if is_better and self._keeps_best else None)
+        if self._progress is not None:
+            self._progress.epoch(epoch, values)
+        if self._interrupts.asked:
+            out.interrupted = out.epoch < self._settings.epochs
+            self.model.stop_training = True
+
+    def _fault_of(self, values: Mapping[str, float]) -> tuple[str, str]:
+        """Why training cannot go on, and what to do about it; "" where it can."""
+        out = self.outcome
+        at = f"in epoch {out.epoch + 1}, step {out.step}"
+        loss, penalty = values.get("loss", 0.0), values.get("penalty", 0.0)
+        if not math.isfinite(loss):
+            return f"the loss became {loss} {at}", "try a lower learning rate or factor"
+        if penalty > _EXPLODED * max(*map(abs, self._first), 1e-3):
+            return (
+                f"the penalty exploded {at}, from {self._first[1]:.3g} to {penalty:.3g}",
+                "try a lower factor or learning rate",
+            )
+        return "", ""
+
+    def _is_better(self, values: Mapping[str, float]) -> bool:
+        """Notes the epoch if it is the best so far."""
+        if not self._keeps_best:
+            return False
+        value = values.get(self._monitor)
+        if value is None:
+            raise ValueFault(
+                f"monitor {self._monitor!r} is none of the figures; there are: {', '.join(values)}"
+            )
+        if not math.isfinite(value):
+            return False
+        best = self.outcome.best
+        is_lower = is_lower_better(self.model, self._monitor)
+        if best is not None and not (value < best[1] if is_lower else value > best[1]):
+            return False
+        self.outcome.best = (self.outcome.epoch, value)
+        return True
+
+    def _write(self, best: Snapshot | None = None) -> None:
+        if self._folder is None:
+            return
+        out = self.outcome
+        state = replace(
+            self._state,
+            epoch=out.epoch,
+            step=out.step,
+            history=out.history,
+            regularizers=[
+                {"factor": factor, **(getattr(r, "state", {}))}
+                for r, factor in zip(regularizers_in(self.model), self._factors, strict=True)
+            ],
+            best=out.best,
+        )
+        snapshot = _snapshot(self.model)
+        snapshot["metrics"] = _arrays(self.model.metrics_variables)
+        snapshot["random"] = _random_state()
+        self._folder.write(state, snapshot, best)
+
+
+def averages(model: Any) -> bool:
+    """Whether the optimizer averages the weights over steps (`use_ema`)."""
+    return bool(getattr(inner_of(model.optimizer), "use_ema", False))
+
+
+def _floats(logs: Mapping[str, Any]) -> dict[str, float]:
+    return {k: float(v) for k, v in logs.items() if np.ndim(v) == 0}
+
+
+def is_ours(regularizer: Any) -> bool:
+    return isinstance(regularizer, (OrthogonalityRegularizer, Attached))
+
+
+def regularizers_in(model: Any) -> list[Any]:
+    """Our regularizers, each once, in the model's order."""
+    held = (r for _, r in regularizers_of(model) if is_ours(r))
+    return list({id(r): r for r in held}.values())
+
+
+def _arrays(variables: Sequence[Any]) -> list[NDArray[Any]]:
+    return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
+
+
+def _is_like(arrays: Sequence[NDArray[Any]], variables: Sequence[Any]) -> bool:
+    """Whether arrays have the shapes and types of variables."""
+    if len(arrays) != len(variables):
+        return False
+    now = (np.asarray(keras.ops.convert_to_numpy(v)) for v in variables)
+    pairs = zip(arrays, now, strict=True)
+    return all((a.shape, a.dtype) == (b.shape, b.dtype) for a, b in pairs)
+
+
+def _random_state() -> list[NDArray[Any]]:
+    """Of PyTorch itself, which Keras's dropout draws from there; elsewhere models hold theirs."""
+    if keras.backend.backend() != "torch":
+        return []
+    import torch
+
+    return [torch.get_rng_state().numpy()]
+
+
+def _is_random_state(state: Sequence[NDArray[Any]]) -> bool:
+    """Whether PyTorch takes it, where Keras draws from there."""
+    if not state or keras.backend.backend() != "torch":
+        return True
+    import torch
+
+    now = torch.get_rng_state()
+    try:
+        torch.set_rng_state(torch.from_numpy(state[0].copy()))
+    except (RuntimeError, TypeError):
+        return False
+    finally:
+        torch.set_rng_state(now)
+    return True
+
+
+def _set_random_state(state: Sequence[NDArray[Any]]) -> None:
+    if state and keras.backend.backend() == "torch":
+        import torch
+
+        torch.set_rng_state(torch.from_numpy(state[0].copy()))
+
+
+def _held(model: Any) -> dict[str, list[Any]]:
+    """The variables of a model and its optimizer, but for what a schedule adds while it runs."""
+    own = [v for v in model.variables if v.name != MULTIPLIER]
+    return {"model": own, "optimizer": list(model.optimizer.variables)}
+
+
+def _snapshot(model: Any) -> Snapshot:
+    return {group: _arrays(variables) for group, variables in _held(model).items()}
+
+
+def _assign(model: Any, snapshot: Snapshot) -> None:
+    for group, variables in _held(model).items():
+        for variable, value in zip(variables, snapshot[group], strict=True):
+            variable.assign(value)

@@ -1,0 +1,1 @@
+"""Rewrites of weights: their order, layout and names."""

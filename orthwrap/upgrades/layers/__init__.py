@@ -1,0 +1,1 @@
+"""Rewrites of one layer's node, in the order of `table`."""

@@ -1,0 +1,1 @@
+"""Rewrites of a whole model's config."""

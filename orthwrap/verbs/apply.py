@@ -1,0 +1,250 @@
+"""The verbs: inspect, apply, finetune, strip, upgrade, compare. They parse and print nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from orthwrap.errors import UsageError, ValueFault
+from orthwrap.loading.loading import load_compiled
+from orthwrap.model_config.tree import edit
+from orthwrap.opening import opened
+from orthwrap.plan.decide import plan
+from orthwrap.plan.decision import Decision, Plan
+from orthwrap.plan.foreign import check_foreign, check_references, templates_of
+from orthwrap.report.make import make_report, noted
+from orthwrap.report.record import Report
+from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
+from orthwrap.rules.rule import AttachWords, Rule
+from orthwrap.rules.words import documented, words_of
+from orthwrap.stores.outputs import PathLike, format_of
+from orthwrap.surgery import changed_model, temporary_copy, write_copy
+from orthwrap.survey import survey
+from orthwrap.training.settings import TrainingWords, settings_of
+from orthwrap.verbs.endings import Result, ended, saved
+from orthwrap.verbs.places import refuse_in_place, target_of
+from orthwrap.verbs.training_words import check_effect, job_of
+
+if TYPE_CHECKING:
+    from orthwrap.data import Data
+    from orthwrap.training.fit import Progress
+    from orthwrap.training.job import Job
+    from orthwrap.training.loop.watch import Outcome
+
+
+# inspect
+
+
+# apply
+
+
+class ApplyWords(AttachWords, TrainingWords):
+    """What `apply` may be told: what to attach, and how to train."""
+
+
+@documented(AttachWords, TrainingWords)
+def apply(
+    model: Any,
+    output: PathLike | None = None,
+    *,
+    rules: Rule | Sequence[Rule] | None = None,
+    measure: bool = True,
+    upgrade: bool = True,
+    dry_run: bool = False,
+    force: bool = False,
+    in_place: bool = False,
+    data: Any = None,
+    custom_objects: CustomObjects | None = None,
+    unsafe_lambda: bool = False,
+    progress: Progress | bool | None = None,
+    **words: Unpack[ApplyWords],
+) -> Result:
+    """Attaches a regularizer to every kernel that matches; with `data`, fine-tunes as well.
+
+    Args:
+        model: a path, or a `keras.Model`, which is never changed unless `in_place`.
+        output: where to write; from a path, None writes `name-orth` beside the input. From a
+            model, None writes nothing.
+        rules: several `Rule`s instead; the first that matches wins.
+        measure: False skips the figures.
+        upgrade: False leaves a file of an older Keras in its own words.
+        dry_run: decide and report, write nothing.
+        force: an existing output may be replaced (never the input).
+        in_place: change the live model itself, where its config cannot rebuild it.
+        data: what to fine-tune on: the path of a `.npz` or of a folder of images, a reference
+            `"package.module:function"` to what gives it, arrays `(x, y)`, a mapping, a
+            `tf.data.Dataset`, a `keras.utils.PyDataset` or a PyTorch `DataLoader`.
+        custom_objects: the file's own classes, for training and conversion: a mapping by name,
+            or references `package.module:Name` (`package.module`: all that it defines). A module
+            that registers a penalty (`register_penalty`) is imported before the penalty is
+            looked for.
+        unsafe_lambda: for training and conversion, run the code that the file keeps.
+        progress: True shows the training on the screen; so does an object like
+            `orthwrap.report.progress.TrainingProgress`.
+        **words: what to attach and how to train:
+            {words}
+
+    Returns:
+        Result; its model is None where a file became a file without Keras.
+
+    Raises:
+        OrthwrapError: with one line that says what was expected, found, and to do.
+    """
+    attach = words_of(AttachWords)
+    given: Any = {k: v for k, v in words.items() if k in attach and v is not None}
+    training = {k: v for k, v in words.items() if k not in attach}
+    if rules is None:
+        rules = [Rule(**given)]
+    else:
+        if given:
+            raise UsageError(f"rules come instead of {next(iter(given))}: put it into the rules")
+        rules = [rules] if isinstance(rules, Rule) else list(rules)
+        if not rules or not all(isinstance(rule, Rule) for rule in rules):
+            raise ValueFault("rules must be one orthwrap.Rule or several")
+    if data is None and any(rule.is_auto for rule in rules):
+        raise UsageError("factor auto needs data: give data, or a number like 1e-3")
+    if data is None and any(rule.schedule is not None for rule in rules):
+        raise UsageError("a schedule is about training, which needs data")
+    check_effect(
+        training,
+        auto=any(rule.is_auto for rule in rules),
+        schedule=any(rule.schedule is not None for rule in rules),
+    )
+    known = custom_objects_of(custom_objects)
+    settings = settings_of(
+        training, has_data=data is not None, others=(*attach, *(apply.__kwdefaults__ or ()))
+    )
+    if dry_run and settings is not None:  # which makes no folders
+        settings = settings.replace(checkpoint_dir=None, resume=False, tensorboard=None)
+    if in_place and settings is not None and settings.devices is not None:
+        raise UsageError("devices share a copy of the model: leave in_place out")
+    job = _Apply(tuple(rules), measure, job_of(data, settings, progress), known, unsafe_lambda)
+    with contextlib.nullcontext() if job.job is None else job.job.on_devices():
+        if not isinstance(model, (str, os.PathLike)):
+            return job.on_model(model, output, force=force, in_place=in_place, dry_run=dry_run)
+        refuse_in_place(in_place)
+        return job.on_file(Path(model), output, force=force, dry_run=dry_run, upgrade=upgrade)
+
+
+@dataclass(frozen=True)
+class _Apply:
+    rules: tuple[Rule, ...]
+    measure: bool
+    job: Job | None
+    custom_objects: Mapping[str, Any]
+    unsafe_lambda: bool
+
+    def on_file(
+        self, path: Path, output: PathLike | None, *, force: bool, dry_run: bool, upgrade: bool
+    ) -> Result:
+        with opened(path, upgrade=upgrade) as source:
+            store = source.store
+            target = target_of(path, output, "apply", store, force, dry_run)
+            if self.job is not None:
+                self.job.check_log(path, target)
+            templates, functions = templates_of(self.rules)
+            check_references(functions)
+            surveyed = survey(store)
+            planned = plan(surveyed, self.rules, templates)
+            check_foreign(planned)
+            report = make_report("apply", source, surveyed, planned, with_figures=self.measure)
+            if dry_run:
+                return Result(None, None, report)
+            root = edit(store.root, planned.edits)
+            if self.job is None and format_of(target) == store.format:
+                write_copy(source, root, target, path)
+                return Result(None, target, replace(report, output=str(target)))
+            with temporary_copy(source, root) as copy:
+                live, notes = load_compiled(
+                    copy, self.custom_objects, unsafe_lambda=self.unsafe_lambda, shown=path
+                )
+        data = None if self.job is None else self.job.read(live)
+        return self._finish(live, *self._trained(live, data, noted(report, notes), planned), target)
+
+    def on_model(
+        self, model: Any, output: PathLike | None, *, force: bool, in_place: bool, dry_run: bool
+    ) -> Result:
+        with opened(model) as source:
+            target = target_of(model, output, "apply", source.store, force, dry_run)
+            if self.job is not None:
+                self.job.check_log(None, target)
+            # Data that does not fit is found before anything is done.
+            data = None if self.job is None else self.job.read(model)
+            templates, functions = templates_of(self.rules)
+            surveyed = survey(source.store)
+            planned = plan(surveyed, self.rules, templates)
+            check_foreign(planned, functions)
+            if target is not None:
+                check_references(functions)
+            report = make_report("apply", source, surveyed, planned, with_figures=self.measure)
+            if dry_run:
+                return Result(None, None, report)
+            with _restored_on_error(model) if in_place else contextlib.nullcontext():
+                known = {**self.custom_objects, **functions}
+                changed, notes = changed_model(source.store, planned, known, in_place=in_place)
+                report, outcome = self._trained(changed, data, noted(report, notes), planned)
+        return self._finish(changed, report, outcome, target)
+
+    def _trained(
+        self, model: Any, data: Data | None, report: Report, planned: Plan
+    ) -> tuple[Report, Outcome | None]:
+        if self.job is None or data is None:
+            return report, None
+        return self.job.train(
+            model,
+            data,
+            report,
+            auto=[_place(d) for d in planned.decisions if d.auto],
+            schedules=_schedules(planned),
+            with_figures=self.measure,
+        )
+
+    def _finish(
+        self, model: Any, report: Report, outcome: Outcome | None, target: Path | None
+    ) -> Result:
+        if self.job is None or outcome is None:
+            return saved(model, report, target)
+        return ended(model, report, outcome, target, self.job)
+
+
+def _restored_on_error(model: Any) -> contextlib.AbstractContextManager[None]:
+    from orthwrap.live.in_place import restored_on_error
+
+    return restored_on_error(model)
+
+
+def _schedules(planned: Plan) -> list[tuple[Any, list[tuple[str, str]]]]:
+    """The rules' own schedules, each with the slots it is for."""
+    found: list[tuple[Any, list[tuple[str, str]]]] = []
+    for decision in planned.decisions:
+        if decision.schedule is None:
+            continue
+        places = next((p for s, p in found if s == decision.schedule), None)
+        if places is None:
+            places = []
+            found.append((decision.schedule, places))
+        places.append(_place(decision))
+    return found
+
+
+def _place(decision: Decision) -> tuple[str, str]:
+    return decision.slot.layer.path, decision.slot.name
+
+
+# finetune
+
+
+# strip
+
+
+# upgrade
+
+
+# compare
+
+
+# Parts

@@ -1,0 +1,80 @@
+"""finetune: goes on training a model that carries regularizers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from orthwrap.errors import UsageError
+from orthwrap.loading.loading import load_compiled
+from orthwrap.opening import opened
+from orthwrap.plan.as_it_is import plan_inspect
+from orthwrap.report.make import make_report, noted
+from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
+from orthwrap.rules.words import documented
+from orthwrap.stores.outputs import PathLike
+from orthwrap.surgery import temporary_copy
+from orthwrap.survey import survey
+from orthwrap.training.settings import TrainingWords, settings_of
+from orthwrap.verbs.endings import Result, ended
+from orthwrap.verbs.places import target_of
+from orthwrap.verbs.training_words import check_effect, job_of
+
+if TYPE_CHECKING:
+    from orthwrap.training.fit import Progress
+
+
+@documented(TrainingWords)
+def finetune(
+    model: Any,
+    data: Any,
+    output: PathLike | None = None,
+    *,
+    measure: bool = True,
+    force: bool = False,
+    custom_objects: CustomObjects | None = None,
+    unsafe_lambda: bool = False,
+    progress: Progress | bool | None = None,
+    **training: Unpack[TrainingWords],
+) -> Result:
+    """Goes on training a model that already carries regularizers.
+
+    Args:
+        model: a path, or a `keras.Model`, of which a copy is trained.
+        data, progress: as in `apply`.
+        **training: how to train:
+            {words}
+        custom_objects, unsafe_lambda: as in `apply`.
+        output: from a path, None writes `name-tuned` beside the input.
+    """
+    check_effect(training)
+    settings = settings_of(
+        training, has_data=data is not None, others=finetune.__kwdefaults__ or ()
+    )
+    job = job_of(data, settings, progress)
+    if job is None:
+        raise UsageError("finetune needs data")
+    known = custom_objects_of(custom_objects)
+    is_file = isinstance(model, (str, os.PathLike))
+    with job.on_devices():
+        with opened(model) as source:
+            target = target_of(model, output, "finetune", source.store, force)
+            job.check_log(model, target)
+            surveyed = survey(source.store)
+            planned = plan_inspect(surveyed)
+            report = make_report("finetune", source, surveyed, planned, with_figures=measure)
+            if is_file:
+                with temporary_copy(source, source.store.root) as copy:
+                    live, notes = load_compiled(
+                        copy, known, unsafe_lambda=unsafe_lambda, shown=Path(model)
+                    )
+            else:
+                from orthwrap.live.rebuild import rebuild
+
+                live, notes = rebuild(source.store, ())
+        if not any(r.carries for r in report.layers):
+            notes = (*notes, "no kernel carries an orthwrap regularizer: use apply to attach one")
+        report = noted(report, notes)
+        report, outcome = job.train(live, job.read(live), report, with_figures=measure)
+        return ended(live, report, outcome, target, job)

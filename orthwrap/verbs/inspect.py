@@ -1,0 +1,58 @@
+"""inspect: how orthogonal each kernel is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orthwrap.model_config.needs import references_in
+from orthwrap.opening import opened
+from orthwrap.plan.as_it_is import plan_inspect
+from orthwrap.report.make import make_report, noted
+from orthwrap.report.record import Report
+from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
+from orthwrap.survey import survey
+from orthwrap.text import listed
+from orthwrap.verbs.places import as_many
+
+
+def inspect(
+    model: Any,
+    *,
+    target: Any = None,
+    exclude: Any = (),
+    measure: bool = True,
+    upgrade: bool = True,
+    custom_objects: CustomObjects | None = None,
+) -> Report:
+    """How orthogonal each kernel is, and what it carries. Changes nothing.
+
+    Args:
+        model: a path (`.h5`, `.hdf5`, `.keras`; nothing in the file is run) or a `keras.Model`.
+        target: patterns of the kernels to measure; None takes all.
+        exclude: patterns of kernels to leave out.
+        measure: False skips the figures.
+        upgrade: False reads a file of an older Keras as it stands.
+        custom_objects: as in `apply`; here only for what `register_penalty` needs importing.
+
+    Raises:
+        FileFault: the file cannot be read as a Keras model.
+        NoMatchError: a target matches nothing.
+    """
+    custom_objects_of(custom_objects)
+    with opened(model, upgrade=upgrade) as source:
+        surveyed = survey(source.store)
+        targets = None if target is None else as_many(target)
+        planned = plan_inspect(surveyed, targets, as_many(exclude))
+        report = make_report("inspect", source, surveyed, planned, with_figures=measure)
+        return noted(report, _refers_to(source.store))
+
+
+def _refers_to(store: Any) -> tuple[str, ...]:
+    """A note of the functions that a file's regularizers call where they are loaded."""
+    if store.format == "memory":
+        return ()
+    return tuple(
+        f"{reference!r} (in {listed(places)}) is a function that the file does not hold: loading "
+        "looks it up only where you name it with --custom-objects"
+        for reference, places in references_in(store.root).items()
+    )

@@ -1,0 +1,65 @@
+"""Where a verb writes, checked before anything is done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, overload
+
+from orthwrap.errors import UsageError
+from orthwrap.stores.outputs import PathLike, check_output, output_for
+
+
+def as_many(value: Any) -> tuple[Any, ...]:
+    """One pattern or several, as several."""
+    if value is None:
+        return ()
+    if isinstance(value, str) or callable(value):
+        return (value,)
+    return tuple(value) if isinstance(value, Iterable) else (value,)
+
+
+def refuse_in_place(in_place: bool) -> None:
+    if in_place:
+        raise UsageError("in_place changes a live model; a file is never changed: leave it out")
+
+
+@overload
+def target_of(
+    model: PathLike,
+    output: PathLike | None,
+    command: str,
+    store: Any,
+    force: bool,
+    dry_run: bool = False,
+) -> Path: ...
+
+
+@overload
+def target_of(
+    model: Any,
+    output: PathLike | None,
+    command: str,
+    store: Any,
+    force: bool,
+    dry_run: bool = False,
+) -> Path | None: ...
+
+
+def target_of(
+    model: Any,
+    output: PathLike | None,
+    command: str,
+    store: Any,
+    force: bool,
+    dry_run: bool = False,
+) -> Path | None:
+    """Where a verb writes, checked before anything is done; None for a model without an output."""
+    source = Path(model) if isinstance(model, (str, os.PathLike)) else None
+    if source is None and output is None:
+        return None
+    target = output_for(source or Path(), output, command, store.format)
+    if source is None or not dry_run:
+        check_output(target, source, force or dry_run)
+    return target
