@@ -60,16 +60,15 @@ if TYPE_CHECKING:
     from orthwrap.verbs.strip import strip
     from orthwrap.verbs.upgrade import upgrade
 
+_VERBS = ("apply", "compare", "finetune", "inspect", "strip", "upgrade")
 _WHERE = {
     "Report": "orthwrap.report.record",
     "Rule": "orthwrap.rules.rule",
     **dict.fromkeys(("OrthogonalityRegularizer", "regularizer"), "orthwrap.regularizers"),
     "Penalty": "orthwrap.penalties.penalty",
     "register_penalty": "orthwrap.penalties.table",
-    **dict.fromkeys(
-        ("Result", "apply", "compare", "finetune", "inspect", "strip", "upgrade"),
-        "orthwrap.verbs.apply",
-    ),
+    "Result": "orthwrap.verbs.endings",
+    **{verb: f"orthwrap.verbs.{verb}" for verb in _VERBS},
     "FactorSchedule": "orthwrap.training.factors.schedule_callback",
     "Schedule": "orthwrap.rules.schedules",
     "TrainingWords": "orthwrap.training.settings",

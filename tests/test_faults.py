@@ -29,10 +29,10 @@ runner = CliRunner()
 STAGES = {
     "survey": ("orthwrap.verbs.apply.survey", "apply"),
     "plan": ("orthwrap.verbs.apply.plan", "apply"),
-    "strip's plan": ("orthwrap.verbs.apply.plan_strip", "strip"),
-    "inspect's plan": ("orthwrap.verbs.apply.plan_inspect", "inspect"),
+    "strip's plan": ("orthwrap.verbs.strip.plan_strip", "strip"),
+    "inspect's plan": ("orthwrap.verbs.inspect.plan_inspect", "inspect"),
     "measure": ("orthwrap.report.make.measure", "inspect"),
-    "report": ("orthwrap.verbs.apply.make_report", "upgrade"),
+    "report": ("orthwrap.verbs.upgrade.make_report", "upgrade"),
     "edit": ("orthwrap.verbs.apply.edit", "apply"),
     "write": ("orthwrap.stores.h5.H5Store.write", "strip"),
     "check": ("orthwrap.stores.h5.H5Store.check_copy", "apply"),
@@ -85,11 +85,11 @@ def test_what_orthwrap_does_wrong_is_called_so(
 
 
 def test_debug_shows_the_calls(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orthwrap.verbs.apply.survey", failing(TypeError("of ours")))
+    monkeypatch.setattr("orthwrap.verbs.inspect.survey", failing(TypeError("of ours")))
     result = runner.invoke(app, ["inspect", "m.h5", "--debug"])
     assert result.exit_code == 1
     assert "Traceback" in result.stderr
-    assert "error: orthwrap itself failed at orthwrap.verbs.apply, line" in result.stderr
+    assert "error: orthwrap itself failed at orthwrap.verbs.inspect, line" in result.stderr
 
 
 def test_the_line_names_orthwraps_own_innermost_place(
@@ -109,10 +109,10 @@ def test_the_line_names_orthwraps_own_innermost_place(
     [
         (
             MemoryError("Unable to allocate 9 GiB"),
-            ["memory ran out at orthwrap.verbs.apply", "9 GiB"],
+            ["memory ran out at orthwrap.verbs.inspect", "9 GiB"],
         ),
-        (MemoryError(), ["memory ran out at orthwrap.verbs.apply", "--no-measure takes less"]),
-        (RecursionError("maximum"), ["nested deeper than Python goes", "orthwrap.verbs.apply"]),
+        (MemoryError(), ["memory ran out at orthwrap.verbs.inspect", "--no-measure takes less"]),
+        (RecursionError("maximum"), ["nested deeper than Python goes", "orthwrap.verbs.inspect"]),
         (ModuleNotFoundError("No module named 'tf'", name="tf"), ["needs tf, which cannot be"]),
         (ImportError("cannot import x", name="orthwrap.x"), ["orthwrap itself failed"]),
         (OSError(28, "No space left on device", "/x"), ["/x: No space left on device"]),
@@ -121,7 +121,7 @@ def test_the_line_names_orthwraps_own_innermost_place(
 def test_each_kind_of_failure_has_its_own_true_words(
     folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, words: list[str]
 ) -> None:
-    monkeypatch.setattr("orthwrap.verbs.apply.survey", failing(error))
+    monkeypatch.setattr("orthwrap.verbs.inspect.survey", failing(error))
     said = failed("inspect", "m.h5")
     assert all(word in said for word in words), said
     assert said.endswith("; nothing was written\n")

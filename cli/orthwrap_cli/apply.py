@@ -49,7 +49,7 @@ def apply(
     Without --data nothing in the file is run and neither Keras nor TensorFlow is loaded: the copy
     differs from MODEL in the chosen regularizers alone.
     """
-    from orthwrap.verbs import apply
+    import orthwrap
 
     report_to = check_json(
         json,
@@ -73,7 +73,7 @@ def apply(
     used = [rule.regularizer for rule in given.get("rules", ())] or [attach["regularizer"] or ""]
     if any(":" in name for name in used):
         o.look_here()
-    result = apply.apply(
+    result = orthwrap.apply(
         model,
         output,
         **given,

@@ -22,11 +22,11 @@ def compare(
     debug: o.Debug = False,
 ) -> None:
     """Two files, kernel by kernel: weights, figures, regularizers."""
+    import orthwrap
     from orthwrap.report.terminal import render_compare
-    from orthwrap.verbs.compare import compare
 
     report_to = check_json(json, before=before, after=after)
-    report = compare(
+    report = orthwrap.compare(
         before,
         after,
         measure=not no_measure,

@@ -28,7 +28,7 @@ def finetune(
     debug: o.Debug = False,
 ) -> None:
     """Go on training a model that already carries regularizers."""
-    from orthwrap.verbs.finetune import finetune
+    import orthwrap
 
     if data is None:
         raise UsageError("finetune needs --data: what to train on")
@@ -41,7 +41,7 @@ def finetune(
         log=training["log"],
     )
     t.prepare(data, training)
-    result = finetune(
+    result = orthwrap.finetune(
         model,
         data,
         output,

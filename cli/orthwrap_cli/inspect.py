@@ -19,10 +19,10 @@ def inspect(
     debug: o.Debug = False,
 ) -> None:
     """How orthogonal is each layer, and what it carries; changes nothing."""
-    from orthwrap.verbs.inspect import inspect
+    import orthwrap
 
     report_to = check_json(json, model=model)
-    report = inspect(
+    report = orthwrap.inspect(
         model,
         target=target or None,
         exclude=exclude or (),

@@ -19,10 +19,10 @@ def strip(
     debug: o.Debug = False,
 ) -> None:
     """Remove orthwrap's regularizers: a plain Keras file again."""
-    from orthwrap.verbs.strip import strip
+    import orthwrap
 
     report_to = check_json(json, model=model, output=output)
-    report = strip(
+    report = orthwrap.strip(
         model,
         output,
         force=force,

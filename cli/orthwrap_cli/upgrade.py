@@ -18,10 +18,10 @@ def upgrade(
     debug: o.Debug = False,
 ) -> None:
     """Bring an old file to Keras 3, nothing else."""
-    from orthwrap.verbs.upgrade import upgrade
+    import orthwrap
 
     report_to = check_json(json, model=model, output=output)
-    report = upgrade(
+    report = orthwrap.upgrade(
         model,
         output,
         force=force,

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from orthwrap.model_config.layout import Layout
 
+Array = NDArray[Any]
+
 _BLOCK = 1 << 19  # numbers that are read at once
 
 
@@ -27,7 +29,6 @@ def scale_of(kernel: Any, layout: Layout) -> float:
     return math.sqrt(square / (count * min(m, n))) or 1.0
 
 
-Array = NDArray[Any]
 Index = tuple[slice, ...]
 
 

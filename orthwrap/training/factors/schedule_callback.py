@@ -48,15 +48,15 @@ class FactorSchedule(keras.callbacks.Callback):  # type: ignore[misc]  # Keras i
 
     Args:
         schedule: a text (`constant`, `linear[:TO[:OVER]]`, `cosine[:TO[:OVER]]`,
-            `AT:MULTIPLIER, …`, after `warmup:N,` or not; see `orthwrap.rules.schedules`), a `Schedule`,
-            or a callable of the position that gives the multiplier, such as a Keras
+            `AT:MULTIPLIER, …`, after `warmup:N,` or not; see `orthwrap.rules.schedules`), a
+            `Schedule`, or a callable of the position that gives the multiplier, such as a Keras
             `LearningRateSchedule`.
         by: `"epoch"` (default): the position is the number of epochs done, and the factor changes
             as each begins. `"step"`: the number of batches done; with `steps_per_execution`
             above 1 the factor changes as each execution begins. On JAX each change hands the
             steps' state back to the model: milliseconds, where that has hundreds of variables.
-        target, exclude: patterns (see `orthwrap.rules.patterns`) of the layers whose regularizers it
-            moves, of kernels and of activities. None, the default, moves all of orthwrap's.
+        target, exclude: patterns (see `orthwrap.rules.patterns`) of the layers whose regularizers
+            it moves, of kernels and of activities. None, the default, moves all of orthwrap's.
 
     Raises:
         ValueFault: what is no schedule. In `fit`, before anything is changed: no regularizer of
