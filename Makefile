@@ -1,10 +1,11 @@
 # Two commands on a fresh machine with Python 3.11: `make demo` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
+LOWEST ?= .venv-lowest
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test lint types unit test-backends bench docs fuzz clean
+.PHONY: demo test test-fast lint types unit test-backends test-lowest bench docs fuzz clean
 
 # The environment is made anew when its ingredients change.
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -31,17 +32,36 @@ types: $(VENV)/ready
 unit: $(VENV)/ready
 	$(BIN)/pytest -n 2 --dist worksteal
 
+# For daily work: every module, without what is marked `slow`.
+test-fast: $(VENV)/ready
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+
 # The penalties and their regularizers on Keras's other backends. JAX compiles anew for each shape,
-# so there the gradients are tested on the penalties alone.
+# which takes longer than what is compiled runs: it does not optimise here, and the gradients are
+# tested on the penalties alone.
 test-backends: $(VENV)/backends
 	KERAS_BACKEND=torch $(BIN)/pytest -n 2 --dist worksteal $(BACKEND_TESTS)
-	KERAS_BACKEND=jax $(BIN)/pytest -n 2 --dist worksteal $(BACKEND_TESTS) -k "not test_gradient_agrees"
+	XLA_FLAGS=--xla_backend_optimization_level=0 KERAS_BACKEND=jax $(BIN)/pytest -n 2 --dist worksteal $(BACKEND_TESTS) -k "not test_gradient_agrees"
 	$(BIN)/pytest tests/test_devices.py
 	$(BIN)/pytest tests/test_data.py -k DataLoader
 
 BACKEND_TESTS := tests/penalties tests/test_regularizers.py \
 	tests/test_factor_auto.py tests/test_distillation.py tests/test_schedules.py \
 	tests/test_optimizers.py tests/test_monitor.py
+
+# The oldest versions of everything that pyproject.toml allows, in an environment of their own.
+$(LOWEST)/ready: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e . $(LOWEST_TOOLS)
+	touch $@
+
+test-lowest: $(LOWEST)/ready
+	$(LOWEST)/bin/pytest -n 2 --dist worksteal $(LOWEST_TESTS)
+
+LOWEST_TOOLS := pytest pytest-xdist hypothesis
+LOWEST_TESTS := tests/test_lowest.py tests/test_keras_inside.py tests/test_layouts.py \
+	tests/test_walker.py tests/test_measure.py tests/test_stores.py tests/test_files.py \
+	tests/test_live.py tests/test_loading.py tests/test_optimizers.py
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/bench_penalties.py
@@ -57,4 +77,4 @@ fuzz: $(VENV)/ready
 		tests/test_killed.py
 
 clean:
-	rm -rf $(VENV) build dist demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -74,7 +74,7 @@ class Slot:
             assert kernel.layout is not None
             count, m, n = kernel.layout.matrices(kernel.weight.shape)
             size = count * min(m, n)
-            squares += scale_of(kernel.weight.array(), kernel.layout) ** 2 * size
+            squares += _scale(kernel.weight, kernel.layout) ** 2 * size
             singular_values += size
         return math.sqrt(squares / singular_values)
 
@@ -85,6 +85,10 @@ class Slot:
             Candidate(paths or self.layer.paths, self.layer.class_name, self.name, f, self.layer)
             for f in (self.families or (None,))
         )
+
+
+def _scale(weight: WeightRef, layout: Layout) -> float:
+    return weight.once(("scale", layout), lambda: scale_of(weight.array(), layout))
 
 
 @dataclass(frozen=True)

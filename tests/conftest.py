@@ -5,15 +5,24 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_MODELS = REPOSITORY.parent / "shared" / "models"
+
+# Nothing here depends on how fast the machine is, or on who else is at work on it. This only ends
+# what would hang for ever.
+PATIENCE_S = 1800
+
+settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no clock")
 
 # Of several minutes, so that they come first: at the end, one worker would wait for the other.
 LONG = ("test_upgrades_vintages.py", "test_real_training.py")
@@ -21,6 +30,13 @@ LONG = ("test_upgrades_vintages.py", "test_real_training.py")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONG)
+
+
+def needs_keras(wanted: str, what: str) -> None:
+    """Skips the test where Keras is older: `needs_keras("3.10", "writes shards")`."""
+    installed, least = (tuple(map(int, v.split(".")[:2])) for v in (version("keras"), wanted))
+    if installed < least:
+        pytest.skip(f"Keras {what} since {wanted}; this is {version('keras')}")
 
 
 @pytest.fixture
@@ -33,8 +49,27 @@ def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             cwd=cwd,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=PATIENCE_S,
             env={**os.environ, "COLUMNS": "80", **env},
         )
 
     return call
+
+
+@pytest.fixture
+def eagerly(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Steps run as under `run_eagerly`, and no model's config says so.
+
+    TensorFlow traces three functions for each model, which takes longer than all that a short run
+    does. Tests of what surrounds the steps do without; those marked `traced` do not.
+    """
+    import keras
+
+    with pytest.MonkeyPatch.context() as patch:
+        if keras.backend.backend() == "tensorflow" and not request.node.get_closest_marker(
+            "traced"
+        ):
+            for name, value in (("run_eagerly", True), ("jit_compile", False)):
+                held = property(lambda model, v=value: v, lambda model, given: None)
+                patch.setattr(keras.Model, name, held)
+        yield

@@ -18,6 +18,7 @@ from keras import layers
 
 import orthwrap
 from orthwrap.errors import UsageError
+from tests.conftest import PATIENCE_S
 
 pytest.importorskip("jax", reason="`make test-backends` has it")
 pytest.importorskip("torch", reason="`make test-backends` has it")
@@ -78,7 +79,7 @@ def runs(folder: Path) -> dict[str, Any]:
         )
     found = {}
     for backend, process in started.items():
-        out, err = process.communicate(timeout=400)
+        out, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, err[-3000:]
         found[backend] = json.loads(out.splitlines()[-1])
     return found
@@ -92,6 +93,7 @@ def assert_same(first: Any, second: Any, tolerance: float = 2e-6) -> None:
             np.testing.assert_allclose(value, second[part][name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["auto", "sketch", "distilled"])
 def test_two_devices_train_as_one_does(runs: dict[str, Any], backend: str, name: str) -> None:
@@ -101,6 +103,7 @@ def test_two_devices_train_as_one_does(runs: dict[str, Any], backend: str, name:
     assert not any(choice.startswith("on ") for choice in one["choices"])
 
 
+@pytest.mark.slow
 def test_the_penalty_counts_once(runs: dict[str, Any], folder: Path) -> None:
     model = keras.models.load_model(folder / "plain.keras")
     moved = []
@@ -112,10 +115,12 @@ def test_the_penalty_counts_once(runs: dict[str, Any], folder: Path) -> None:
         np.testing.assert_allclose(runs[backend]["step"][0], np.concatenate(moved), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_jax_takes_the_statistics_of_the_whole_batch(runs: dict[str, Any]) -> None:
     assert_same(*runs["jax"]["norm"])
 
 
+@pytest.mark.slow
 def test_tensorflow_takes_the_statistics_of_each_share(runs: dict[str, Any]) -> None:
     two, one = runs["tensorflow"]["norm"]
     assert two["before"] == pytest.approx(one["before"], rel=1e-5)
@@ -127,10 +132,12 @@ def test_tensorflow_takes_the_statistics_of_each_share(runs: dict[str, Any]) -> 
     assert two["history"]["penalty"] == pytest.approx(one["history"]["penalty"], rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_run_on_two_devices_goes_on(runs: dict[str, Any]) -> None:
     assert_same(*runs["tensorflow"]["resumed"], tolerance=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_devices_cannot_be(runs: dict[str, Any], backend: str) -> None:
     errors = runs[backend]["errors"]
@@ -164,7 +171,7 @@ def command(folder: Path, *words: object, **env: str) -> subprocess.Popen[str]:
 def test_pytorch_has_no_devices(folder: Path) -> None:
     words = ("apply", "plain.keras", "--data", "even.npz", "-o", "torch.keras", "--devices", 2)
     done = command(folder, *words, KERAS_BACKEND="torch")
-    _, err = done.communicate(timeout=200)
+    _, err = done.communicate(timeout=PATIENCE_S)
     assert done.returncode == 2
     assert (
         err.splitlines()[-1] == "error: devices works on TensorFlow and JAX; the backend is torch"
@@ -176,7 +183,7 @@ def test_the_command_takes_devices_and_a_legacy_file(folder: Path) -> None:
     keras.src.legacy.saving.legacy_h5_format.save_model_to_hdf5(model, folder / "plain.h5")
     words = ("--data", "even.npz", "--batch-size", 8, "--epochs", 1, "--devices", 2)
     done = command(folder, "apply", "plain.h5", *words, KERAS_BACKEND="tensorflow")
-    out, err = done.communicate(timeout=200)
+    out, err = done.communicate(timeout=PATIENCE_S)
     assert done.returncode == 0, err
     assert "on 2 devices, each with its share of a batch" in out
     assert (folder / "plain-orth.h5").exists()
@@ -185,6 +192,7 @@ def test_the_command_takes_devices_and_a_legacy_file(folder: Path) -> None:
 # Several processes
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(folder: Path, runs: dict[str, Any]) -> None:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -212,7 +220,7 @@ def test_two_processes_train_as_one_does(folder: Path, runs: dict[str, Any]) -> 
     told = []
     try:
         for process in started:
-            out, err = process.communicate(timeout=240)
+            out, err = process.communicate(timeout=PATIENCE_S)
             assert process.returncode == 0, err[-2000:]
             told.append(out)
     finally:
@@ -234,7 +242,7 @@ def test_several_processes_work_on_jax(folder: Path) -> None:
     words = ("apply", "plain.keras", "--data", "even.npz", "-o", "never.keras")
     env = {"KERAS_BACKEND": "tensorflow", "KERAS_DISTRIBUTION_NUM_PROCESSES": "2"}
     done = command(folder, *words, **env)
-    _, err = done.communicate(timeout=200)
+    _, err = done.communicate(timeout=PATIENCE_S)
     assert done.returncode == 2
     assert err.splitlines()[-1] == (
         "error: several processes (KERAS_DISTRIBUTION_NUM_PROCESSES) work on JAX; the backend is "

@@ -303,6 +303,7 @@ def test_an_error_on_the_way_leaves_it_as_it_was() -> None:
     assert now == {k: v for k, v in config.items() if k != "optimizer"}
 
 
+@pytest.mark.slow
 def test_apply_distils_on_inputs_alone_and_reports_agreement(tmp_path: Path) -> None:
     model = models.dense()
     x = drawn(64, 6)
@@ -338,6 +339,7 @@ def streamed(*arrays: Array) -> Any:
     return tf.data.Dataset.from_tensor_slices(arrays if len(arrays) > 1 else arrays[0]).batch(16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["neither", "samples", "validation", "both"])
 def test_teacher_of_streams_is_the_model_as_it_was(which: str) -> None:
     """What is asked for batch by batch must not come from the copy that is being trained."""
@@ -408,6 +410,7 @@ def normalised() -> Any:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shift", "words", "is_told"),
     [

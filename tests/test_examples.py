@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import orthwrap
-from tests.conftest import REPOSITORY
+from tests.conftest import PATIENCE_S, REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples"
 # What TensorFlow and its compilers write to standard error by themselves.
@@ -30,7 +30,7 @@ def ran(folder: Path, script: str, *words: object) -> str:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
         env={**os.environ, "COLUMNS": "80", "PYTHONIOENCODING": "utf-8"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -68,6 +68,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_of_images(tmp_path: Path, digits: Path) -> None:
     words = (digits, "--size", 32, "--alpha", 0.25, "--learning-rate", 1e-2, "--epochs", 1)
     printed = ran(tmp_path, "image_folder.py", *words)
@@ -85,6 +86,7 @@ def test_a_folder_of_images(tmp_path: Path, digits: Path) -> None:
     assert changes(again) == changes(printed)
 
 
+@pytest.mark.slow
 def test_a_fit_of_ones_own(tmp_path: Path) -> None:
     printed = ran(tmp_path, "own_fit.py", "--epochs", 4, "--factor", 0.1)
     found = changes(printed)
@@ -105,6 +107,7 @@ def test_a_fit_of_ones_own(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", without], cwd=tmp_path, check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_a_loop_of_ones_own(tmp_path: Path) -> None:
     printed = ran(tmp_path, "own_loop.py", "--epochs", 3)
     found = changes(printed)
@@ -117,6 +120,7 @@ def test_a_loop_of_ones_own(tmp_path: Path) -> None:
     assert outputs(tmp_path / "digits-loop.keras", (2, 64)).shape == (2, 10)
 
 
+@pytest.mark.slow
 def test_the_demo_keeps_its_promise(tmp_path: Path) -> None:
     here = Path(sys.executable).parent  # where the command is that it runs
     done = subprocess.run(
@@ -124,7 +128,7 @@ def test_the_demo_keeps_its_promise(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
         env={**os.environ, "PATH": f"{here}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "80"},
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -22,6 +22,9 @@ import orthwrap
 from orthwrap.data import Port, load
 from orthwrap.training.goal import objectives
 from orthwrap.verbs.finetune import finetune
+from tests.conftest import PATIENCE_S
+
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -688,6 +691,8 @@ STOCHASTIC: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.traced
 @pytest.mark.parametrize("kind", STOCHASTIC)
 def test_seed_makes_two_runs_identical(kind: str) -> None:
     def run(seed: int) -> tuple[list[Array], Mapping[str, tuple[float, ...]]]:
@@ -723,6 +728,7 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_training_goes_on_from_a_file_as_in_memory(name: str, suffix: str, tmp_path: Path) -> None:
@@ -772,11 +778,12 @@ def keras_2(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cwd=folder,
         check=True,
         capture_output=True,
-        timeout=300,
+        timeout=PATIENCE_S,
     )
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sgd", "adam", "before_2_11"])
 def test_training_of_keras_2_goes_on_where_it_stood(
     name: str, keras_2: Path, tmp_path: Path
@@ -957,6 +964,7 @@ def test_data_at_fault_writes_nothing(data: Any, words: str, tmp_path: Path) -> 
     assert [p.name for p in tmp_path.iterdir()] == [source.name]
 
 
+@pytest.mark.traced
 def test_training_logs_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     """Keras warns of nothing that the user could do anything about."""
     orthwrap.apply(models.convolutional(), data=(np.ones((8, 8, 8, 4)), np.arange(8) % 3), epochs=1)
@@ -992,6 +1000,8 @@ def test_class_that_a_file_needs_is_named_and_can_be_given(suffix: str, tmp_path
 # Real data
 
 
+@pytest.mark.slow
+@pytest.mark.traced
 def test_handwritten_digits_become_five_times_more_orthogonal() -> None:
     from sklearn.datasets import load_digits
 

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,7 @@ def test_cycles(folder: Path) -> None:
     assert check(path)[0] == ""
 
 
+@cache
 def odd_configs() -> dict[str, tuple[Any, str | None]]:
     """What is in the config, and what the error must say; None where it may succeed."""
     small = many_layers(1)
@@ -197,6 +199,7 @@ def odd_configs() -> dict[str, tuple[Any, str | None]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", odd_configs())
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 @pytest.mark.parametrize("version", ["3.9.0", "2.10.0"])
@@ -238,6 +241,7 @@ print(int(status.split("VmHWM:")[1].split()[0]) // 1024)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell")
 def test_memory_stays_below_a_gigabyte(tmp_path: Path) -> None:
     folder = tmp_path / "files"

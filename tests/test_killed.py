@@ -9,10 +9,10 @@ import hashlib
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -83,12 +83,31 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def start(source: Path, out: Path, scratch: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "orthwrap", "apply", source, "-o", out, "--force", "--quiet"],
+# The system ends it, as SIGKILL would, when it has used so many seconds of CPU time.
+RATIONED = """
+import signal, sys
+signal.signal(signal.SIGPROF, signal.SIG_DFL)
+signal.setitimer(signal.ITIMER_PROF, float(sys.argv.pop(1)))
+from orthwrap_cli.main import main
+main()
+"""
+
+
+def ran(source: Path, out: Path, scratch: Path, seconds: float = 0.0) -> tuple[int, bytes]:
+    """The code that `apply` ends with, after so much CPU time at most, and what it said."""
+    words = ["apply", source, "-o", out, "--force", "--quiet", "--no-measure"]
+    done = subprocess.run(
+        [sys.executable, "-c", RATIONED, str(seconds), *words],
         stderr=subprocess.PIPE,
         env={**os.environ, "TMPDIR": str(scratch)},
+        check=False,
     )
+    return done.returncode, done.stderr
+
+
+def cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.mark.slow
@@ -100,24 +119,20 @@ def test_killed_at_random_moments(large: dict[str, Path], tmp_path: Path, name: 
     out.parent.mkdir()
     scratch.mkdir()
     before = digest(source)
-    began = time.monotonic()
-    assert start(source, out, scratch).communicate()[1] == b""
-    seconds = time.monotonic() - began
+    began = cpu_of_children()
+    assert ran(source, out, scratch) == (0, b"")
+    seconds = cpu_of_children() - began
     whole = digest(out)
     out.unlink()
     random_moments = random.Random(seed)
     finished = killed = leftovers = 0
     wanted = -(-KILLS // 3)
     while killed < wanted and finished < 4 * wanted:
-        moment = random_moments.uniform(0, seconds)
-        run = start(source, out, scratch)
-        try:
-            run.communicate(timeout=moment)
-        except subprocess.TimeoutExpired:
-            run.kill()
-            run.communicate()
+        code, said = ran(source, out, scratch, random_moments.uniform(0.01, seconds))
+        if code == -signal.SIGPROF:
             killed += 1
         else:
+            assert (code, said) == (0, b"")
             finished += 1
         assert digest(source) == before
         left = sorted(p.name for p in (*out.parent.iterdir(), *scratch.iterdir()))
@@ -129,30 +144,47 @@ def test_killed_at_random_moments(large: dict[str, Path], tmp_path: Path, name: 
         assert len(left) <= 2, left  # each run clears away what the one before it left
     assert killed
     print(f"{name}: {killed} killed, {finished} finished first, {leftovers} left something")
-    assert start(source, out, scratch).communicate()[1] == b""
+    assert ran(source, out, scratch) == (0, b"")
     assert digest(out) == whole
     assert [p.name for p in out.parent.iterdir()] == [name]
     assert list(scratch.iterdir()) == []
 
 
+# It sends itself a signal while what it writes lies beside the old output.
+SIGNALLED = """
+import os, sys
+number, event, source, out = int(sys.argv[1]), *sys.argv[2:]
+watching = True
+
+def hook(name, args):
+    global watching
+    if watching and name == event and ".tmp/" in str(args[0]):
+        watching = False
+        os.kill(os.getpid(), number)
+
+sys.addaudithook(hook)
+sys.argv[1:] = ["apply", source, "-o", out, "--force", "--quiet", "--no-measure"]
+from orthwrap_cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize("event", ["open", "os.chmod", "os.rename"])
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
 )
 def test_interrupted_and_terminated(
-    large: dict[str, Path], tmp_path: Path, number: int, code: int
+    large: dict[str, Path], tmp_path: Path, number: int, code: int, event: str
 ) -> None:
     out = tmp_path / "out.h5"
     out.write_bytes(b"old")
-    run = start(large["new.h5"], out, tmp_path)
-    while not any(p.name.endswith(".tmp") for p in tmp_path.iterdir()):
-        assert run.poll() is None, run.communicate()
-        time.sleep(0.0005)
-    run.send_signal(number)
-    _, said = run.communicate()
-    if run.returncode == 0:
-        pytest.skip("it was done before the signal came")
-    assert run.returncode == code
-    assert b"Traceback" not in said
+    run = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, str(int(number)), event, large["new.h5"], out],
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    assert run.returncode == code, run.stderr
+    assert b"Traceback" not in run.stderr
     assert out.read_bytes() == b"old"
     if number == signal.SIGINT:
         assert list(tmp_path.iterdir()) == [out]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from keras import layers, ops
 
 import orthwrap
+from tests.conftest import needs_keras
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -125,27 +127,40 @@ def assert_faithful(original: Any, weights: list[tuple[str, Array]], result: Any
 # The copy
 
 
-APPLICATIONS: dict[str, tuple[int, dict[str, Any]]] = {
-    "MobileNet": (32, {"alpha": 0.5}),
-    "MobileNetV3Small": (32, {}),
-    "DenseNet121": (32, {}),
-    "EfficientNetV2B0": (32, {}),
-    "NASNetMobile": (32, {}),
-    "Xception": (71, {}),
-    "ConvNeXtTiny": (32, {}),
-    "ResNet50": (32, {}),
-    "VGG16": (32, {"include_top": False, "pooling": "avg"}),
-}
+def applications() -> dict[str, tuple[int, Callable[..., Any]]]:
+    """The size and the maker of a small member of each family of `keras.applications`.
+
+    Where a family says how deep and how wide, each of its blocks is there but not many times.
+    """
+    a, src, of = keras.applications, keras.src.applications, partial
+
+    def stacks(x: Any) -> Any:
+        stack = src.resnet.stack_residual_blocks_v1
+        return stack(stack(x, 8, 2, stride1=1, name="conv2"), 16, 2, name="conv3")
+
+    thin = {"width_coefficient": 0.35, "depth_coefficient": 0.3, "default_size": 32}
+    cells = {"num_blocks": 1, "penultimate_filters": 96, "stem_block_filters": 8}
+    return {
+        "MobileNet": (32, of(a.MobileNet, alpha=0.5)),
+        "MobileNetV3Small": (32, a.MobileNetV3Small),
+        "DenseNet": (32, of(src.densenet.DenseNet, [2, 1, 1, 1])),
+        "EfficientNetV2": (
+            32,
+            of(src.efficientnet_v2.EfficientNetV2, **thin, name="efficientnetv2-b0"),
+        ),
+        "NASNet": (32, of(src.nasnet.NASNet, **cells, skip_reduction=False)),
+        "Xception": (71, a.Xception),
+        "ConvNeXt": (32, of(src.convnext.ConvNeXt, [1, 2, 1, 1], [8, 16, 24, 32])),
+        "ResNet": (32, of(src.resnet.ResNet, stacks, False, True)),
+        "VGG16": (32, of(a.VGG16, include_top=False, pooling="avg")),
+    }
 
 
-@pytest.mark.parametrize("name", APPLICATIONS)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", applications())
 def test_copy_of_an_application_is_the_original_with_losses(name: str) -> None:
-    size, options = APPLICATIONS[name]
-    if options.get("include_top", True):
-        options = {**options, "classes": 10}
-    original = getattr(keras.applications, name)(
-        weights=None, input_shape=(size, size, 3), **options
-    )
+    size, make = applications()[name]
+    original = make(weights=None, input_shape=(size, size, 3), classes=10)
     weights = weights_of(original)
     chosen = default_kernels(original)
     # The figures of a large model take NumPy longer than all else; the oracle below is enough.
@@ -414,6 +429,7 @@ def test_wrapped_convolution_of_spectral_normalization_is_found() -> None:
 
 
 def test_statistics_and_vocabularies_learnt_from_data_are_copied() -> None:
+    needs_keras("3.14", "reads the weights of tf_idf again")
     rng = np.random.default_rng(0)
     normal = layers.Normalization(name="normal")
     normal.adapt(5 + 3 * rng.normal(size=(50, 3)))

@@ -13,6 +13,8 @@ import pytest
 import orthwrap
 from orthwrap.training.loop.monitor import is_lower_better
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 
 class Named(keras.metrics.Mean):  # type: ignore[misc]  # Keras is untyped
     """A metric of one's own, of which nothing but its name is known."""

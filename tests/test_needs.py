@@ -23,6 +23,7 @@ import orthwrap
 from orthwrap.errors import FileFault, ValueFault
 from orthwrap.model_config.needs import code_in, unknown
 from orthwrap.rules.custom_objects import custom_objects_of
+from tests import saved_models
 from tests.hostile import write_h5
 from tests.samples import small_file
 
@@ -330,6 +331,33 @@ def test_code_is_seen_wherever_it_stands() -> None:
     assert code_in(root) == ("d", "(the training configuration)")
     named = {"class_name": "function", "config": "relu", "module": "builtins"}
     assert code_in(sequential(keras2_lambda(Path("x"), function=named))) == ()
+
+
+@pytest.mark.parametrize("key", ["function", "output_shape", "mask"])
+def test_bytecode_alone_is_code_too(key: str) -> None:
+    """Keras 1 wrote a lambda's code as one text, which only its type tells from a name."""
+    lambdas = {"name": "l", "trainable": True, key: "YQ=="}
+    node = {"class_name": "Lambda", "config": {**lambdas, f"{key}_type": "lambda"}}
+    assert code_in(sequential(node)) == ("l",)
+    node["config"][f"{key}_type"] = "function"
+    assert code_in(sequential(node)) == ()
+
+
+def test_a_saved_models_code_is_kept_named_and_not_run(tmp_path: Path) -> None:
+    mark = tmp_path / "executed"
+    code = {"class_name": "__tuple__", "items": [evil_code(mark), None, None]}
+    evil = saved_models.node("Lambda", "evil", function=code, function_type="lambda")
+    named = saved_models.node("Lambda", "named", function="relu", function_type="function")
+    config = saved_models.sequential(evil, named, saved_models.dense("d"))
+    arrays = {f"layer-2/{n[8:]}": a for n, a in saved_models.kernels((4, 3)).items()}
+    folder = saved_models.write(tmp_path / "m", config, arrays, ["layer-0", "layer-1"])
+    result = orthwrap.upgrade(folder, tmp_path / "o.keras")
+    assert any(note.startswith("evil: code that the file keeps") for note in result.report.warnings)
+    with pytest.raises(FileFault, match=r"in evil, .* --unsafe-lambda"):
+        orthwrap.load_model(tmp_path / "o.keras")
+    with pytest.raises(FileFault, match=r"in evil, .* --unsafe-lambda"):
+        orthwrap.upgrade(folder, tmp_path / "o.h5")
+    assert not mark.exists()
 
 
 def test_a_lambda_that_keras_cannot_read_back(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from run_helpers import CtrlC, arrays_of, classes
 import orthwrap
 from orthwrap.training.goal.optimizers import follow_variables
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -68,6 +70,7 @@ def decayed(model: Any) -> list[str]:
     return ["/".join(v.path.split("/")[-2:]) for v in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["name", "variable"])
 @pytest.mark.parametrize("is_trained", [False, True])
 @pytest.mark.parametrize(

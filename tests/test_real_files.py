@@ -44,6 +44,7 @@ def test_inspect_measures_every_kernel(name: str) -> None:
         assert record.before.sigma_max >= record.before.sigma_min
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_strip_undoes_apply(name: str, tmp_path: Path) -> None:
     source = REAL_MODELS / name

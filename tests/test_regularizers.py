@@ -23,6 +23,7 @@ import orthwrap
 from orthwrap.model_config.layout import Layout
 from orthwrap.regularizers import CLASSES, Attached
 from orthwrap.rules import references
+from tests.conftest import PATIENCE_S
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -156,6 +157,7 @@ print(json.dumps([[configs(model), first_values(model)] for model in models]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("imports", ["import orthwrap, keras", "import keras, orthwrap"])
 def test_every_class_comes_back_in_another_process(files: Any, imports: str) -> None:
     model, paths = files
@@ -164,7 +166,7 @@ def test_every_class_comes_back_in_another_process(files: Any, imports: str) -> 
         [sys.executable, "-c", script, *map(str, paths)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     values = {name: pytest.approx(value, rel=1e-6) for name, value in first_values(model).items()}
@@ -458,7 +460,7 @@ def test_checking_many_shapes_logs_nothing(caplog: pytest.LogCaptureFixture) -> 
         (lambda: orthwrap.regularizer(3), "a name, a config or a callable; got 3"),
         (
             lambda: Attached({"class_name": "Nobody", "config": {}, "module": None}),
-            "cannot be made",
+            "is not known here",
         ),
     ],
 )
@@ -644,6 +646,7 @@ def test_half_precision_kernels_are_computed_in_float32(name: str, dtype: str) -
     assert float(value) == pytest.approx(float(make(**seed)(full)), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "mixed_float16"])
 def test_half_precision_layers_train_with_their_penalty(dtype: str) -> None:
     model = models.randomized(
@@ -744,6 +747,7 @@ def test_gradient_of_lorth_agrees_with_differences(name: str) -> None:
     assert slope == pytest.approx((high - low) / (2 * step), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     # On JAX, Keras's attention takes no values of another width than the keys.
@@ -831,6 +835,7 @@ def test_penalty_of_outputs_has_a_finite_gradient_everywhere(name: str) -> None:
         assert np.all(np.isfinite(gradient))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ON_OUTPUTS)
 def test_penalty_of_outputs_acts_in_fit(name: str) -> None:
     """Keras divides the loss of a layer's outputs by the number of samples."""

@@ -95,7 +95,7 @@ def test_before_it_is_copied(model: Path, monkeypatch, change: Any, verb: Any) -
 
 def test_before_it_is_converted(model: Path, monkeypatch) -> None:
     suffix = {".h5": ".keras", ".keras": ".h5"}[model.suffix]
-    before_call(monkeypatch, surgery, "scratch_folder", lambda: newer(model))
+    before_call(monkeypatch, surgery, "scratch_folder", lambda: longer(model))
     refused(lambda: orthwrap.apply(model, model.with_name(f"out{suffix}")), model)
 
 

@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,6 +35,8 @@ from orthwrap.training.loop.logs import csv_of
 from orthwrap.training.loop.watch import regularizers_in
 from orthwrap.training.settings import Settings, TrainingWords, settings_of
 from orthwrap_cli.main import app
+
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -783,6 +784,8 @@ RESUMED: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.traced
 @pytest.mark.parametrize("kind", RESUMED)
 def test_run_that_was_cut_short_ends_with_the_same_weights(kind: str, tmp_path: Path) -> None:
     words: dict[str, Any] = {
@@ -1049,62 +1052,67 @@ def test_checkpoint_of_another_format_is_refused(
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model and data that take a while."""
+    """A folder with a model and data of a hundred batches."""
     folder = tmp_path_factory.mktemp("runs")
     model = dropping()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.save(folder / "m.keras")
-    x, y = classes(4000)
+    x, y = classes(400)
     np.savez(folder / "d.npz", x=x, y=y)
     return folder
 
 
-def command(place: Path, *words: str) -> list[str]:
+# It sends itself a signal after so many steps; none where that is 0.
+SIGNALLED = """
+import os, sys
+import wrapt
+number, step = int(sys.argv.pop(1)), int(sys.argv.pop(1))
+
+@wrapt.when_imported("keras")
+def count(keras):
+    done, plain = 0, keras.callbacks.CallbackList.on_train_batch_end
+    def counted(*args, **words):
+        nonlocal done
+        plain(*args, **words)
+        done += 1
+        if done == step:
+            os.kill(os.getpid(), number)
+    keras.callbacks.CallbackList.on_train_batch_end = counted
+
+from orthwrap_cli.main import main
+main()
+"""
+
+
+def ran(place: Path, *words: str, number: int = 0, step: int = 0) -> tuple[int, str]:
+    """The code that a run ends with, and all that it said."""
     common = ["apply", "m.keras", "--data", "d.npz", "--batch-size", "4", "--seed", "1"]
-    return [sys.executable, "-m", "orthwrap", *common, *words]
-
-
-def stopped(place: Path, number: int, *words: str, epochs: int) -> tuple[int, str]:
-    """Sends a signal once so many epochs are done."""
-    with subprocess.Popen(
-        command(place, *words),
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, str(int(number)), str(step), *common, *words],
         cwd=place,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    ) as process:
-        lines: list[str] = []
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line)
-            if line.startswith("epoch"):
-                epochs -= 1
-                if epochs == 0:
-                    time.sleep(0.2)
-                    process.send_signal(number)
-    return process.returncode, "".join(lines)
+        check=False,
+    )
+    return done.returncode, done.stdout
 
 
 @pytest.mark.slow
 def test_killed_and_interrupted_run_ends_bit_for_bit_as_one_that_was_not(place: Path) -> None:
-    words = ("--epochs", "6", "--no-measure", "--regularizer", "srip")
-    done = subprocess.run(
-        command(place, *words, "-o", "whole.keras"), cwd=place, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    words = ("--epochs", "4", "--no-measure", "--regularizer", "srip")
+    code, said = ran(place, *words, "-o", "whole.keras")
+    assert code == 0, said
     parts = (*words, "-o", "parts.keras", "--checkpoint-dir", "c")
-    code, _ = stopped(place, signal.SIGKILL, *parts, epochs=2)
-    assert code == -signal.SIGKILL
-    code, said = stopped(place, signal.SIGINT, *parts, "--resume", epochs=1)
-    assert code == 130
+    code, said = ran(place, *parts, number=signal.SIGKILL, step=230)
+    assert code == -signal.SIGKILL, said
+    code, said = ran(place, *parts, "--resume", number=signal.SIGINT, step=130)
+    assert code == 130, said
     assert "go on with the same command and --resume" in said
     assert "Traceback" not in said
-    done = subprocess.run(
-        command(place, *parts, "--resume"), cwd=place, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "goes on " in done.stdout
+    code, said = ran(place, *parts, "--resume")
+    assert code == 0, said
+    assert "goes on in epoch 4, after step 31" in " ".join(said.split())
     first, second = (orthwrap.load_model(place / f"{n}.keras") for n in ("whole", "parts"))
     assert same(first, second)

@@ -24,6 +24,7 @@ from orthwrap import FactorSchedule, Schedule
 from orthwrap.errors import UsageError, ValueFault
 from orthwrap.regularizers.clock import Clock
 from orthwrap.training.loop.losses import split_losses
+from tests.conftest import PATIENCE_S
 
 Array = np.ndarray[Any, np.dtype[Any]]
 BACKEND = keras.backend.backend()
@@ -601,6 +602,7 @@ class Breaking(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is unty
         raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("following", ["nothing", "the same", "another", "stop"])
 def test_a_fit_that_breaks_off(following: str) -> None:
     regularizer = orthwrap.SO(FACTOR)
@@ -771,6 +773,7 @@ def logged(cls: Any = keras.Model, outputs: int = 1) -> Any:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cls", "outputs", "words"),
     [
@@ -938,10 +941,11 @@ print(json.dumps([trained(contextlib.nullcontext()), trained(strategy.scope()),
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute")
 def test_replicas_train_as_one_device_does() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", REPLICAS], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", REPLICAS], capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert done.returncode == 0, done.stderr[-2000:]
     one, inside, outside = json.loads(done.stdout.splitlines()[-1])

@@ -16,10 +16,13 @@ from upgrade_helpers import TOLERANCE, difference, load, make_vintages, oracle, 
 
 from orthwrap.upgrades import upgrade_h5, upgrade_keras_zip
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def vintages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_vintages(tmp_path_factory.mktemp("vintages"), "layers,functional,operations,cudnn")
+    groups = "layers,functional,operations,cudnn,folders,compiled,applications"
+    return make_vintages(tmp_path_factory.mktemp("vintages"), groups)
 
 
 def failures(
@@ -153,9 +156,9 @@ def test_names_of_2_13(vintages: Path, tmp_path: Path) -> None:
         assert difference(run(load(new), inputs), outputs) < TOLERANCE
 
 
-def test_compiled(tmp_path: Path) -> None:
+def test_compiled(vintages: Path, tmp_path: Path) -> None:
     """The loss that a model was compiled with gives its old value, and training goes on."""
-    folder = make_vintages(tmp_path / "compiled", "compiled")
+    folder = vintages / "compiled"
     wrong = []
     for old in sorted([*folder.glob("*.h5"), *folder.glob("*.keras")]):
         new = tmp_path / old.name
@@ -185,7 +188,5 @@ def test_compiled(tmp_path: Path) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.slow
-def test_applications(tmp_path: Path) -> None:
-    folder = make_vintages(tmp_path / "applications", "applications")
-    assert failures(folder, tmp_path, ".h5") == []
+def test_applications(vintages: Path, tmp_path: Path) -> None:
+    assert failures(vintages / "applications", tmp_path, ".h5") == []

@@ -1,7 +1,7 @@
 """Models of an older Keras, made with tf_keras: a script, because it must not meet Keras 3.
 
-`python tests/vintages.py FOLDER [GROUP]` writes, for each model, NAME.h5 and NAME.keras where it
-can be saved so, and NAME.npz with inputs x0… and the outputs y0… that tf_keras gives.
+`python tests/vintages.py FOLDER GROUPS [NAME…]` writes, for each model, NAME.h5, NAME.keras where
+it can be saved so, and NAME.npz with inputs x0… and the outputs y0… that tf_keras gives.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 Makers = dict[str, Callable[[], Any]]
+
+# Groups whose models lie in a folder of their own inside FOLDER.
+APART = {"folders", "compiled", "applications"}
 
 
 def words(text: str) -> list[str]:
@@ -561,32 +564,46 @@ def operation_models(k: Any) -> Makers:
 
 
 def application_models(k: Any) -> Makers:
-    """The smallest member of each family of `tf_keras.applications`, without its top."""
-    a = k.applications
+    """A small member of each family of `tf_keras.applications`, without its top.
+
+    Where a family says how deep and how wide, each of its blocks is there but not many times.
+    """
+    from tf_keras.src import applications as src
+
+    a, r = k.applications, src.resnet
     small: dict[str, Any] = {"include_top": False, "weights": None}
 
-    def of(make: Any, size: int = 64, **more: Any) -> Callable[[], Any]:
-        return lambda: make(input_shape=(size, size, 3), **{**small, **more})
+    def of(make: Any, *given: Any, size: int = 64, **more: Any) -> Callable[[], Any]:
+        return lambda: make(*given, input_shape=(size, size, 3), **{**small, **more})
 
+    def stacks(stack: Any) -> Callable[[Any], Any]:
+        return lambda x: stack(stack(x, 8, 2, stride1=1, name="conv2"), 16, 2, name="conv3")
+
+    filters = [8, 16, 24, 32]
+    groups = [{"input_filters": 8, "num_repeats": 2}, {"input_filters": 16, "num_repeats": 1}]
+    thin = {"width_coefficient": 0.35, "depth_coefficient": 0.3, "default_size": 64}
+    cells = {"num_blocks": 1, "penultimate_filters": 96, "stem_block_filters": 8}
     return {
-        "app_convnext": of(a.ConvNeXtTiny),
-        "app_densenet": of(a.DenseNet121),
-        "app_efficientnet": of(a.EfficientNetB0),
-        "app_efficientnet_v2": of(a.EfficientNetV2B0),
-        "app_inception_resnet": of(a.InceptionResNetV2, 96),
-        "app_inception": of(a.InceptionV3, 96),
-        "app_mobilenet": of(a.MobileNet),
-        "app_mobilenet_v2": of(a.MobileNetV2),
+        "app_convnext": of(src.convnext.ConvNeXt, [1, 2, 1, 1], filters),
+        "app_densenet": of(src.densenet.DenseNet, [2, 1, 1, 1]),
+        "app_efficientnet": of(src.efficientnet.EfficientNet, **thin),
+        "app_efficientnet_v2": of(
+            src.efficientnet_v2.EfficientNetV2, **thin, model_name="efficientnetv2-b0"
+        ),
+        "app_inception_resnet": of(a.InceptionResNetV2, size=96),
+        "app_inception": of(a.InceptionV3, size=96),
+        "app_mobilenet": of(a.MobileNet, alpha=0.25),
+        "app_mobilenet_v2": of(a.MobileNetV2, alpha=0.35),
         "app_mobilenet_v3_small": of(a.MobileNetV3Small),
         "app_mobilenet_v3_large": of(a.MobileNetV3Large),
-        "app_nasnet": of(a.NASNetMobile),
-        "app_regnet_x": of(a.RegNetX002),
-        "app_regnet_y": of(a.RegNetY002),
-        "app_resnet": of(a.ResNet50),
-        "app_resnet_v2": of(a.ResNet50V2),
-        "app_resnet_rs": of(a.ResNetRS50),
+        "app_nasnet": of(src.nasnet.NASNet, **cells, skip_reduction=False),
+        "app_regnet_x": of(src.regnet.RegNet, [1, 1, 2, 1], filters, 8, "X", 64),
+        "app_regnet_y": of(src.regnet.RegNet, [1, 1, 2, 1], filters, 8, "Y", 64),
+        "app_resnet": of(r.ResNet, stacks(r.stack1), False, True),
+        "app_resnet_v2": of(r.ResNet, stacks(r.stack2), True, True),
+        "app_resnet_rs": of(src.resnet_rs.ResNetRS, 50, block_args=groups),
         "app_vgg16": of(a.VGG16),
-        "app_xception": of(a.Xception, 96),
+        "app_xception": of(a.Xception, size=96),
     }
 
 
@@ -836,8 +853,9 @@ def main(folder: Path, groups: list[str], only: list[str]) -> None:
     import tf_keras as k
 
     rng = np.random.default_rng(0)
-    folder.mkdir(parents=True, exist_ok=True)
     for group in groups:
+        place = folder / (group if group in APART else "")
+        place.mkdir(parents=True, exist_ok=True)
         for name, make in makers(k, group).items():
             if only and name not in only:
                 continue
@@ -858,6 +876,7 @@ def main(folder: Path, groups: list[str], only: list[str]) -> None:
             if group == "folders":
                 data |= {f"w{i}": np.asarray(w) for i, w in enumerate(model.weights)}
             if group == "compiled":
+                model.run_eagerly = True  # tracing would take most of the time
                 targets = [np.eye(3, dtype="float32")[[0, 2]] for _ in outputs]
                 targets = targets if len(targets) > 1 else targets[0]
                 model.train_on_batch(arrays[0], targets)
@@ -866,16 +885,16 @@ def main(folder: Path, groups: list[str], only: list[str]) -> None:
                 data |= {f"y{i}": np.asarray(array) for i, array in enumerate(outputs)}
                 found = model.evaluate(arrays[0], targets, verbose=0, return_dict=True)
                 data["loss"] = np.asarray(found["loss"])
-            np.savez(folder / f"{name}.npz", **data)
+            np.savez(place / f"{name}.npz", **data)
             if group == "folders":
-                model.save(folder / name, save_format="tf")
+                model.save(place / name, save_format="tf")
                 continue
-            model.save(folder / f"{name}.h5")
+            model.save(place / f"{name}.h5")
             if group == "cudnn":
-                as_cudnn(folder / f"{name}.h5")
+                as_cudnn(place / f"{name}.h5")
             elif group != "applications":
                 try:
-                    model.save(folder / f"{name}.keras")
+                    model.save(place / f"{name}.keras")
                 except Exception as err:  # tf_keras could not always
                     print(f"{name}: no .keras ({err})")
 

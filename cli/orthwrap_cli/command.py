@@ -10,7 +10,15 @@ from typing import Any, ParamSpec
 
 import typer
 
-from orthwrap.errors import FileFault, OrthwrapError, UsageError, is_own_module, origin, raised_at
+from orthwrap.errors import (
+    FileFault,
+    Interrupted,
+    OrthwrapError,
+    UsageError,
+    is_own_module,
+    origin,
+    raised_at,
+)
 from orthwrap.stores.written import noting
 from orthwrap.text import json_text, listed, printable
 from orthwrap.training.loop.interrupts import note_interrupts
@@ -33,7 +41,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             except OrthwrapError as e:
                 _fail(e, str(e), 2 if isinstance(e, UsageError) else 1, debug)
             except KeyboardInterrupt as e:
-                sys.stderr.write(f"{str(e) or f'interrupted: {_stands(written)}'}\n")
+                sys.stderr.write(f"{printable(str(e) or f'interrupted: {_stands(written)}')}\n")
                 raise typer.Exit(130) from None
             except BrokenPipeError:  # the reader of our output is gone: nobody is left to tell
                 raise typer.Exit(1) from None
@@ -143,12 +151,18 @@ def show(data: Any, renderable: Callable[[int], Any], json: Json | None, quiet: 
 
     With `--json -`, standard output carries JSON alone and the table goes to standard error.
     """
-    if json is not None:
-        json.write(data)
-    if not quiet:
-        screen = _screen(json)
-        screen.print(renderable(screen.width))
-        screen.file.flush()
+    try:
+        if json is not None:
+            json.write(data)
+        if not quiet:
+            screen = _screen(json)
+            screen.print(renderable(screen.width))
+            screen.file.flush()
+    except KeyboardInterrupt as e:
+        written = data.get("output") if isinstance(data, dict) else None
+        if written is None:
+            raise
+        raise Interrupted(f"interrupted: {written} is written, its report was not shown") from e
 
 
 def show_report(report: Any, json: Json | None, quiet: bool) -> None:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +24,8 @@ from orthwrap.data.ports import (
     trained_dtype,
 )
 from orthwrap.errors import FileFault, OrthwrapError, ValueFault
+from orthwrap.stores.regular import ZipSource, held
+from orthwrap.text import first_line
 
 KINDS = (
     "the path of a .npz or of a folder of images, package.module:function, arrays (x, y), a "
@@ -34,6 +33,8 @@ KINDS = (
 )
 
 
+_FLOOR = 1 << 30  # bytes that any .npz may unpack to
+_SWELLING = 100  # how many times its size a larger one may; np.savez does not compress at all
 _ZIP, _NPY = b"PK", b"\x93NUMPY"  # how files of NumPy begin
 
 
@@ -132,7 +133,7 @@ def find_arrays(
     return Found(x, y, x_val, y_val)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _opened(source: Any) -> Iterator[tuple[list[str], Callable[[str], Array], str]]:
     """The keys of a source, what reads one, and what to call the source."""
     if isinstance(source, (tuple, list)) and len(source) in (2, 4):
@@ -150,34 +151,51 @@ def _opened(source: Any) -> Iterator[tuple[list[str], Callable[[str], Array], st
             "module:function"
         )
     with contextlib.ExitStack() as stack:
-        with _file_faults(path):
-            f = stack.enter_context(path.open("rb"))  # NumPy does not close what it cannot read
-            if not f.read(len(_NPY)).startswith((_ZIP, _NPY)):
-                # NumPy would take it for pickled objects, and say how to run them.
-                raise FileFault(
-                    f"{path} is no .npz file: give a .npz with x and y (np.savez), a folder of "
-                    "images, or module:function"
-                )
-            f.seek(0)
-            file = np.load(f, allow_pickle=False)
-            if isinstance(file, np.ndarray):
-                raise FileFault(f"{path} holds a single array: save x and y with np.savez")
+        with _plain(path):
+            # NumPy does not close a file that it cannot read.
+            file = _load(path, stack.enter_context(ZipSource(path)))
 
         def read(key: str) -> Array:
-            with _file_faults(path):
-                found: Array = file[key]
-                return found
+            with _plain(path):
+                return np.asarray(file[key])
 
         yield list(file.files), read, str(path)
 
 
-@contextmanager
-def _file_faults(path: Path) -> Iterator[None]:
-    """Around the reading of a `.npz`, and nothing else."""
+def _load(path: Path, source: ZipSource) -> Any:
+    """The members of a `.npz`, none of them read yet."""
+    start = source.read(len(_NPY))
+    if start.startswith(_NPY):
+        raise FileFault(f"{path} holds a single array: save x and y with np.savez")
+    if not start.startswith(_ZIP):
+        # NumPy would take it for pickled objects, and say how to run them.
+        raise FileFault(
+            f"{path} is no .npz file: give a .npz with x and y (np.savez), a folder of "
+            "images, or module:function"
+        )
+    source.seek(0)
+    file = np.load(source, allow_pickle=False)
+    source.is_listed = True
+    size, on_disk = sum(i.file_size for i in file.zip.infolist()), held(path)
+    if size > max(_FLOOR, _SWELLING * on_disk):
+        raise FileFault(
+            f"{path} of {on_disk} bytes would unpack to {size}: it is broken or made to exhaust "
+            "memory; where the data is so, save it with np.savez, which does not compress"
+        )
+    return file
+
+
+@contextlib.contextmanager
+def _plain(path: Path) -> Iterator[None]:
+    """Whatever a broken or hostile `.npz` makes NumPy raise is said in one line."""
     try:
         yield
-    except (ValueError, OSError, zipfile.BadZipFile, zlib.error, EOFError) as e:
-        first = (str(e).splitlines() or [""])[0]
+    except OrthwrapError:
+        raise
+    except MemoryError as e:
+        raise FileFault(f"{path} declares arrays that do not fit into memory ({e})") from e
+    except Exception as e:  # of zipfile, zlib, lzma, ast and NumPy, each with its own
+        first = first_line(e)
         if "allow_pickle" in first:
             first = "it holds objects"
         raise FileFault(

@@ -19,6 +19,7 @@ import numpy as np
 from orthwrap.data.ports import Array, NotFinite, Port, some, times
 from orthwrap.data.samples import Samples
 from orthwrap.errors import FileFault, OrthwrapError, UsageError, ValueFault
+from orthwrap.stores.regular import open_regular
 from orthwrap.text import first_line
 
 TRAINING = "train"
@@ -246,10 +247,10 @@ def _pixels_of(content: Any, channels: int) -> Any:
 
     first = tf.strings.substr(content, 0, 1)
     if channels == 1:
-        is_direct = (first != b"G") & (first != b"B")
+        is_direct = (first != b"G") & (first != b"B") & (first != b"R")
         return tf.cond(is_direct, lambda: decode(1), lambda: tf.image.rgb_to_grayscale(decode(3)))
     if channels == 4:
-        is_direct = (first != b"G") & (first != b"\xff")
+        is_direct = (first != b"G") & (first != b"\xff") & (first != b"R")
 
         def opaque() -> Any:
             return tf.pad(decode(3), ((0, 0), (0, 0), (0, 1)), constant_values=255)
@@ -436,7 +437,7 @@ def _check_classes(folder: Path, classes: Sequence[str], outputs: Sequence[Port]
 def _check_signatures(paths: Iterable[str]) -> None:
     def start_of(path: str) -> tuple[str, bytes]:
         try:
-            with open(path, "rb") as f:
+            with open_regular(path) as f:
                 return path, f.read(8)
         except OSError as e:
             raise FileFault(f"cannot read the image {path}: {e.strerror}") from e

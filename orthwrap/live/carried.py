@@ -8,12 +8,12 @@ from typing import Any
 
 import keras
 
+from orthwrap import keras_inside
 from orthwrap.live.store import _kind_of
 
 
 def layer_pairs(model: Any, new: Any) -> Iterator[tuple[Any, Any]]:
-    originals = model._flatten_layers(include_self=False, recursive=True)
-    copies = new._flatten_layers(include_self=False, recursive=True)
+    originals, copies = map(keras_inside.layers_within, (model, new))
     for old, fresh in zip(originals, copies, strict=False):
         if type(old).__name__ == type(fresh).__name__:
             yield old, fresh
@@ -44,8 +44,7 @@ def copy_seeds(model: Any, new: Any) -> None:
 def copy_trainable(model: Any, new: Any, pairs: Sequence[tuple[Any, Any]]) -> None:
     """A frozen model or layer is frozen in the copy too; configs do not always say so."""
     for old, fresh in pairs:
-        if old._trainable != fresh._trainable:
-            fresh._trainable = old._trainable
+        keras_inside.copy_own_trainable(old, fresh)
     for old, fresh in zip(model.weights, new.weights, strict=True):
         if old.trainable != fresh.trainable:
             fresh.trainable = old.trainable

@@ -8,36 +8,21 @@ from typing import Any
 
 import keras
 
+from orthwrap import keras_inside
 from orthwrap.errors import ValueFault
 from orthwrap.rules.references import known_objects
 from orthwrap.text import first_line
-
-# Where Keras keeps it.
-_STATE = (
-    "optimizer",
-    "loss",
-    "compiled",
-    "steps_per_execution",
-    "stop_training",
-    "_compile_config",
-    "_compile_loss",
-    "_compile_metrics",
-    "_compiled_trainable_state",
-    "_jit_compile",
-    "_loss_tracker",
-    "_run_eagerly",
-)
 
 
 def compiled_state(model: Any) -> dict[str, Any]:
     """For `set_compiled_state`, once the model was compiled in another way."""
     held = vars(model)
-    return {name: held[name] for name in _STATE if name in held}
+    return {name: held[name] for name in keras_inside.COMPILED_STATE if name in held}
 
 
 def set_compiled_state(model: Any, state: Mapping[str, Any]) -> None:
     held = vars(model)
-    for name in _STATE:
+    for name in keras_inside.COMPILED_STATE:
         held.pop(name, None)
     held.update(state)
     if state.get("optimizer") is not None:
@@ -60,7 +45,8 @@ def copy_compiled(model: Any, new: Any, known: Mapping[str, Any]) -> tuple[str, 
             # It may have been built before a layer was frozen: for the same variables, then.
             if model.optimizer.built:
                 twins = {id(a): b for a, b in pairs}
-                new.optimizer.build([twins[id(v)] for v in model.optimizer._trainable_variables])
+                trained = keras_inside.trained_variables(model.optimizer)
+                new.optimizer.build([twins[id(v)] for v in trained])
                 copy_variables(model.optimizer, new.optimizer)
     except Exception as e:  # a user's loss or metric may not come back from its config
         return (
@@ -74,7 +60,7 @@ def copy_compiled(model: Any, new: Any, known: Mapping[str, Any]) -> tuple[str, 
 
 def _compile_arguments(model: Any) -> dict[str, Any]:
     """What the model was compiled with. Losses keep no state; optimizer and metrics are new."""
-    arguments = dict(model._compile_config.config)
+    arguments = dict(keras_inside.compile_arguments(model))
     optimizer = model.optimizer
     arguments["optimizer"] = optimizer and again(optimizer)
     arguments["auto_scale_loss"] = False  # where it was scaled, the optimizer is that already
@@ -103,15 +89,7 @@ def copy_exclusions(source: Any, target: Any, pairs: Iterable[tuple[Any, Any]] =
         pairs: the variables of the first, each with that of the second which it stands for; none
             where they are the same.
     """
-    source, target = map(inner_of, (source, target))
-    pattern = getattr(source, "_exclude_from_weight_decay_pattern", None)
-    keys: set[Any] = getattr(source, "_exclude_from_weight_decay", set())
-    if pattern is None and not keys:
-        return
-    twins = {source._var_key(a): target._var_key(b) for a, b in pairs}
-    target._exclude_from_weight_decay_pattern = pattern
-    target._exclude_from_weight_decay = {twins.get(k, k) for k in keys}
-    target._exclude_from_weight_decay_cache = {}
+    keras_inside.copy_exclusions(inner_of(source), inner_of(target), pairs)
 
 
 def copy_variables(source: Any, target: Any) -> None:
@@ -126,7 +104,7 @@ def copy_variables(source: Any, target: Any) -> None:
 def set_optimizer(model: Any, optimizer: Any) -> None:
     """Another optimizer for a compiled model, in the model and in what a file keeps of it."""
     model.optimizer = optimizer
-    model._compile_config.config["optimizer"] = optimizer
+    keras_inside.compile_arguments(model)["optimizer"] = optimizer
 
 
 def forget_compiled_steps(model: Any) -> None:

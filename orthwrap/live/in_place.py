@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from orthwrap import keras_inside
 from orthwrap.errors import RebuildError
 from orthwrap.live.compiled import compiled_state, set_compiled_state
 
@@ -26,10 +27,7 @@ def set_regularizer(live: Any, key: str, variables: Sequence[Any], regularizer: 
     if cell is not None:
         owners.append(cell)
     for owner in owners:
-        for name in (key, f"_{key}"):  # attention layers keep theirs behind an underscore
-            is_view = isinstance(getattr(type(owner), name, None), property)  # of its cell's
-            if hasattr(owner, name) and not is_view:
-                setattr(owner, name, regularizer)
+        keras_inside.set_setting(owner, key, regularizer)
     for variable in variables:
         variable.regularizer = regularizer
 
@@ -41,8 +39,7 @@ def restored_on_error(model: Any) -> Iterator[None]:
     Its regularizers, which layers are trained, and how it is compiled are put back.
     """
     layers = [
-        (layer, {k: v for k, v in vars(layer).items() if k.endswith(("regularizer", "_trainable"))})
-        for layer in model._flatten_layers()
+        (layer, keras_inside.training_settings(layer)) for layer in keras_inside.every_layer(model)
     ]
     variables = [(v, v.regularizer, v.trainable) for v in model.variables]
     compiled = compiled_state(model)

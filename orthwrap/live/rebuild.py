@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
-from keras.src.saving.serialization_lib import ObjectSharingScope
 
+from orthwrap import keras_inside
 from orthwrap.errors import RebuildError
 from orthwrap.live.carried import copy_own_state, copy_seeds, copy_trainable, layer_pairs
 from orthwrap.live.compiled import copy_compiled
@@ -34,7 +34,7 @@ def rebuild(store: LiveStore, edits: Sequence[Edit]) -> tuple[Any, tuple[str, ..
     for node in _named_nodes(root):
         node.pop("compile_config", None)  # the compiled state is copied from the live models
     known = {**live_objects(store), **_keep_functions(store, root)}
-    with warnings.catch_warnings(), ObjectSharingScope():
+    with warnings.catch_warnings(), keras_inside.sharing_scope():
         warnings.simplefilter("ignore")
         try:
             if _shares_between_models(model):
@@ -78,8 +78,9 @@ def _cannot_rebuild(model: Any, why: str) -> RebuildError:
 def _shares_between_models(model: Any) -> bool:
     """Whether two (sub)models hold one layer, which a config does not tell."""
     owners: dict[int, int] = {}
-    submodels = [model, *model._flatten_layers(include_self=False)]
-    for owner in {id(m): m for m in submodels if isinstance(m, keras.Model)}.values():
+    for owner in {
+        id(m): m for m in keras_inside.every_layer(model) if isinstance(m, keras.Model)
+    }.values():
         for layer in owner.layers:
             owners[id(layer)] = owners.get(id(layer), 0) + 1
     return any(count > 1 for count in owners.values())
@@ -160,7 +161,7 @@ def _keep_functions(store: LiveStore, root: Node) -> dict[str, Any]:
         for pointer in layer.pointers:
             config = at(root, pointer)["config"]
             for key, value in config.items() if isinstance(config, dict) else ():
-                function = getattr(live, key, getattr(live, f"_{key}", None))
+                function = keras_inside.setting(live, key)
                 if isinstance(value, Mapping) and isinstance(function, types.FunctionType):
                     name = f"{layer.path}.{key}"
                     found[name] = function

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from orthwrap import keras_inside
 from orthwrap.errors import RebuildError
 from orthwrap.live.store import _first_line
 
@@ -45,8 +46,7 @@ def output_difference(first: Any, second: Any, seed: int = 0) -> float | None:
 
 
 def _random_inputs(model: Any, seed: int) -> Any:
-    graph = getattr(model, "_functional", None) or model  # a Sequential holds its graph inside
-    template = getattr(graph, "_inputs_struct", None)
+    template = keras_inside.input_structure(keras_inside.graph_of(model))
     if template is None:
         return None
     rng = np.random.default_rng(seed)

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import keras
-from keras.src.saving.serialization_lib import ObjectSharingScope
 
+from orthwrap import keras_inside
 from orthwrap.errors import ValueFault
 from orthwrap.model_config.layers import KERNELS, KernelSpec
 from orthwrap.model_config.tree import Layer, Node, Step, to_snake_case, walk
@@ -100,11 +100,7 @@ def variable_of(live: Any, spec: KernelSpec) -> Any:
     """The variable a spec speaks of, or None."""
     for attribute in spec.attributes:
         live = getattr(live, attribute, None)
-    # Dense.kernel is a property that adds LoRA's factors; the variable is behind it. Keras 3
-    # calls the kernel of a depthwise convolution `kernel`.
-    names = (f"_{spec.weight}", spec.weight, "kernel")
-    found = (getattr(live, name, None) for name in names)
-    return next((v for v in found if isinstance(v, keras.Variable)), None)
+    return keras_inside.variable_called(live, spec.weight)
 
 
 # The live tree. Paths agree with the walker's.
@@ -136,7 +132,7 @@ def _members(owner: Any) -> Iterator[tuple[str, Any]]:
     # Functional and Sequential list their layers; every other layer tracks what it holds.
     layers = getattr(owner, "layers", None)
     if not isinstance(layers, list):
-        layers = getattr(owner, "_layers", [])
+        layers = keras_inside.held_layers(owner)
     for layer in layers:
         if isinstance(layer, keras.layers.Layer):
             yield layer.name, layer
@@ -174,7 +170,7 @@ def _live_only(path: str, live: Any) -> Layer:
         pointers=(),
         steps=(Step("layers", live.name, snake, 0),),
         trainable=bool(live.trainable),
-        is_container=bool(getattr(live, "_layers", None)) and _kind_of(live) is None,
+        is_container=bool(keras_inside.held_layers(live)) and _kind_of(live) is None,
     )
 
 
@@ -182,7 +178,7 @@ def _live_only(path: str, live: Any) -> Layer:
 
 
 def _serialize(model: Any) -> Node:
-    with warnings.catch_warnings(), ObjectSharingScope():
+    with warnings.catch_warnings(), keras_inside.sharing_scope():
         # Lambda layers warn that loading them runs code; this code is the caller's own.
         warnings.simplefilter("ignore")
         root: Node = keras.saving.serialize_keras_object(model)
@@ -204,7 +200,7 @@ def regularizers_of(model: Any) -> Iterator[tuple[str, Any]]:
     """(place, regularizer or None) of every variable and of every layer's outputs."""
     for variable in model.weights:
         yield variable.path, variable.regularizer
-    for layer in model._flatten_layers():
+    for layer in keras_inside.every_layer(model):
         yield layer.name, layer.activity_regularizer
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from orthwrap.stores import hdf5
+from orthwrap.stores.regular import held
 from orthwrap.upgrades.h5_file import STATE_ASIDE
 
 
@@ -24,8 +25,13 @@ def restore_optimizer(model: Any, path: Path) -> tuple[str, ...]:
         if group is None:
             return ()
         names = hdf5.names(group, "weight_names")
-        found = [hdf5.dataset(group, name) for name in names]
-        saved = [np.asarray(d) for d in found if d is not None]
+        allowance, copied = hdf5.Allowance(held(path)), hdf5.Allowance(held(path))
+        saved = []
+        for name in names:
+            found = hdf5.dataset(group, name, allowance)
+            if found is not None:
+                copied.take(hdf5.bytes_of(found), name)
+                saved.append(np.asarray(hdf5.read(found)))
     arranged = _arrange(saved, names, optimizer.variables, model.trainable_variables)
     if arranged is None:
         return ("the file's optimizer state does not fit this optimizer: it starts afresh",)

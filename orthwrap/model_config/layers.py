@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orthwrap import keras_inside
 from orthwrap.model_config.layout import Layout, conv_layout
 
 
@@ -16,7 +17,7 @@ class KernelSpec:
     Attributes:
         slot: kernel, depthwise, pointwise, recurrent or embeddings.
         weight: the weight's name within its (sub)layer, such as `depthwise_kernel`.
-        attributes: from the layer object to the variable's owner: `("cell",)`, `("_query_dense",)`.
+        attributes: from the layer object to the variable's owner: `("cell",)`.
         index: the place of the weight among the owner's variables.
         label: how the report names the kernel; `query/kernel` where a layer has several in a slot.
         layout: (layer config, kernel shape) → Layout, or a str: why it has none.
@@ -192,21 +193,17 @@ def _recurrent_specs(gates: int, attributes: tuple[str, ...] = ()) -> tuple[Kern
 
 
 def _attention_specs() -> tuple[KernelSpec, ...]:
-    return (
-        *(
-            KernelSpec(
-                "kernel", "kernel", _attention_projection, (f"_{part}_dense",), 0, f"{part}/kernel"
-            )
-            for part in ("query", "key", "value")
-        ),
+    layouts = {"attention_output": _attention_output}
+    return tuple(
         KernelSpec(
             "kernel",
             "kernel",
-            _attention_output,
-            ("_output_dense",),
+            layouts.get(part, _attention_projection),
+            (attribute,),
             0,
-            "attention_output/kernel",
-        ),
+            f"{part}/kernel",
+        )
+        for part, attribute in keras_inside.ATTENTION_PARTS.items()
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from orthwrap import keras_inside
 from orthwrap.errors import FileFault
 from orthwrap.model_config.layers import KERNELS, OLD_NAMES
 
@@ -20,7 +21,7 @@ Pointer = tuple[str | int, ...]
 
 # Guards against hostile files: more than any real model has.
 MAX_DEPTH = 100
-MAX_LAYERS = 10_000  # a layer counts once for each place it is used in
+MAX_LAYERS = 6_000  # at a millisecond for each; a layer counts once for each place it is used in
 MAX_PATH = 2000  # characters
 MAX_PARTS = 200  # of a path, between slashes
 
@@ -267,7 +268,7 @@ def _has_config(node: Node) -> bool:
 
 def _is_operation(node: Node) -> bool:
     """An operation of a functional graph (`keras.ops.tanh`), which is no layer."""
-    return str(node.get("module", "")).startswith("keras.src.ops")
+    return str(node.get("module", "")).startswith(keras_inside.OPERATIONS_MODULE)
 
 
 def class_of(node: Mapping[str, Any]) -> str:

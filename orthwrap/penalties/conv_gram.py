@@ -63,6 +63,11 @@ class ConvGeometry:
         return tuple(2 * q - 1 for q in self.taps)
 
     @property
+    def table(self) -> int:
+        """Entries of each table of `half_spectrum`."""
+        return prod(self.points) // 2 * prod(self.taps)
+
+    @property
     def constant(self) -> int:
         """What to add to the mean of the smaller Gram's ‖·−I‖² to get `lorth`.
 

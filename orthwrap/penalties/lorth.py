@@ -19,6 +19,7 @@ from orthwrap.penalties.so import so
 
 Tensor = Any
 
+_LARGEST_TABLE = 1 << 24  # frequencies × taps; 51 × 51 taps have 0.8 of it
 _LAYOUTS = ("dense", "conv", "conv_transpose", "pointwise")
 
 
@@ -207,8 +208,12 @@ def _sketch(kernel: Tensor, layout: Layout, draw: Any, probes: int) -> Tensor:
     return lorth(kernel, strides, groups, draw(shape))
 
 
-def _figure(kernel: Array, layout: Layout) -> float:
-    return lorth_value(kernel, layout.strides or None, layout.parts)
+def _figure(kernel: Array, layout: Layout) -> float | None:
+    """None for a kernel of so many taps that their frequencies alone would fill the memory."""
+    strides, groups = layout.strides or None, layout.parts
+    if _geometry(kernel.shape, strides, groups).table > _LARGEST_TABLE:
+        return None
+    return lorth_value(kernel, strides, groups)
 
 
 def _problem(layout: Layout, shape: tuple[int, ...]) -> str:

@@ -36,7 +36,8 @@ class Penalty:
         formula, minimum: in signs, G being the smaller Gram matrix of W, r × r.
         source: who defined it, with the number by which arXiv has the paper.
         exact: `exact(w)`, the penalty itself.
-        figure: its exact value in a report, in NumPy: `figure(matrices)`, of `figures.Matrices`.
+        figure: its exact value in a report, in NumPy: `figure(matrices)`, of `figures.Matrices`;
+            None where it would take too much.
         class_name: of its Keras class, `orthwrap>…` in files; made from the name where empty.
         doc: what `help` says of that class.
         default_factor: the coefficient λ where none is given.
@@ -59,7 +60,7 @@ class Penalty:
     minimum: str
     source: str
     exact: Callable[..., Tensor]
-    figure: Callable[..., float]
+    figure: Callable[..., float | None]
     class_name: str = ""
     doc: str = ""
     default_factor: float = 1e-3

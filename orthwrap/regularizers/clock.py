@@ -12,7 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
-from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+
+from orthwrap import keras_inside
 
 
 class Clock:
@@ -72,7 +73,9 @@ class Clock:
             return self._tick_tensorflow()
         if backend == "jax":
             return self._tick_jax()
-        if in_symbolic_scope():  # Keras only asks for shapes, which PyTorch answers by running
+        if (
+            keras_inside.in_symbolic_scope()
+        ):  # Keras only asks for shapes, which PyTorch answers by running
             return int(self._start + self._ticks)
         return self._tick_here()
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from orthwrap import keras_inside
+
 MULTIPLIER = "factor_multiplier"  # what its variable is called
 
 
@@ -39,7 +41,7 @@ class Multiplier(keras.random.SeedGenerator):  # type: ignore[misc]  # Keras is 
             )
         if keras.backend.backend() == "jax":
             model.jax_state_sync()  # which goes by the variables that the model has
-            model._seed_generators.append(self)
+            keras_inside.seed_generators(model).append(self)
 
     def assign(self, value: float) -> None:
         """Another number from the next step on."""
@@ -54,7 +56,7 @@ class Multiplier(keras.random.SeedGenerator):  # type: ignore[misc]  # Keras is 
         """The model tracks it no more."""
         if keras.backend.backend() == "jax":
             self._model.jax_state_sync()
-            held = self._model._seed_generators
+            held = keras_inside.seed_generators(self._model)
             held[:] = [generator for generator in held if generator is not self]
 
     def next(self, ordered: bool = True) -> Any:

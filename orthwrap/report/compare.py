@@ -8,7 +8,7 @@ from orthwrap.plan.decision import Decision
 from orthwrap.report.make import figures
 from orthwrap.report.measure import relative_change
 from orthwrap.report.record import Comparison
-from orthwrap.stores import Store
+from orthwrap.stores import Store, WeightRef
 from orthwrap.survey import Kernel, survey
 
 Key = tuple[str, str, str]  # path, slot, kernel
@@ -40,7 +40,7 @@ def compare_kernel(
         if weights[0].shape != weights[1].shape:
             status = "reshaped"
         else:
-            same, change = relative_change(weights[0].array(), weights[1].array())
+            same, change = _change(weights[0], weights[1])
             status = "same" if same else "changed"
     measured = [
         figures(side[0], side[1].attachment) if side is not None and with_figures else None
@@ -63,4 +63,10 @@ def compare_kernel(
         regularizer_after=carried[1],
         before=measured[0],
         after=measured[1],
+    )
+
+
+def _change(before: WeightRef, after: WeightRef) -> tuple[bool, float]:
+    return after.once(
+        ("change", before.key), lambda: relative_change(before.array(), after.array())
     )

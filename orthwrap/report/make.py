@@ -147,7 +147,9 @@ def figures(kernel: Kernel, attachment: Attachment | None) -> Deviation | None:
             "alpha": attachment.alpha,
             "options": attachment.options,
         }
-    return measure(kernel.weight.array(), layout, regularizer)
+    weight = kernel.weight
+    asked = (layout, repr(regularizer))
+    return weight.once(asked, lambda: measure(weight.array(), layout, regularizer))
 
 
 def with_trained(report: Report, trained: Store, *, with_figures: bool) -> Report:

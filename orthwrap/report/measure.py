@@ -212,6 +212,8 @@ def _gram(batch: _Batch) -> Array:
         r = tall.shape[2]
         if gram is None:
             gram = np.zeros((len(tall), r, r))
+        if not tall.any():  # never written, or zeros that a few bytes unpack to
+            continue
         flat = np.swapaxes(tall, 1, 2)
         for start in range(0, r, PANEL):
             stop = min(start + PANEL, r)
@@ -229,6 +231,8 @@ def _coherence(matrices: Matrices) -> float | None:
 
 def _singular_values(batch: _Batch, gram: Array) -> Array:
     """Ascending, shape (count, r)."""
+    if not gram.any():
+        return np.zeros(gram.shape[:2])
     squares = np.linalg.eigvalsh(gram, UPLO="L")
     r = squares.shape[1]
     # Where an SVD is dear, four digits of the smallest are enough.
@@ -271,7 +275,7 @@ class _Sums:
     wanted: _Wanted | None
     square: float = 0.0
     scaled_square: float = 0.0
-    value: float = 0.0
+    value: float | None = 0.0
     coherence: float | None = 0.0
     sigma_min: float = math.inf
     sigma_max: float = 0.0
@@ -295,7 +299,11 @@ class _Sums:
             self.condition = max(self.condition, float(np.max(high / low)))
         if self.wanted is not None and not self.wanted.penalty.of_kernel:
             at_alpha = replace(matrices, alpha=self.wanted.alpha)
-            self.value += self.wanted.penalty.figure(at_alpha, **self.wanted.words)
+            figure = self.wanted.penalty.figure(at_alpha, **self.wanted.words)
+            if figure is None or self.value is None:
+                self.value = None
+            else:
+                self.value += figure
 
     def deviation(self, kernel: Any, layout: Layout) -> Deviation:
         count, m, n = layout.matrices(kernel.shape)
@@ -356,5 +364,7 @@ def _gram_times(batch: _Batch, v: Array) -> Array:
     """G·v for each matrix of a batch."""
     total = np.zeros_like(v)
     for tall in batch.tall_blocks():
+        if not tall.any():
+            continue
         total += np.swapaxes(tall, 1, 2) @ (tall @ v)
     return total

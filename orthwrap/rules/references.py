@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
+from orthwrap import keras_inside
 from orthwrap.errors import ValueFault
 from orthwrap.model_config.needs import is_reference
 from orthwrap.text import first_line
@@ -119,9 +120,8 @@ def remember(reference: str, value: Any) -> None:
 def known_objects(objects: Mapping[str, Any]) -> Iterator[None]:
     """Keras knows these too by their names; its own scope would forget those of a scope around."""
     import keras
-    from keras.src.backend.common.global_state import get_global_attribute
 
-    around = get_global_attribute("custom_objects_scope_dict", {})
+    around = keras_inside.objects_in_scope()
     with keras.saving.custom_object_scope({**around, **objects}):
         yield
 

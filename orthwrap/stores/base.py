@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orthwrap.model_config.layers import KernelSpec
 from orthwrap.model_config.tree import Layer, Node
+
+T = TypeVar("T")
+
+
+class Known:
+    """What was computed before; of two threads that ask for the same, one waits for the other."""
+
+    def __init__(self) -> None:
+        self._found: dict[Any, Any] = {}
+        self._lock = threading.Lock()
+
+    def get(self, what: Any, compute: Callable[[], T]) -> T:
+        with self._lock:
+            if what not in self._found:
+                self._found[what] = compute()
+            return self._found[what]  # type: ignore[no-any-return]  # of this compute
 
 
 @dataclass(frozen=True)
@@ -22,17 +39,23 @@ class WeightRef:
         read: the values, in a NumPy float dtype.
         key: equal for two references to the same stored array.
         slices: something with a shape that reads only what it is indexed with; None where the
-            array is in memory anyway.
+            array is in memory anyway, or is better read as a whole.
+        known: what was computed of the values, where they cannot change.
     """
 
     shape: tuple[int, ...]
     read: Callable[[], NDArray[Any]]
     key: Any
     slices: Any = None
+    known: Known | None = None
 
     def array(self) -> Any:
         """What can be indexed like the array, without all of it being read where that is so."""
         return self.read() if self.slices is None else self.slices
+
+    def once(self, what: Any, compute: Callable[[], T]) -> T:
+        """What is computed of the values: once, however many layers have the weight."""
+        return compute() if self.known is None else self.known.get(what, compute)
 
 
 class Store(Protocol):

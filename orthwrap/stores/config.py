@@ -13,6 +13,7 @@ from orthwrap.text import first_line
 MAX_NESTING = 200
 MAX_NODES = 60_000  # layers, initializers, policies: everything that has a class
 MAX_VALUES = 1_000_000  # lists and objects; the smallest takes 60 bytes of memory
+MAX_ITEMS = 4_000_000  # of all of them together, words of a vocabulary included
 _FLOOR = 16 << 20  # bytes that any config may have
 _SHARE = 2  # how many times the file's size a longer one may have
 
@@ -27,15 +28,7 @@ def parse_config(text: str | bytes, path: Path, size: int) -> Node:
 
 def parse_json(text: str | bytes, path: Path, size: int) -> Any:
     """What a config's text says; FileFault where it is no JSON, or too large for a model."""
-    if isinstance(text, bytes):
-        count = text.count(b"{") + text.count(b"[")
-    else:
-        count = text.count("{") + text.count("[")
-    if len(text) > max(_FLOOR, _SHARE * size) or count > MAX_VALUES:
-        raise FileFault(
-            f"{path} holds a config of {len(text)} characters and {count} parts, more than any "
-            "model needs: it is broken or made to exhaust memory"
-        )
+    check_length(text, path, size)
     try:
         root = json.loads(text)
     except (ValueError, TypeError, RecursionError) as e:
@@ -45,6 +38,20 @@ def parse_json(text: str | bytes, path: Path, size: int) -> Any:
     if isinstance(root, (dict, list)):
         _check_size(root, path)
     return root
+
+
+def check_length(text: str | bytes, path: Path, size: int) -> None:
+    """FileFault for JSON in a file of `size` bytes that would take far more memory than that."""
+
+    def count(mark: str) -> int:
+        return text.count(mark.encode()) if isinstance(text, bytes) else text.count(mark)
+
+    parts, items = count("{") + count("["), count(",")
+    if len(text) > max(_FLOOR, _SHARE * size) or parts > MAX_VALUES or items > MAX_ITEMS:
+        raise FileFault(
+            f"{path} holds a config of {len(text)} characters, {parts} parts and {items} items, "
+            "more than any model needs: it is broken or made to exhaust memory"
+        )
 
 
 def _check_size(root: Any, path: Path) -> None:

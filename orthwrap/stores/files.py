@@ -8,6 +8,7 @@ from pathlib import Path
 from orthwrap.errors import FileFault
 from orthwrap.stores.h5 import H5Store
 from orthwrap.stores.keras_zip import CONFIG, KerasStore
+from orthwrap.stores.regular import open_regular
 from orthwrap.stores.replacing import reason
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -56,8 +57,7 @@ def check_readable(path: Path) -> None:
             raise FileFault(f"{path} does not exist: give the path of a .h5, .hdf5 or .keras file")
         if not path.is_file():
             raise FileFault(f"{path} is not a regular file: expected .h5, .hdf5 or .keras")
-        with path.open("rb"):
-            pass
+        open_regular(path).close()
     except OSError as e:
         raise FileFault(f"{path} cannot be read: {reason(e)}") from e
 
@@ -77,7 +77,7 @@ def is_hdf5(path: Path) -> bool:
     A zip may hold HDF5 at the very place where a user block would end.
     """
     size = path.stat().st_size
-    with path.open("rb") as f:
+    with open_regular(path) as f:
         if f.read(4) == b"PK\x03\x04":
             return False
         offset = 0

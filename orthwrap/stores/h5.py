@@ -15,10 +15,11 @@ from orthwrap.errors import FileFault
 from orthwrap.model_config.layers import KernelSpec
 from orthwrap.model_config.tree import Layer, Node, walk, with_old_names
 from orthwrap.stores import hdf5
-from orthwrap.stores.base import ModelRecord, WeightRef
+from orthwrap.stores.base import Known, ModelRecord, WeightRef
 from orthwrap.stores.config import parse_config, same_json
 from orthwrap.stores.faults import reading, unreadable
 from orthwrap.stores.heaps import check_heaps
+from orthwrap.stores.regular import check_holes, held
 from orthwrap.text import first_line
 
 _MOST_COMPARED = 500  # weights of one group whose names are compared one by one
@@ -32,7 +33,12 @@ class H5Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.old_names: Mapping[str, str] = {}  # a layer's name → the one that modernising took
-        self._indexes: dict[str, _Index] = {}  # of each group's weights, made once
+        self._indexes: dict[hdf5.Key, _Index] = {}  # of each group's weights, made once
+        self._references: dict[hdf5.Key, WeightRef] = {}
+        self._top: Any = None
+        self._parts = 0  # of all names in them
+        length, self.size = path.stat().st_size, held(path)
+        check_holes(path, length, self.size)
         try:
             check_heaps(path)
             self._file = hdf5.open_hdf5(path)
@@ -42,7 +48,7 @@ class H5Store:
             raise FileFault(
                 f"{path} is a broken HDF5 file ({first_line(e)}): copy or save it again"
             ) from e
-        self._allowance = hdf5.Allowance(path.stat().st_size)
+        self._allowance = hdf5.Allowance(self.size)
         try:
             self.root = self._read_config()
             with hdf5.limited_memory():
@@ -108,7 +114,7 @@ class H5Store:
         text = hdf5.text(self._file, "model_config")
         if text is None:
             raise FileFault(self._why_no_config())
-        return parse_config(text, self.path, self.path.stat().st_size)
+        return parse_config(text, self.path, self.size)
 
     def _why_no_config(self) -> str:
         if (
@@ -127,19 +133,25 @@ class H5Store:
 
     def _model_weights(self) -> Any:
         """The group of weights; Keras 1 could put the layers at the root."""
-        group = hdf5.child_group(self._file, "model_weights")
-        return self._file if group is None else group
+        if self._top is None:
+            group = hdf5.child_group(self._file, "model_weights")
+            self._top = self._file if group is None else group
+        return self._top
 
     def _count_parameters(self) -> int:
         weights = self._model_weights()
         total = 0
-        for name in hdf5.names(weights, "layer_names"):
+        looked_up = 0
+        for name in dict.fromkeys(hdf5.names(weights, "layer_names")):
             group = hdf5.child_group(weights, name)
-            if group is not None:
-                for weight in self._index_of(group).names:
-                    dataset = hdf5.child(group, weight)
-                    if isinstance(dataset, h5py.Dataset):
-                        total += math.prod(dataset.shape or ())
+            names = () if group is None else dict.fromkeys(self._index_of(group).names)
+            looked_up += 1 + len(names)
+            if looked_up > hdf5.MAX_OBJECTS:
+                raise FileFault("the file holds more weights than any model has")
+            for weight in names:
+                dataset = hdf5.child(group, weight)
+                if isinstance(dataset, h5py.Dataset):
+                    total += math.prod(dataset.shape or ())
         return total
 
     # Where a layer's weights lie: `model_weights/<top-level layer>/<weight name>`. The names below
@@ -149,9 +161,14 @@ class H5Store:
         return hdf5.child_group(self._model_weights(), layer.steps[0].name)
 
     def _index_of(self, group: Any) -> _Index:
-        if group.name not in self._indexes:
-            self._indexes[group.name] = _Index(hdf5.names(group, "weight_names"))
-        return self._indexes[group.name]
+        key = hdf5.key_of(group)
+        if key not in self._indexes:
+            names = hdf5.names(group, "weight_names")
+            self._parts += sum(name.count("/") + 1 for name in names)
+            if self._parts > hdf5.MAX_PARTS:
+                raise FileFault("the file names more weights than any model has")
+            self._indexes[key] = _Index(names)
+        return self._indexes[key]
 
     def _find(self, group: Any, index: _Index, layer: Layer, spec: KernelSpec) -> WeightRef | None:
         wanted = tuple(spec.name.split("/"))  # ("kernel",), or ("query", "kernel")
@@ -166,15 +183,22 @@ class H5Store:
         return None if best is None else self._ref(group, best)
 
     def _ref(self, group: Any, name: str) -> WeightRef | None:
-        dataset = hdf5.dataset(group, name)
-        return None if dataset is None else reference(dataset, self._allowance, self.shown)
+        dataset = hdf5.dataset(group, name, self._allowance)
+        return None if dataset is None else reference(dataset, self._references, self.shown)
 
 
-def reference(dataset: Any, allowance: hdf5.Allowance, path: Path) -> WeightRef:
-    """A dataset of the file at `path` as a weight, which is read when asked for."""
-    allowance.take(hdf5.bytes_of(dataset), dataset.name)
-    slices = hdf5.Slices(dataset, path)
-    return WeightRef(slices.shape, lambda: slices[()], dataset.name, slices)
+def reference(dataset: Any, known: dict[hdf5.Key, WeightRef], path: Path) -> WeightRef:
+    """A dataset of the file at `path` as a weight, which is read when asked for.
+
+    The same one for all of its names.
+    """
+    key = hdf5.key_of(dataset)
+    if key not in known:
+        slices = hdf5.Slices(dataset, path)
+        # Block by block, a chunk that several blocks touch would be unpacked for each of them.
+        blocks = None if slices.is_chunked else slices
+        known[key] = WeightRef(slices.shape, lambda: slices[()], key, blocks, Known())
+    return known[key]
 
 
 class _Index:

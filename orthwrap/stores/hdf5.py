@@ -8,6 +8,7 @@ held against the size of the file before anything is read.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import threading
 import zlib
@@ -21,6 +22,7 @@ import numpy as np
 from orthwrap.errors import FileFault
 from orthwrap.stores.base import as_float
 from orthwrap.stores.faults import reading
+from orthwrap.stores.regular import FLOOR, SWELLING
 
 try:
     import resource
@@ -28,16 +30,16 @@ except ImportError:  # Windows has no such limits
     resource = None  # type: ignore[assignment]
 
 MAX_TEXT = 256 << 20  # bytes of one attribute; far above any real config
-MAX_OBJECTS = 200_000  # groups and datasets of one file
-MAX_CHUNKS = 4096  # of one compressed dataset
+MAX_OBJECTS = 50_000  # links in all groups of one file, its optimizer's left out
+MAX_PARTS = 500_000  # of all names in lists of names, between slashes
+FEW_CHUNKS = 4096  # that any dataset may be cut into
+CHUNK = 4096  # bytes; more chunks must be of that size. Those that h5py chooses are of 8 KB to 1 MB
 MAX_DEPTH = 100  # groups within groups
-FLOOR = 64 << 20  # bytes that any file may unpack to
-SWELLING = 20  # how many times its own size a larger one may
 _NUMBERS = "fiub"
 _DEFLATE, _SHUFFLE, _FLETCHER = 1, 2, 3  # the filters that HDF5 itself always has
 
-# What the HDF5 library may allocate while it reads structures. A forged length makes it clear
-# gigabytes before it finds that the text is not there.
+# What the HDF5 library may allocate while it reads structures, or, beside the numbers themselves, a
+# dataset. A forged length makes it clear gigabytes before it finds that the text is not there.
 _STRUCTURES = 512 << 20
 _limited = threading.RLock()
 _depth = 0
@@ -85,12 +87,49 @@ def open_hdf5(source: Path | IO[bytes], mode: str = "r") -> h5py.File:
         return h5py.File(source, mode)
 
 
+Key = tuple[int, int]
+
+
+def key_of(found: Any) -> Key:
+    """Equal for the same group or dataset under two names: hard links are no copies."""
+    info = h5py.h5o.get_info(found.id)
+    return int(info.fileno), int(info.addr)
+
+
 class Allowance:
-    """How many bytes a file's arrays may have: a multiple of what the file itself has."""
+    """How many bytes a file's arrays may declare: a multiple of what the file itself holds.
+
+    Args:
+        size: what it holds.
+    """
 
     def __init__(self, size: int) -> None:
         self.limit = max(FLOOR, SWELLING * size)
         self._left = self.limit
+        self._admitted: set[Key] = set()
+
+    def admit(self, found: Any) -> None:
+        """Checks a dataset, once however many names it has.
+
+        Raises:
+            FileFault: its numbers lie elsewhere, are none, do not unpack to what it declares, or
+                are far more, with those admitted before, than the file holds.
+        """
+        key = key_of(found)
+        if key in self._admitted:
+            return
+        _check_kind(found)
+        chunk = math.prod(found.chunks or (1,)) * int(found.dtype.itemsize)
+        declared = max(bytes_of(found), _chunk_count(found) * chunk)
+        if declared > self.limit:
+            raise FileFault(
+                f"weight {found.name!r:.80} declares the shape {found.shape}, which does not fit: "
+                "far more than the file holds; it is broken or made to exhaust memory"
+            )
+        self.take(declared, found.name)
+        _check_chunks(found)
+        _check_filters(found, chunk)
+        self._admitted.add(key)
 
     def take(self, size: int, what: str) -> None:
         """FileFault where the arrays handed out so far would exceed the limit."""
@@ -118,7 +157,10 @@ def child(group: Any, name: str) -> Any:
     here = group.id
     with limited_memory():
         for part in name.split("/"):
-            encoded = part.encode("utf-8", "surrogateescape")
+            try:
+                encoded = part.encode("utf-8", "surrogateescape")
+            except UnicodeEncodeError:  # half a character: no name in a file has one
+                return None
             if not part or part == "." or not isinstance(here, h5py.h5g.GroupID):
                 return None
             if not here.links.exists(encoded):
@@ -164,9 +206,13 @@ def datasets(root: Any, *, skip: str = "") -> Iterator[tuple[str, Any]]:
         FileFault: more objects, or deeper groups, than any model has.
     """
     seen: set[int] = set()
+    links = 0
     waiting = [("", root, 0)]
     while waiting:
         prefix, group, depth = waiting.pop()
+        links += len(group.id)
+        if links > MAX_OBJECTS or depth > MAX_DEPTH:
+            raise FileFault("the file holds more groups, or deeper ones, than any model has")
         for name, item in members(group):
             if not prefix and name == skip:
                 continue
@@ -174,8 +220,6 @@ def datasets(root: Any, *, skip: str = "") -> Iterator[tuple[str, Any]]:
             if address in seen:
                 continue
             seen.add(address)
-            if len(seen) > MAX_OBJECTS or depth > MAX_DEPTH:
-                raise FileFault("the file holds more groups, or deeper ones, than any model has")
             if isinstance(item, h5py.Group):
                 waiting.append((f"{prefix}{name}/", item, depth + 1))
             else:
@@ -250,21 +294,22 @@ def _listed(value: Any) -> list[Any]:
 # Arrays
 
 
-def dataset(group: Any, name: str) -> Any:
+def dataset(group: Any, name: str, allowance: Allowance) -> Any:
     """The dataset of this name, with numbers of sane size within the file; None without one.
 
     Raises:
-        FileFault: its numbers lie elsewhere, are none, or are far more than the file holds.
+        FileFault: see `Allowance.admit`.
     """
     found = child(group, name)
     if not isinstance(found, h5py.Dataset):
         return None
-    check_dataset(found)
+    with limited_memory():
+        allowance.admit(found)
     return found
 
 
-def check_dataset(found: Any) -> None:
-    """FileFault unless a dataset holds numbers, within the file, of a size it can have."""
+def _check_kind(found: Any) -> None:
+    """FileFault unless a dataset holds numbers, within the file."""
     name = found.name
     if found.external or found.is_virtual:
         raise FileFault(
@@ -273,14 +318,6 @@ def check_dataset(found: Any) -> None:
         )
     if found.shape is None or not _is_numbers(found):
         raise FileFault(f"weight {name!r:.80}: expected numbers, found type {found.dtype}")
-    limit = max(FLOOR, SWELLING * _file_size(found))
-    chunk = math.prod(found.chunks or (1,)) * found.dtype.itemsize
-    if max(bytes_of(found), chunk) > limit:
-        raise FileFault(
-            f"weight {name!r:.80} declares the shape {found.shape}, which does not fit: far more "
-            "than the file holds; it is broken or made to exhaust memory"
-        )
-    _check_filters(found, chunk)
 
 
 def bytes_of(found: Any) -> int:
@@ -301,8 +338,23 @@ def is_bfloat16(found: Any) -> bool:
     return text(found, "dtype") == "bfloat16"
 
 
-def _file_size(found: Any) -> int:
-    return int(found.file.id.get_filesize())
+def _chunk_count(found: Any) -> int:
+    """Of the grid that a dataset declares, whether anything was written or not; 1 without."""
+    chunks = found.chunks or found.shape
+    return math.prod(-(-int(d) // int(c)) for d, c in zip(found.shape, chunks, strict=True) if c)
+
+
+def _check_chunks(found: Any) -> None:
+    """FileFault where a dataset is cut so small that the pieces cost more than the numbers.
+
+    For each chunk that a reading touches, there or not, HDF5 takes 3 KB of memory.
+    """
+    count = _chunk_count(found)
+    if count > max(FEW_CHUNKS, bytes_of(found) // CHUNK):
+        raise FileFault(
+            f"weight {found.name!r:.80} of shape {found.shape} is cut into {count} chunks, far "
+            "more than any real model: save the model again with Keras"
+        )
 
 
 def _check_filters(found: Any, chunk: int) -> None:
@@ -322,14 +374,13 @@ def _check_filters(found: Any, chunk: int) -> None:
         )
     if _DEFLATE not in codes:
         return
-    count = found.id.get_num_chunks()
-    if count > MAX_CHUNKS:
-        raise FileFault(f"weight {found.name!r:.80} is cut into {count} pieces: no real model")
-    for i in range(count):
-        info = found.id.get_chunk_info(i)
+    for place in _places(found):
+        info = found.id.get_chunk_info_by_coord(place)
+        if info.byte_offset is None:
+            continue  # never written
         if info.size > chunk + 1024:
             raise FileFault(f"weight {found.name!r:.80} has chunks larger than it declares")
-        mask, packed = found.id.read_direct_chunk(info.chunk_offset)
+        mask, packed = found.id.read_direct_chunk(place)
         if mask:
             continue  # stored as it is
         unpacked = zlib.decompressobj()
@@ -341,6 +392,18 @@ def _check_filters(found: Any, chunk: int) -> None:
             raise FileFault(f"weight {found.name!r:.80} unpacks to other than it declares")
 
 
+def _places(found: Any) -> Iterator[tuple[int, ...]]:
+    """Where each chunk of a dataset begins."""
+    axes = (range(0, int(d), int(c)) for d, c in zip(found.shape, found.chunks, strict=True))
+    return itertools.product(*axes)
+
+
+def read(found: Any, index: Any = ()) -> Any:
+    """A dataset's numbers, as NumPy has them, in memory bounded by what was admitted."""
+    with limited_memory(bytes_of(found) + _STRUCTURES):
+        return found[index]
+
+
 class Slices:
     """A dataset as an array that is read where it is indexed, in a NumPy float dtype.
 
@@ -350,6 +413,7 @@ class Slices:
 
     Attributes:
         shape: of the whole.
+        is_chunked: each index reads all chunks that it touches, so it is better read as a whole.
 
     Indexing raises FileFault where the numbers cannot be read.
     """
@@ -358,10 +422,11 @@ class Slices:
         self._dataset, self._path = found, path
         self._bfloat16 = is_bfloat16(found)
         self.shape: tuple[int, ...] = tuple(found.shape)
+        self.is_chunked = found.chunks is not None
 
     def __getitem__(self, index: Any) -> Any:
         with reading(self._path):
-            values = self._dataset[index]
+            values = read(self._dataset, index)
         if self._bfloat16:
             import ml_dtypes
 

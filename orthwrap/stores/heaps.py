@@ -7,24 +7,26 @@ here first, wherever in the file they stand.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from orthwrap.errors import FileFault
+from orthwrap.stores.regular import open_regular
 
 _SIGNATURE = b"GCOL\x01\x00\x00\x00"  # with the only version there is
 _HEADER = struct.Struct("<8xQ")  # size of the heap, header included
 _OBJECT = struct.Struct("<H6xQ")  # index, 0 being free space; size
 _BLOCK = 1 << 20
-_MOST_OBJECTS = 1_000_000  # heaps may lie within one another, so their sizes say little
+_MOST = 300_000  # heaps and objects in them; heaps may overlap, so their sizes say little
 
 
 def check_heaps(source: Path | IO[bytes]) -> None:
     """FileFault where a heap in an HDF5 file would hang the library. Reads all of the file once."""
     if isinstance(source, Path):
-        with source.open("rb") as file:
+        with open_regular(source) as file:
             _check(file)
     else:
         _check(source)
@@ -33,8 +35,9 @@ def check_heaps(source: Path | IO[bytes]) -> None:
 
 def _check(file: IO[bytes]) -> None:
     end = file.seek(0, 2)
-    left = _MOST_OBJECTS
-    for place in list(_places(file)):
+    places = list(itertools.islice(_places(file), _MOST))
+    left = _MOST - len(places)
+    for place in places:
         left = _walk(file, place, end, left)
 
 

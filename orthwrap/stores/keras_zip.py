@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import zipfile
@@ -17,7 +18,7 @@ from orthwrap.model_config.layers import KernelSpec
 from orthwrap.model_config.tree import Layer, Node, Step, walk, with_old_names
 from orthwrap.stores import hdf5
 from orthwrap.stores.base import ModelRecord, WeightRef
-from orthwrap.stores.config import parse_config, same_json
+from orthwrap.stores.config import check_length, parse_config, same_json
 from orthwrap.stores.faults import reading, unreadable
 from orthwrap.stores.h5 import reference
 from orthwrap.stores.heaps import check_heaps
@@ -29,7 +30,9 @@ METADATA = "metadata.json"
 WEIGHTS = "model.weights.h5"
 SHARDS = "model.weights.json"  # which of several files holds which weights
 PICKLES = "model.weights.npz"
-_MAX_SHARDS = 1000
+_MAX_SHARDS = 200  # files of weights; HDF5 keeps 0.6 MB for each
+_MAX_METADATA = 1 << 20  # bytes: a version and a date
+_MAX_MAP = 16 << 20  # bytes of the list that says which shard holds what
 
 
 class KerasStore:
@@ -42,7 +45,8 @@ class KerasStore:
         self.old_names: Mapping[str, str] = {}  # a layer's name → the one that modernising took
         self._weights: list[Any] = []  # HDF5 files: one, or several shards
         self._open: list[IO[bytes]] = []
-        self._named: dict[tuple[int, str], dict[str, list[Any]]] = {}
+        self._references: dict[hdf5.Key, WeightRef] = {}
+        self._places: list[_Place] = []  # their roots
         self._members: Members = UnpackedFolder(path) if path.is_dir() else Archive(path)
         self._allowance = hdf5.Allowance(self._members.size)
         try:
@@ -82,7 +86,7 @@ class KerasStore:
 
     def weights(self, layer: Layer, specs: Sequence[KernelSpec]) -> list[WeightRef | None]:
         with reading(self.shown), hdf5.limited_memory():
-            found = (self._owner(file, layer) for file in self._weights)
+            found = (self._owner(place, layer) for place in self._places)
             owners = [owner for owner in found if owner is not None]
             return [self._first(owners, spec) for spec in specs]
 
@@ -124,7 +128,7 @@ class KerasStore:
 
     def _read_metadata(self) -> dict[str, Any]:
         try:
-            metadata = json.loads(self._members.read(METADATA))
+            metadata = json.loads(self._members.read(METADATA, _MAX_METADATA))
         except (ValueError, RecursionError):
             metadata = None
         return metadata if isinstance(metadata, dict) else {}
@@ -136,6 +140,7 @@ class KerasStore:
             try:
                 check_heaps(handle)
                 self._weights.append(hdf5.open_hdf5(handle))
+                self._places.append(_Place(self._weights[-1]))
             except (FileFault, OSError, RuntimeError, ValueError) as e:
                 raise FileFault(
                     f"{self.path} holds broken weights ({name}: {first_line(e)}): "
@@ -149,15 +154,22 @@ class KerasStore:
         if SHARDS not in names:
             return []
         try:
-            places = json.loads(self._members.read(SHARDS))["weight_map"].values()
+            text = self._members.read(SHARDS, _MAX_MAP)
+            check_length(text, self.path, self._members.size)
+            places = json.loads(text)["weight_map"].values()
             found = {n for place in places for n in ([place] if isinstance(place, str) else place)}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             raise FileFault(f"{self.path}: {SHARDS} does not say where the weights are") from e
         lost = sorted(str(n) for n in found if n not in names)
-        if lost or len(found) > _MAX_SHARDS:
+        if lost:
             raise FileFault(
-                f"{self.path}: {SHARDS} names {lost[0] if lost else 'too many files'!r:.80}, which "
-                "is not there: copy the whole model"
+                f"{self.path}: {SHARDS} names {lost[0]!r:.80}, which is not there: copy the whole "
+                "model"
+            )
+        if len(found) > _MAX_SHARDS:
+            raise FileFault(
+                f"{self.path} keeps its weights in {len(found)} files, and at most {_MAX_SHARDS} "
+                "are read: save it again with a larger max_shard_size"
             )
         return sorted(found)
 
@@ -171,58 +183,81 @@ class KerasStore:
     # Where a layer's weights lie: its steps from the root, with the members of a list numbered by
     # class. Recent versions also write each layer's name; it decides where it is there.
 
-    def _owner(self, file: Any, layer: Layer) -> Any:
-        group = file
+    def _owner(self, place: _Place, layer: Layer) -> _Place | None:
+        here: _Place | None = place
         for step in layer.steps:
-            group = None if group is None else self._down(group, step)
-        return group
+            here = None if here is None else self._down(here, step)
+        return here
 
-    def _down(self, group: Any, step: Step) -> Any:
-        holder = hdf5.child_group(group, step.attribute)
+    def _down(self, place: _Place, step: Step) -> _Place | None:
+        holder = place.child(step.attribute)
         if holder is None and step.attribute == "layers":
-            holder = hdf5.child_group(group, "_layer_checkpoint_dependencies")  # 2.12 and 2.13
-        if step.ordinal is None:
-            return holder if holder is not None else self._by_name(group, step.name)
+            holder = place.child("_layer_checkpoint_dependencies")  # 2.12 and 2.13
         if holder is None:
-            return self._by_name(group, step.name)
+            return place.named(step.name)
+        if step.ordinal is None:
+            return holder
         number = f"_{step.ordinal}" if step.ordinal else ""
-        member = hdf5.child_group(holder, f"{step.snake}{number}")
-        if member is not None and _name_of(member) in (None, step.name):
+        member = holder.child(f"{step.snake}{number}")
+        if member is not None and member.name in (None, step.name):
             return member
-        return self._by_name(holder, step.name)
+        return holder.named(step.name)
 
-    def _by_name(self, holder: Any, name: str) -> Any:
-        """The one member of a group whose layer has this name."""
-        key = (holder.file.id.id, holder.name)
-        if key not in self._named:
-            by_name: dict[str, list[Any]] = {}
-            for _, member in hdf5.members(holder):
-                own = _name_of(member) if isinstance(member, h5py.Group) else None
-                if own is not None:
-                    by_name.setdefault(own, []).append(member)
-            self._named[key] = by_name
-        found = self._named[key].get(name, [])
-        return found[0] if len(found) == 1 else None
-
-    def _first(self, owners: Sequence[Any], spec: KernelSpec) -> WeightRef | None:
+    def _first(self, owners: Sequence[_Place], spec: KernelSpec) -> WeightRef | None:
         for owner in owners:
             found = self._find(owner, spec)
             if found is not None:
                 return found
         return None
 
-    def _find(self, owner: Any, spec: KernelSpec) -> WeightRef | None:
+    def _find(self, owner: _Place, spec: KernelSpec) -> WeightRef | None:
         for attribute in spec.attributes:
-            inner = hdf5.child_group(owner, attribute)
-            if inner is None:
-                inner = hdf5.child_group(owner, attribute.removeprefix("_"))
+            inner = owner.child(attribute) or owner.child(attribute.removeprefix("_"))
             if inner is None:
                 return None
             owner = inner
-        dataset = hdf5.dataset(owner, f"vars/{spec.index}")
-        return None if dataset is None else reference(dataset, self._allowance, self.shown)
+        dataset = hdf5.dataset(owner.group, f"vars/{spec.index}", self._allowance)
+        return None if dataset is None else reference(dataset, self._references, self.shown)
 
 
-def _name_of(group: Any) -> str | None:
-    own = hdf5.child_group(group, "vars")
-    return None if own is None else hdf5.text(own, "name")
+class _Place:
+    """A group in a file of weights, with what is in it: looked up once for all layers."""
+
+    def __init__(self, group: Any) -> None:
+        self.group = group
+        self._children: dict[str, _Place] = {}
+
+    @functools.cached_property
+    def _names(self) -> frozenset[bytes]:
+        return frozenset(self.group.id)
+
+    @functools.cached_property
+    def name(self) -> str | None:
+        """Of the layer whose weights these are; None where the file does not say."""
+        own = hdf5.child_group(self.group, "vars")
+        return None if own is None else hdf5.text(own, "name")
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str | None, list[_Place]]:
+        found: dict[str | None, list[_Place]] = {}
+        for _, member in hdf5.members(self.group):
+            if isinstance(member, h5py.Group):
+                place = _Place(member)
+                found.setdefault(place.name, []).append(place)
+        return found
+
+    def child(self, name: str) -> _Place | None:
+        """The group of this name."""
+        if name not in self._children:
+            if name.encode("utf-8", "surrogateescape") not in self._names:
+                return None
+            found = hdf5.child_group(self.group, name)
+            if found is None:
+                return None
+            self._children[name] = _Place(found)
+        return self._children[name]
+
+    def named(self, name: str) -> _Place | None:
+        """The one group whose layer has this name."""
+        found = self._by_name.get(name, [])
+        return found[0] if len(found) == 1 else None

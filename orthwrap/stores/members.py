@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from orthwrap.errors import FileFault
+from orthwrap.stores.regular import FLOOR, SWELLING, ZipSource, check_holes, held, open_regular
 from orthwrap.stores.replacing import named_where_full, reason
 
 MAX_JSON = 256 << 20  # bytes; far above any real config, far below what would hurt
 MAX_MEMBERS = 20_000  # vocabularies and other assets are files of their own, but not so many
-_FLOOR = 64 << 20  # bytes that any archive may unpack to
-_SWELLING = 20  # how many times its own size a larger one may; Keras does not compress at all
 _BLOCK = 1 << 20
 
 
@@ -32,10 +31,10 @@ class Members(Protocol):
     """What an archive and a folder offer alike."""
 
     names: tuple[str, ...]
-    size: int  # bytes of all on disk
+    size: int  # bytes of all on disk, holes left out
 
-    def read(self, name: str) -> bytes:
-        """A small member as a whole."""
+    def read(self, name: str, most: int = MAX_JSON) -> bytes:
+        """A small member as a whole; FileFault where it has more than `most` bytes."""
         ...
 
     def open(self, name: str) -> IO[bytes]:
@@ -62,25 +61,36 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.size = path.stat().st_size
+        self._length = path.stat().st_size
+        self.size = held(path)
+        check_holes(path, self._length, self.size)
+        self._file = ZipSource(path)
         try:
-            self._zip = zipfile.ZipFile(path)
+            self._zip = zipfile.ZipFile(self._file)
         except (zipfile.BadZipFile, ValueError, NotImplementedError) as e:
+            self._file.close()
             raise FileFault(f"{path} is a broken zip archive ({e}): copy it again") from e
         except OSError as e:
+            self._file.close()
             raise FileFault(f"{path} cannot be read ({reason(e)}): copy it again") from e
+        except BaseException:
+            self._file.close()
+            raise
+        self._file.is_listed = True
         try:
             self._infos = {info.filename: info for info in self._zip.infolist()}
             self.names = tuple(self._infos)
             self._check()
         except BaseException:
-            self._zip.close()
+            self.close()
             raise
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int = MAX_JSON) -> bytes:
         info = self._infos[name]
-        if info.file_size > MAX_JSON:
-            raise FileFault(f"{self.path}: {name} declares {info.file_size} bytes: no real config")
+        if info.file_size > most:
+            raise FileFault(
+                f"{self.path}: {name} declares {info.file_size} bytes: no Keras wrote it"
+            )
         return self._zip.read(info)
 
     def open(self, name: str) -> IO[bytes]:
@@ -88,7 +98,7 @@ class Archive:
         info = self._infos[name]
         if info.compress_type == zipfile.ZIP_STORED:
             start = _data_offset(self.path, info)
-            if start + info.file_size > self.size:
+            if start + info.file_size > self._length:
                 raise zipfile.BadZipFile(f"{name} is cut short")
             return io.BufferedReader(_Window(self.path, start, info.file_size))
         unpacked = tempfile.TemporaryFile()  # noqa: SIM115  # the caller's to close
@@ -129,6 +139,7 @@ class Archive:
 
     def close(self) -> None:
         self._zip.close()
+        self._file.close()
 
     def _check(self) -> None:
         infos = self._zip.infolist()
@@ -148,9 +159,9 @@ class Archive:
                     "plain zip, or save the model again"
                 )
         packed, unpacked = sum(i.compress_size for i in infos), sum(i.file_size for i in infos)
-        if packed > self.size or unpacked > max(_FLOOR, _SWELLING * self.size):
+        if packed > self._length or unpacked > max(FLOOR, SWELLING * self.size):
             raise FileFault(
-                f"{self.path} of {self.size} bytes would unpack to {unpacked}: it is broken or "
+                f"{self.path} of {self._length} bytes would unpack to {unpacked}: it is broken or "
                 "made to exhaust memory"
             )
 
@@ -166,16 +177,19 @@ class UnpackedFolder:
         self.path = path
         self._files = dict(sorted(_files(path)))
         self.names = tuple(self._files)
-        self.size = sum(f.stat().st_size for f in self._files.values())
+        self.size = sum(held(f) for f in self._files.values())
+        check_holes(path, sum(f.stat().st_size for f in self._files.values()), self.size)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int = MAX_JSON) -> bytes:
         path = self._files[name]
-        if path.stat().st_size > MAX_JSON:
-            raise FileFault(f"{path} has {path.stat().st_size} bytes: no real config")
-        return path.read_bytes()
+        with open_regular(path) as f:
+            data = f.read(most + 1)
+        if len(data) > most:
+            raise FileFault(f"{path} has more than {most} bytes: no Keras wrote it")
+        return data
 
     def open(self, name: str) -> IO[bytes]:
-        return self._files[name].open("rb")
+        return open_regular(self._files[name])
 
     def copy_to(self, target: Path, changed: dict[str, str]) -> None:
         with zipfile.ZipFile(target, "w") as out:
@@ -184,7 +198,7 @@ class UnpackedFolder:
                 if name in changed:
                     out.writestr(entry, changed[name])
                 else:
-                    with path.open("rb") as source, out.open(entry, "w") as sink:
+                    with open_regular(path) as source, out.open(entry, "w") as sink:
                         shutil.copyfileobj(source, sink, _BLOCK)
 
     def is_copy(self, copy: zipfile.ZipFile, changed: dict[str, str]) -> bool:
@@ -248,7 +262,7 @@ def _like(info: zipfile.ZipInfo) -> zipfile.ZipInfo:
 
 def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
     """Where a member's bytes begin: after its local header, whose name and extra field vary."""
-    with path.open("rb") as f:
+    with open_regular(path) as f:
         f.seek(info.header_offset)
         header = f.read(30)
     if len(header) < 30 or header[:4] != b"PK\x03\x04":
@@ -262,7 +276,7 @@ class _Window(io.RawIOBase):
     """A stretch of a file as a file of its own, so that weights are read where they lie."""
 
     def __init__(self, path: Path, start: int, size: int) -> None:
-        self._file = path.open("rb", buffering=0)
+        self._file = open_regular(path, 0)
         self._start, self._size, self._at = start, size, 0
 
     def readable(self) -> bool:
@@ -283,7 +297,7 @@ class _Window(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         length = max(min(len(view), self._size - self._at), 0)
         self._file.seek(self._start + self._at)
-        count = self._file.readinto(view[:length]) or 0
+        count = int(self._file.readinto(view[:length]) or 0)  # type: ignore[attr-defined]
         self._at += count
         return count
 

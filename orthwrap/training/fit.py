@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from orthwrap import keras_inside
 from orthwrap.data import Data
 from orthwrap.errors import OrthwrapError, is_own, raised_at
 from orthwrap.live.compiled import inner_of
@@ -397,7 +398,7 @@ def _first_samples(data: Data, batch_size: int) -> str:
 
 def _rate(optimizer: Any) -> Any:
     rate = learning_rate(optimizer)
-    own = inner_of(optimizer)._learning_rate
+    own = keras_inside.rate_of(inner_of(optimizer))
     if isinstance(own, keras.optimizers.schedules.LearningRateSchedule):
         return f"{rate} ({checksum(own.get_config())})"
     return rate

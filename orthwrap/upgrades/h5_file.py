@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orthwrap.errors import FileFault
+from orthwrap.stores.config import check_length
 from orthwrap.stores.edits import Weight, WeightEdit
 from orthwrap.upgrades.ledger import Config, Modernised, Upgrade
 from orthwrap.upgrades.modernise import modernise, readable_faults
@@ -22,6 +23,8 @@ from orthwrap.upgrades.rewriting import TARGET_VERSION, parse_version
 
 if TYPE_CHECKING:
     import h5py
+
+    from orthwrap.stores import hdf5
 
 # HDF5 keeps an attribute within an object's header, which ends at 64 KB; Keras splits longer
 # lists of names into numbered attributes at this size.
@@ -31,7 +34,6 @@ _HEADER_LIMIT = 64512
 # (3.15, `load_model_from_hdf5`). The old state stays in the file, under a name it does not read.
 STATE = "optimizer_weights"
 STATE_ASIDE = "optimizer_weights_keras2"
-_SMALL = 16 * 2**20
 # What Keras itself writes beside the layers' groups.
 _TOP_LEVEL = "top_level_model_weights"
 
@@ -41,6 +43,7 @@ class H5Weights:
 
     def __init__(self, group: h5py.Group) -> None:
         self._group = group
+        self._allowance, self._copied = allowance_of(group), allowance_of(group)
         self._names = tuple(read_names(group, "layer_names"))
 
     def layer_names(self) -> tuple[str, ...]:
@@ -53,13 +56,17 @@ class H5Weights:
             return {}
         group = child_group(self._group, layer)
         return {
-            name: tuple(dataset(group, name).shape) for name in read_names(group, "weight_names")
+            name: tuple(dataset(group, name, self._allowance).shape)
+            for name in read_names(group, "weight_names")
         }
 
     def read(self, layer: str) -> list[Weight]:
         """The arrays of one layer."""
         group = child_group(self._group, layer)
-        return [Weight(name, values(group, name)) for name in read_names(group, "weight_names")]
+        return [
+            Weight(name, values(group, name, self._allowance, self._copied))
+            for name in read_names(group, "weight_names")
+        ]
 
 
 # HDF5 is read by the stores' rules, which h5py comes with: imported where a file is read.
@@ -89,11 +96,11 @@ def child_group(group: h5py.Group, name: str) -> h5py.Group:
     return found
 
 
-def dataset(group: h5py.Group, name: str) -> h5py.Dataset:
+def dataset(group: h5py.Group, name: str, allowance: hdf5.Allowance) -> h5py.Dataset:
     """A dataset of numbers inside this file, which must be there."""
     from orthwrap.stores import hdf5
 
-    found = hdf5.dataset(group, name)
+    found = hdf5.dataset(group, name, allowance)
     if found is None:
         raise FileFault(f"expected a weight {name!r} in the file, found none")
     if hdf5.is_bfloat16(found):
@@ -101,13 +108,25 @@ def dataset(group: h5py.Group, name: str) -> h5py.Dataset:
     return found
 
 
-def values(group: h5py.Group, name: str) -> Any:
-    """A weight's array. Keras compresses nothing, so an array is no larger than its file."""
-    found = dataset(group, name)
-    size = found.size * found.dtype.itemsize
-    if size > _SMALL and size > 4 * os.path.getsize(group.file.filename):
-        raise FileFault(f"weight {name!r}: shape {found.shape} does not fit into the file")
-    return found[()]
+def allowance_of(group: h5py.Group) -> hdf5.Allowance:
+    """How much the arrays of the group's file may hold together."""
+    from orthwrap.stores import hdf5
+
+    return hdf5.Allowance(os.path.getsize(group.file.filename))
+
+
+def values(group: h5py.Group, name: str, allowance: hdf5.Allowance, copied: hdf5.Allowance) -> Any:
+    """A weight's array.
+
+    Args:
+        allowance: for what the file declares.
+        copied: for what is read of it, to be written again: one array with many names becomes many.
+    """
+    from orthwrap.stores import hdf5
+
+    found = dataset(group, name, allowance)
+    copied.take(hdf5.bytes_of(found), name)
+    return hdf5.read(found)
 
 
 def read_json(file: h5py.File, attribute: str) -> Config | None:
@@ -115,6 +134,8 @@ def read_json(file: h5py.File, attribute: str) -> Config | None:
     if attribute not in file.attrs:
         return None
     text = _text(file, attribute)
+    path = Path(file.file.filename)
+    check_length(text, path, os.path.getsize(path))
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as err:
@@ -202,9 +223,10 @@ def apply_h5(source: Path, target: Path, plan: Modernised) -> None:
         if group is None:
             return
         _say_keras_3(group)
+        view = H5Weights(group)
         for edit in plan.weight_edits:
             with readable_faults(f"weights of layer {edit.layer!r}"):
-                _edit(group, edit)
+                _edit(group, view, edit)
         _rename_groups(group, plan.renamed)
 
 
@@ -235,8 +257,7 @@ def _into_model_weights(file: h5py.File) -> h5py.Group:
     return group
 
 
-def _edit(parent: h5py.Group, edit: WeightEdit) -> None:
-    view = H5Weights(parent)
+def _edit(parent: h5py.Group, view: H5Weights, edit: WeightEdit) -> None:
     if edit.layer not in view.layer_names():
         return
     old = view.read(edit.layer)

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from orthwrap.errors import FileFault
 from orthwrap.stores.edits import StoreEdit, StoreMove, Weight
-from orthwrap.upgrades.h5_file import prune, values
+from orthwrap.upgrades.h5_file import allowance_of, prune, values
 from orthwrap.upgrades.ledger import Config, Modernised, Upgrade
 from orthwrap.upgrades.modernise import modernise_keras_config, readable_faults
 from orthwrap.upgrades.rewriting import TARGET_VERSION
 
 if TYPE_CHECKING:
     import h5py
+
+    from orthwrap.stores import hdf5
 
 CONFIG = "config.json"
 METADATA = "metadata.json"
@@ -149,9 +151,10 @@ def edit_weights(path: Path, plan: Modernised) -> None:
 
 def edit_store(file: h5py.File, edits: Iterable[StoreEdit], moves: Iterable[StoreMove]) -> None:
     """Replace arrays, then give groups their new names."""
+    allowance, copied = allowance_of(file), allowance_of(file)
     for edit in edits:
         with readable_faults(f"weights in {edit.path!r}"):
-            _edit(file, edit)
+            _edit(file, edit, allowance, copied)
     # Groups inside a group move before it does; all leave their names before any takes one.
     ordered = sorted(moves, key=lambda move: -move.old.count("/"))
     waiting: list[tuple[str, str]] = []
@@ -190,12 +193,14 @@ def _as_in(file: h5py.File, path: str) -> str:
     return path
 
 
-def _edit(file: h5py.File, edit: StoreEdit) -> None:
+def _edit(
+    file: h5py.File, edit: StoreEdit, allowance: hdf5.Allowance, copied: hdf5.Allowance
+) -> None:
     group = _group(file, f"{_as_in(file, edit.path)}/vars")
     if not len(group):
         return
     names = sorted(group, key=lambda name: (len(name), name))
-    old = [Weight(name, values(group, name)) for name in names]
+    old = [Weight(name, values(group, name, allowance, copied)) for name in names]
     new = edit.transform(old)
     for weight in old:
         del group[weight.name]

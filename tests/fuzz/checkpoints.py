@@ -11,31 +11,60 @@ from typing import Any
 
 import numpy as np
 
-from tests.fuzz.values import STRINGS, Draw
+from orthwrap.training.loop.checkpoints import CheckpointFolder, State
+from tests.fuzz.values import Draw
 
-NAMES = ("about", "model.0", "model.1", "optimizer.0", "metrics.0", "best.0", "x", "a.b.c", ".")
+NAMES = ("model.7", "metrics.0", "best.0", "x", "a.b.c", ".")
 
 
-def state(d: Draw) -> Any:
-    """What a checkpoint says of its run."""
-    best = d.one((None, [1, 0.5], [d.scalar(), d.scalar()], [10**9, 0.1], ["../../../x", 1]))
-    regularizer = {"factor": 0.1, "seed": [0, 1], "count": 3}
-    fields: dict[str, Any] = {
-        "epoch": d.count(0, 3),
-        "step": d.count(0, 3),
-        "seed": 7,
-        "run": d.slips({"model": "x", "batch size": 32, "loss": "mse"}),
-        "history": d.slips({"loss": [0.5, 0.4], "val_loss": [0.6, 0.5]}),
-        "regularizers": d.slip([d.slips(regularizer)]),
-        "best": d.slip(best),
+def sound(d: Draw, place: Path) -> None:
+    """A folder as a run leaves it."""
+    best = d.one((None, (1, 0.5)))
+    arrays = {
+        "model": [np.ones((2, 3), "float32"), np.zeros(4, "int64")],
+        "optimizer": [np.array(3)] * d.count(0, 2),
     }
-    return d.slip(d.slips(fields))
+    regularizers = [{"factor": 0.1}] * d.count(0, 2)
+    history = {"loss": [0.5, 0.4], "val_loss": [0.6, 0.5]}
+    run = {"model": "x", "batch size": 32, "loss": "mse", "rho": [0.1, "all"], "samples": None}
+    state = State(2, d.count(0, 3), 7, run, history, regularizers, best)
+    for _ in range(d.count(1, 2)):
+        CheckpointFolder(place).write(state, arrays, None if best is None else arrays)
 
 
-def about(d: Draw) -> Any:
-    types = {d.one(NAMES): d.one(("bfloat16", "float32", "O", *STRINGS))} if d.chance(0.4) else {}
-    said = {"format": "orthwrap.checkpoint/1", "state": state(d), "types": d.slip(types)}
-    return d.slip(d.slips(said))
+def changed(d: Draw, path: Path) -> None:
+    """The file with slips in what it says, with other arrays, or with damage."""
+    with zipfile.ZipFile(path) as z:
+        found = {name: z.read(name) for name in z.namelist()}
+    said = json.loads(str(np.load(io.BytesIO(found.pop("about.npy")))))
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as z:
+        if not d.chance(d.rate):
+            text = json.dumps(slipped(d, said))
+            packed = io.BytesIO()
+            np.save(packed, np.array(text[: d.count(0, 40)] if d.chance(d.rate) else text))
+            z.writestr("about.npy", packed.getvalue())
+        for name, data in found.items():
+            if not d.chance(d.rate):
+                z.writestr(name, array(d) if d.chance(d.rate * 2) else data)
+        for name in dict.fromkeys(d.many(lambda: d.one(NAMES), 2) if d.chance(d.rate) else ()):
+            z.writestr(f"{name}.npy", array(d))
+    data = held.getvalue()
+    if d.chance(d.rate):
+        at = d.count(0, len(data) - 1)
+        data = d.one((data[:at], data[:at] + bytes([d.count(0, 255)]) + data[at + 1 :]))
+    path.write_bytes(data)
+
+
+def slipped(d: Draw, tree: Any) -> Any:
+    """A tree with a slip here and there."""
+    if isinstance(tree, dict):
+        tree = d.slips({key: slipped(d, value) for key, value in tree.items()})
+        if "best" in tree and d.chance(d.rate * 2):
+            tree["best"] = d.one(([d.scalar(), d.scalar()], [10**9, 0.1], ["../../../x", 1], [1]))
+    elif isinstance(tree, list):
+        tree = [slipped(d, value) for value in tree]
+    return d.slip(tree)
 
 
 def array(d: Draw) -> bytes:
@@ -62,32 +91,17 @@ def _npy(header: str) -> bytes:
     return b"\x93NUMPY\x01\x00" + min(len(text), 65535).to_bytes(2, "little") + text
 
 
-def checkpoint(d: Draw) -> bytes:
-    held = io.BytesIO()
-    with zipfile.ZipFile(held, "w") as z:
-        text = json.dumps(about(d))
-        if not d.chance(d.rate):
-            said = io.BytesIO()
-            np.save(said, np.array(text[: d.count(0, 40)] if d.chance(d.rate) else text))
-            z.writestr("about.npy", said.getvalue())
-        for name in dict.fromkeys(d.many(lambda: d.one(NAMES[1:]), 5)):
-            z.writestr(f"{name}.npy" if d.chance(0.9) else name, array(d))
-    data = held.getvalue()
-    if d.chance(d.rate):
-        at = d.count(0, len(data) - 1)
-        data = d.one((data[:at], data[:at] + bytes([d.count(0, 255)]) + data[at + 1 :]))
-    return data
-
-
 def write(d: Draw, folder: Path) -> Path:
     """A folder as a run leaves it, or nearly so."""
     place = folder / "run"
     place.mkdir()
-    for number in d.many(lambda: d.one((1, 2, 3, 99999999)), 2) or [1]:
-        (place / f"checkpoint-{number:08}.npz").write_bytes(checkpoint(d))
-    if d.chance(0.6):
-        (place / f"best-{d.one((1, 2, 10**8)):08}.npz").write_bytes(checkpoint(d))
-    if d.chance(0.1):
+    sound(d, place)
+    for path in sorted(place.iterdir()):
+        changed(d, path)
+    if d.chance(d.rate):
+        last = max(place.glob("checkpoint-*"))
+        last.rename(place / d.one(("checkpoint-99999999.npz", "best-99999999.npz", "x")))
+    if d.chance(d.rate):
         _odd(d, place / d.one(("checkpoint-00000009.npz", "best-00000001.npz", "other")))
     return place
 

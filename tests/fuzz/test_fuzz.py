@@ -87,7 +87,8 @@ def test_every_input_is_read_or_refused_in_one_line(kind: str) -> None:
     small_file(".keras")  # beside the other
     outcome = tried(kind, 0, COUNT, SECONDS)
     print(f"{kind}: {outcome.done} inputs, {outcome.accepted} read, {outcome.refused} refused")
-    assert not outcome.faults, "\n\n".join(outcome.faults)
+    shown = [*outcome.faults[:3], *(" ".join(f.splitlines()[-3:]) for f in outcome.faults[3:])]
+    assert not shown, "\n\n".join(shown)
     # A crash inside the HDF5 library is not promised to be impossible; of other kinds it is one
     # of ours.
     if outcome.crashes and kind != "structures":

@@ -85,13 +85,16 @@ def on_checkpoints(path: Path, out: Path) -> list[str]:
 
     def resume() -> None:
         folder = CheckpointFolder(path)
-        state = folder.open(resume=True)
-        if state is None:
-            return
-        assert state.place
-        folder.read()
-        if state.best is not None:
-            folder.read_best(state.best[0])
+        try:
+            state = folder.open(resume=True)
+            if state is None:
+                return
+            assert state.place
+            folder.read()
+            if state.best is not None:
+                folder.read_best(state.best[0])
+        finally:
+            getattr(folder, "close", lambda: None)()  # where it keeps other runs out
 
     return [tell(resume)]
 

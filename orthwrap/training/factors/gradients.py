@@ -10,9 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
-from keras.src.losses.loss import unscale_loss_for_distribution
 from numpy.typing import NDArray
 
+from orthwrap import keras_inside
 from orthwrap.regularizers import Attached, OrthogonalityRegularizer, from_attachment
 
 Tensor = Any
@@ -98,20 +98,19 @@ def task_gradients(
         variables: some of the model's.
         at: other values for them, one array each.
     """
-    flag = {"training": True} if model._call_has_training_arg else {}
+    flag = keras_inside.training_flag(model)
 
     def loss(x: Any, y: Any, weight: Any) -> Tensor:
-        y_pred = model(x, **flag)
-        total = model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weight, training=True)
-        model._clear_losses()
-        return unscale_loss_for_distribution(total)  # no device takes its share here
+        total = keras_inside.whole_loss(model, x, y, model(x, **flag), weight)
+        keras_inside.forget_losses(model)
+        return keras_inside.unscaled(total)  # no device takes its share here
 
     gradient = gradients_of(loss, variables, model.variables)
     for batch in batches:
         x, y, *rest = (keras.tree.map_structure(_as_fit_does, part) for part in batch)
         weight = rest[0] if rest else None
         with _without_ours(model):
-            model._symbolic_build(data_batch=(x, y, weight))  # losses may make variables
+            keras_inside.build_for(model, (x, y, weight))  # losses may make variables
             found = gradient(x, y, weight, at=at)
         yield found
 
@@ -129,7 +128,7 @@ def _as_fit_does(array: Any) -> Tensor:
 def _without_ours(model: Any) -> Iterator[None]:
     """While active, orthwrap's regularizers are away; what they were combined with is not."""
     held = [(v, "regularizer") for v in model.weights]
-    held += [(layer, "activity_regularizer") for layer in model._flatten_layers()]
+    held += [(layer, "activity_regularizer") for layer in keras_inside.every_layer(model)]
     ours = [
         (owner, name, regularizer)
         for owner, name in held

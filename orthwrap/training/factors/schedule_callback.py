@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from orthwrap import keras_inside
 from orthwrap.errors import NoMatchError, UsageError, ValueFault
 from orthwrap.live.compiled import forget_compiled_steps
 from orthwrap.live.store import LiveStore, regularizers_of
@@ -398,7 +399,7 @@ def _no_match(pattern: Pattern, places: Iterable[tuple[Slot, Any]]) -> NoMatchEr
 def _warn_of_frozen(model: Any, held: Iterable[_Regularizer]) -> None:
     chosen = {id(r) for r in held}
     acting = {id(v.regularizer) for v in model.trainable_weights}
-    acting |= {id(layer.activity_regularizer) for layer in model._flatten_layers()}
+    acting |= {id(layer.activity_regularizer) for layer in keras_inside.every_layer(model)}
     if not chosen & acting:
         warnings.warn(
             "every kernel whose factor is to move is frozen: Keras applies no penalty to it",

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from orthwrap import keras_inside
 from orthwrap.data import Data, Port
 from orthwrap.data.ports import some
 from orthwrap.errors import ValueFault
@@ -30,7 +31,7 @@ def compile_model(model: Any, data: Data, settings: Settings) -> tuple[str, ...]
         ValueFault: an unknown loss, optimizer or metric; labels that fit no loss, or lie outside
             the classes.
     """
-    own = model._compile_config.config if _can_train(model) else None
+    own = keras_inside.compile_arguments(model) if _can_train(model) else None
     loss, metrics, chosen = _objective(model, data, settings, own is not None)
     optimizer, why = choose_optimizer(model, settings)
     if own is None or loss is not None or metrics is not None or settings.optimizer is not None:
@@ -63,7 +64,7 @@ def settle_steps(model: Any) -> tuple[str, ...]:
     """
     if keras.backend.backend() != "jax" or model.run_eagerly or model.jit_compile:
         return ()
-    if not all(layer.supports_jit for layer in model._flatten_layers()):
+    if not all(layer.supports_jit for layer in keras_inside.every_layer(model)):
         return ()
     model.jit_compile = True
     forget_compiled_steps(model)
@@ -123,7 +124,7 @@ def choose_optimizer(model: Any, settings: Settings) -> tuple[Any, str]:
 
 def learning_rate(optimizer: Any) -> float | str:
     """An optimizer's rate now, or the schedule that it follows."""
-    rate = inner_of(optimizer)._learning_rate
+    rate = keras_inside.rate_of(inner_of(optimizer))
     if callable(rate):
         return type(rate).__name__
     return float(f"{float(keras.ops.convert_to_numpy(rate)):.6g}")  # float32 has no more digits
@@ -258,8 +259,7 @@ def loss_of_each(loss: Any, outputs: list[Port]) -> list[Any]:
 
 def activations_of(model: Any, outputs: int) -> list[str | None]:
     """The activation of each output, by name."""
-    graph = getattr(model, "_functional", None) or model
-    found = [_activation(tensor) for tensor in graph.outputs]
+    found = [_activation(tensor) for tensor in keras_inside.graph_of(model).outputs]
     return found if len(found) == outputs else [None] * outputs
 
 
@@ -277,11 +277,11 @@ _PASSING = (
 
 
 def _activation(tensor: Any) -> str | None:
-    layer, node, index = getattr(tensor, "_keras_history", (None, 0, 0))
+    layer, node, index = keras_inside.origin_of(tensor)
     if isinstance(layer, keras.Model) and getattr(layer, "outputs", None):
         return _activation(layer.outputs[index])
     if isinstance(layer, _PASSING):
-        (before,) = layer._inbound_nodes[node].input_tensors
+        (before,) = keras_inside.inputs_of_call(layer, node)
         return _activation(before)
     layer = getattr(layer, "layer", layer)  # TimeDistributed
     # Softmax is a layer and an operation, sigmoid an operation.

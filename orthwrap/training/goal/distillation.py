@@ -12,9 +12,9 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
-from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 from numpy.typing import NDArray
 
+from orthwrap import keras_inside
 from orthwrap.errors import OrthwrapError
 from orthwrap.live.compiled import compiled_state, set_compiled_state
 from orthwrap.training.goal.compiling import activations_of, loss_of_each
@@ -195,7 +195,7 @@ class imitating:
         self._before = compiled_state(model)
         own = getattr(model, "optimizer", None)
         optimizer = self._optimizer or own or keras.optimizers.Adam(DEFAULT_LEARNING_RATE)
-        vars(model)["_compile_metrics"] = None  # compile leaves earlier ones where it is given none
+        keras_inside.forget_metrics(model)
         keras.Model.compile(
             model,
             optimizer=optimizer,
@@ -218,12 +218,12 @@ class imitating:
 def _noise_in(model: Any) -> list[tuple[Any, str]]:
     """The layers that add noise in training, and what says how much."""
     found = []
-    for layer in model._flatten_layers():
+    for layer in keras_inside.every_layer(model):
         if isinstance(layer, _DROPOUTS):
             found.append((layer, "rate"))
         elif isinstance(layer, keras.layers.GaussianNoise):
             found.append((layer, "stddev"))
-        elif isinstance(layer, (DropoutRNNCell, keras.layers.Attention)):
+        elif keras_inside.is_recurrent_dropout(layer) or isinstance(layer, keras.layers.Attention):
             names = ("dropout", "recurrent_dropout")
             found += [(layer, name) for name in names if getattr(layer, name, 0)]
     return found
@@ -266,8 +266,8 @@ def told_of_batch_statistics(model: Any, batches: Iterable[Any], kinds: Sequence
         batches: (x, y) as `fit` takes them, y being the model's own outputs.
         kinds: of the outputs.
     """
-    norms = (v for v in model._flatten_layers() if isinstance(v, keras.layers.BatchNormalization))
-    if not any(layer.trainable for layer in norms):
+    layers = keras_inside.every_layer(model)
+    if not any(v.trainable for v in layers if isinstance(v, keras.layers.BatchNormalization)):
         return ""
     weights = [
         [v.value for v in variables]

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from orthwrap import keras_inside
 from orthwrap.errors import NoMatchError, UsageError, ValueFault
 from orthwrap.live.store import LiveStore
 from orthwrap.rules.patterns import Candidate, Pattern, nearest, parse
@@ -69,7 +70,7 @@ def freeze(model: Any, settings: Settings) -> tuple[str, ...]:
         (variable, variable.trainable)
         for layer in layers
         if layer.is_container and (live := store.object_of(layer)) is not None
-        for variable in live._trainable_variables
+        for variable in keras_inside.own_trainable_variables(live)
     ]
     # A model that is frozen itself hides what is trained inside it, so all are set anew.
     model.trainable = True
@@ -96,7 +97,8 @@ def batchnorm_momentum(model: Any, momentum: float | None) -> Iterator[None]:
     Few steps on other data than it was made for leave a pretrained network with statistics that
     belong to its old kernels, if they follow as slowly as in its first training.
     """
-    norms = (layer for layer in model._flatten_layers() if hasattr(layer, "moving_variance"))
+    layers = keras_inside.every_layer(model)
+    norms = (layer for layer in layers if hasattr(layer, "moving_variance"))
     own = [] if momentum is None else [(layer, layer.momentum) for layer in norms]
     for layer, _ in own:
         layer.momentum = momentum

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from orthwrap import keras_inside
 from orthwrap.data import Data, Port, load
 from orthwrap.errors import ValueFault
 from orthwrap.training.settings import Settings
@@ -20,15 +21,17 @@ def ports(model: Any) -> tuple[list[Port], list[Port]]:
     Raises:
         ValueFault: a model that does not know its inputs.
     """
-    graph = getattr(model, "_functional", None) or model
+    graph = keras_inside.graph_of(model)
     inputs, outputs = getattr(graph, "inputs", None), getattr(graph, "outputs", None)
     if not inputs or not outputs:
         raise ValueFault(
             f"model {model.name!r} does not know its inputs and outputs: fine-tune it in Python "
             "with its own fit"
         )
-    input_names = _keys(graph, "_inputs_struct") or [t.name for t in inputs]
-    output_names = _keys(graph, "_outputs_struct") or list(getattr(graph, "output_names", []))
+    input_names = _keys(keras_inside.input_structure(graph)) or [t.name for t in inputs]
+    output_names = _keys(keras_inside.output_structure(graph)) or list(
+        getattr(graph, "output_names", [])
+    )
     return _ports(input_names, inputs), _ports(output_names or [t.name for t in outputs], outputs)
 
 
@@ -36,9 +39,8 @@ def _ports(names: Sequence[str], tensors: Sequence[Any]) -> list[Port]:
     return [Port(n, tuple(t.shape[1:])) for n, t in zip(names, tensors, strict=True)]
 
 
-def _keys(graph: Any, kind: str) -> list[str]:
+def _keys(struct: Any) -> list[str]:
     """What a model that takes or gives a mapping calls each tensor, in its order; else nothing."""
-    struct = getattr(graph, kind, None)
     keys = {id(t): str(key) for key, t in struct.items()} if isinstance(struct, Mapping) else {}
     tensors = keras.tree.flatten(struct)
     return [keys[id(t)] for t in tensors] if all(id(t) in keys for t in tensors) else []

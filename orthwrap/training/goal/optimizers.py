@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from orthwrap import keras_inside
 from orthwrap.live.compiled import again, copy_exclusions, inner_of, set_optimizer
 
 
@@ -14,7 +15,7 @@ def set_learning_rate(model: Any, rate: float) -> None:
     optimizer = model.optimizer
     inner = inner_of(optimizer)
     if isinstance(inner.learning_rate, keras.Variable) and not isinstance(
-        inner._learning_rate, keras.optimizers.schedules.LearningRateSchedule
+        keras_inside.rate_of(inner), keras.optimizers.schedules.LearningRateSchedule
     ):
         optimizer.learning_rate = rate
         return
@@ -24,8 +25,8 @@ def set_learning_rate(model: Any, rate: float) -> None:
     new = type(optimizer).from_config(config)
     copy_exclusions(optimizer, new)
     if optimizer.built:
-        new.build(optimizer._trainable_variables)
-        constant = inner_of(new)._learning_rate
+        new.build(keras_inside.trained_variables(optimizer))
+        constant = keras_inside.rate_of(inner_of(new))
         state = [v for v in new.variables if v is not constant]
         for old, fresh in zip(optimizer.variables, state, strict=True):
             fresh.assign(old)
@@ -40,11 +41,9 @@ def follow_variables(model: Any) -> tuple[str, ...]:
     """
     optimizer = model.optimizer
     trained = list(model.trainable_variables)
-    if not optimizer.built or [id(v) for v in optimizer._trainable_variables] == [
-        id(v) for v in trained
-    ]:
+    before = keras_inside.trained_variables(optimizer) if optimizer.built else trained
+    if [id(v) for v in before] == [id(v) for v in trained]:
         return ()
-    before = list(optimizer._trainable_variables)
     new = again(optimizer)
     copy_exclusions(optimizer, new)
     new.build(trained)

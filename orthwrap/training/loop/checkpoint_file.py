@@ -19,6 +19,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from orthwrap.errors import FileFault
+from orthwrap.stores.regular import ZipSource, held
 from orthwrap.stores.replacing import replacing
 from orthwrap.text import first_line
 
@@ -68,8 +69,9 @@ def read(path: Path, *, with_arrays: bool) -> tuple[dict[str, Any], dict[str, li
     try:
         if not path.is_file():
             raise ValueError("it is no regular file" if path.exists() else "it is missing")
-        with zipfile.ZipFile(path) as file:
-            members = _members_of(file, path.stat().st_size)
+        with ZipSource(path) as source, zipfile.ZipFile(source) as file:
+            source.is_listed = True
+            members = _members_of(file, held(path))
             state, types = _about_in(_text(file, members.pop("about", None)))
             arrays = _arrays_of(file, members, types) if with_arrays else {}
         return state, arrays

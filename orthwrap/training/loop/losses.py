@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-from keras.src.backend.common.stateless_scope import in_stateless_scope
-from keras.src.losses.loss import unscale_loss_for_distribution
 
+from orthwrap import keras_inside
 from orthwrap.live.compiled import forget_compiled_steps
 from orthwrap.regularizers.multiplier import scope_of
 
@@ -34,7 +33,7 @@ class split_losses:
         with scope_of(model):
             self._told = _Told(model)
         vars(model)["compute_loss"] = self._told
-        model._metrics.extend(self._told.means)
+        keras_inside.own_metrics(model).extend(self._told.means)
         forget_compiled_steps(model)
 
     def __exit__(self, *error: object) -> None:
@@ -44,7 +43,8 @@ class split_losses:
             return
         self._told = None
         del vars(model)["compute_loss"]
-        model._metrics[:] = [m for m in model._metrics if m not in told.means]
+        metrics = keras_inside.own_metrics(model)
+        metrics[:] = [m for m in metrics if m not in told.means]
         forget_compiled_steps(model)
 
     def begin(self, phase: str = "") -> None:
@@ -87,23 +87,23 @@ class _Told:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         model, (task, penalty) = self._model, self.means
-        before = vars(model)["_losses_override"]
+        before = keras_inside.given_losses(model)
         losses = _Watched(model)
-        vars(model)["_losses_override"] = losses
+        keras_inside.give_losses(model, losses)
         try:
             total = self._total_of(*args, **kwargs)
         finally:
-            vars(model)["_losses_override"] = before
-        if keras.backend.backend() == "jax" and not in_stateless_scope():
+            keras_inside.give_losses(model, before)
+        if keras.backend.backend() == "jax" and not keras_inside.in_stateless_scope():
             return total  # there is nobody to hand the told numbers on
         self.phases.add(self.phase)
-        extra = sum((model._aggregate_additional_loss(loss) for loss in losses.found), 0.0)
+        extra = sum((keras_inside.as_added(model, loss) for loss in losses.found), 0.0)
         extra = keras.ops.cast(extra, total.dtype)
         # Keras weighs each batch's loss by its size; the last one may be smaller.
         arrays = (a for a in keras.tree.flatten((args, kwargs)) if hasattr(a, "shape"))
         samples = keras.ops.shape(next(arrays))[0]
-        penalty.tell(unscale_loss_for_distribution(extra), samples)
-        task.tell(unscale_loss_for_distribution(total - extra), samples)
+        penalty.tell(keras_inside.unscaled(extra), samples)
+        task.tell(keras_inside.unscaled(total - extra), samples)
         return total
 
 
@@ -125,14 +125,14 @@ class _Watched(list[Any]):
     """
 
     def __init__(self, model: Any) -> None:
-        super().__init__(vars(model)["_losses_override"])
+        super().__init__(keras_inside.given_losses(model))
         self._model = model
         self.found: tuple[Any, ...] = ()
 
     def __bool__(self) -> bool:
         if not len(self):
-            vars(self._model)["_losses_override"] = []
+            keras_inside.give_losses(self._model, [])
             self.extend(self._model.losses)
-            vars(self._model)["_losses_override"] = self
+            keras_inside.give_losses(self._model, self)
         self.found = tuple(self)
         return len(self) > 0

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from orthwrap import keras_inside
 from orthwrap.errors import ValueFault
 
 # Parts of names, for figures of which no Keras metric tells. What is an error is looked for first.
@@ -43,7 +44,7 @@ def is_lower_better(model: Any, figure: str) -> bool:
     name = figure.removeprefix("val_")
     for metric in _metrics(model):
         if name == metric.name or name.endswith(f"_{metric.name}"):
-            direction = getattr(metric, "_direction", None)  # what EarlyStopping goes by, too
+            direction = keras_inside.direction_of(metric)
             if direction in ("up", "down"):
                 return bool(direction == "down")
     for words, is_lower in ((_LOWER, True), (_HIGHER, False)):

@@ -131,11 +131,15 @@ class _Shares(keras.distribution.DataParallel):  # type: ignore[misc]  # Keras i
         return super().get_data_layout(data_shape)
 
     def distribute_dataset(self, dataset: Any) -> Any:
-        if self.whole or self.num_processes == 1:
+        import jax
+
+        # Keras tells these numbers in public since 3.15 only.
+        devices, count = self.device_mesh.devices.size, jax.process_count()
+        if self.whole or count == 1:
             return dataset
         import tensorflow as tf
 
-        devices, count, index = self.num_model_replicas, self.num_processes, self._process_id
+        index = jax.process_index()
 
         def own_rows(array: Any) -> Any:
             rows = tf.shape(array)[0]
@@ -159,7 +163,7 @@ def whole_batches(samples: int | None) -> Iterator[None]:
     if not isinstance(distribution, _Shares):
         yield
         return
-    distribution.whole = samples is None or samples % distribution.num_model_replicas > 0
+    distribution.whole = samples is None or samples % distribution.device_mesh.devices.size > 0
     try:
         yield
     finally:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from orthwrap import keras_inside
 from orthwrap.errors import FileFault
 from orthwrap.upgrades.layers.arguments import ACCEPTED, EVERY_LAYER
 from orthwrap.upgrades.rewriting import OldLayer, Rewriting, class_of
 
-MODELS = {"Sequential": "keras", "Functional": "keras.src.models.functional", "Model": "keras"}
+MODELS = {"Sequential": "keras", "Functional": keras_inside.FUNCTIONAL_MODULE, "Model": "keras"}
 # Deeper than a model's layers may nest, for the structures inside their configs.
 _DEPTH = 300
 # Layers that Keras's own applications bring along, with the arguments that tell them from others
 # of the same name. Keras 3 still has them, beside the applications.
 _APPLICATION_LAYERS = {
-    "LayerScale": ("keras.src.applications.convnext", {"init_values", "projection_dim"}),
-    "StochasticDepth": ("keras.src.applications.convnext", {"drop_path_rate"}),
-    "CustomScaleLayer": ("keras.src.applications.inception_resnet_v2", {"scale"}),
+    "LayerScale": (keras_inside.CONVNEXT_MODULE, {"init_values", "projection_dim"}),
+    "StochasticDepth": (keras_inside.CONVNEXT_MODULE, {"drop_path_rate"}),
+    "CustomScaleLayer": (keras_inside.INCEPTION_RESNET_MODULE, {"scale"}),
 }
 
 

@@ -3,7 +3,7 @@
 `x / 2.0` on a Keras tensor became a layer that held the operation: TensorFlowOpLayer (tf.keras
 2.0 to 2.3: a graph node and its constants), TFOpLambda and SlicingOpLambda (2.4 to 2.15: a
 function's public name). Keras 3 has operations of its own, which it writes as nodes just the
-same: `keras.src.ops.numpy` and its neighbours are the modules that its files name.
+same, under the module where they live.
 
 One layer becomes one operation, so that the graph keeps its depths: the order in which weights
 are read hangs on them.
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from orthwrap import keras_inside
 from orthwrap.errors import FileFault
 from orthwrap.upgrades.ledger import Config
 from orthwrap.upgrades.models.graph import Call, Ref
@@ -772,7 +773,7 @@ def as_node(operation: Operation, name: str) -> Config:
     if operation.module == "layers":
         module, registered = "keras.layers", None
     else:
-        module, registered = f"keras.src.ops.{operation.module}", operation.name
+        module, registered = f"{keras_inside.OPERATIONS_MODULE}.{operation.module}", operation.name
     return {
         "module": module,
         "class_name": operation.name,

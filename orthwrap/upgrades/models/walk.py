@@ -24,6 +24,8 @@ from orthwrap.upgrades.rewriting import (
     is_layer_node,
 )
 
+# Bidirectional holds its layer twice, so that thirty around one another hold a billion.
+_MOST_TWINS = 1024
 _OLD_MODELS = {"Container": "Model", "Network": "Model"}
 
 
@@ -114,6 +116,8 @@ class Walker:
         """Rewrite one layer's node and what is inside it."""
         if depth > MAX_DEPTH:
             raise FileFault(f"layer {path!r}: nested deeper than {MAX_DEPTH} levels")
+        if len(stores) > _MOST_TWINS:
+            raise FileFault(f"layer {path!r}: in too many Bidirectional layers; no real model")
         if is_model(node):
             parts = self.model(node, path, group, stores, depth)
             config = config_of(node, path)

@@ -1,0 +1,412 @@
+"""Every private name of Keras that orthwrap relies on; they stand nowhere else.
+
+Keras promises nothing about them. Each docstring ends with the names it rests on and the versions
+they are true for: they were read in the sources of Keras 3.5 to 3.15.1, and "≥ 3.5" means all of
+these. `tests/test_keras_inside.py` looks each one up and says which a release has moved.
+
+Keras is imported inside the functions: files are read without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+# Modules that files name, because Keras writes them so and looks them up again.
+
+FUNCTIONAL_MODULE = "keras.src.models.functional"
+"""Where a functional model's class lives. Keras ≥ 3.5: `keras.src.models.functional:Functional`."""
+
+OPERATIONS_MODULE = "keras.src.ops"
+"""Below it live the operations of a graph. Keras ≥ 3.5: `keras.src.ops.numpy:Add`."""
+
+CONVNEXT_MODULE = "keras.src.applications.convnext"
+"""Keras ≥ 3.5: `keras.src.applications.convnext:LayerScale`,
+`keras.src.applications.convnext:StochasticDepth`."""
+
+INCEPTION_RESNET_MODULE = "keras.src.applications.inception_resnet_v2"
+"""Keras ≥ 3.5: `keras.src.applications.inception_resnet_v2:CustomScaleLayer`."""
+
+
+# Custom objects
+
+
+def objects_in_scope() -> dict[str, Any]:
+    """What the `custom_object_scope`s around know, by name.
+
+    Keras ≥ 3.5: `keras.src.backend.common.global_state:get_global_attribute`.
+    """
+    from keras.src.backend.common.global_state import get_global_attribute
+
+    found: dict[str, Any] = get_global_attribute("custom_objects_scope_dict", {})
+    return found
+
+
+# Layers
+
+
+def layers_within(layer: Any) -> list[Any]:
+    """All layers below a layer or model, at every depth, each once.
+
+    Keras ≥ 3.5: `Layer._flatten_layers`.
+    """
+    return list(layer._flatten_layers(include_self=False))
+
+
+def every_layer(model: Any) -> list[Any]:
+    """The model itself and all layers below it."""
+    return [model, *layers_within(model)]
+
+
+def held_layers(layer: Any) -> list[Any]:
+    """The layers that a layer holds as its own, one level down.
+
+    Keras ≥ 3.5: `Layer._layers`.
+    """
+    return list(layer._layers)
+
+
+ATTENTION_PARTS = {
+    "query": "_query_dense",
+    "key": "_key_dense",
+    "value": "_value_dense",
+    "attention_output": "_output_dense",
+}
+"""The layer inside an attention layer, by what it is called in the report.
+
+Keras ≥ 3.5: `MultiHeadAttention._query_dense`, `MultiHeadAttention._key_dense`,
+`MultiHeadAttention._value_dense`, `MultiHeadAttention._output_dense`,
+`GroupQueryAttention._query_dense`, `GroupQueryAttention._key_dense`,
+`GroupQueryAttention._value_dense`, `GroupQueryAttention._output_dense`."""
+
+
+def variable_called(layer: Any, weight: str) -> Any:
+    """The variable that a layer keeps as `weight`, or None.
+
+    `Dense.kernel` is a property that adds LoRA's factors; the variable is behind it. Keras 3 calls
+    the kernel of a depthwise convolution `kernel`.
+
+    Keras ≥ 3.5: `Dense._kernel`, `EinsumDense._kernel`, `Conv2D._kernel`, `Embedding._embeddings`.
+    """
+    import keras
+
+    found = (getattr(layer, name, None) for name in (f"_{weight}", weight, "kernel"))
+    return next((v for v in found if isinstance(v, keras.Variable)), None)
+
+
+def setting(layer: Any, key: str) -> Any:
+    """What a layer keeps of its config's `key`, or None; some keep it behind an underscore.
+
+    Keras ≥ 3.5: `MultiHeadAttention._kernel_regularizer`.
+    """
+    return getattr(layer, key, getattr(layer, f"_{key}", None))
+
+
+def set_setting(layer: Any, key: str, value: Any) -> None:
+    """Sets what a layer saves as its config's `key`, where it has that.
+
+    Keras ≥ 3.5: `MultiHeadAttention._kernel_regularizer`.
+    """
+    for name in (key, f"_{key}"):
+        is_view = isinstance(getattr(type(layer), name, None), property)  # of its cell's
+        if hasattr(layer, name) and not is_view:
+            setattr(layer, name, value)
+
+
+def training_settings(layer: Any) -> dict[str, Any]:
+    """A layer's regularizers and whether it is trained, for `vars(layer).update`.
+
+    Keras ≥ 3.5: `Layer._trainable`, `MultiHeadAttention._kernel_regularizer`.
+    """
+    return {k: v for k, v in vars(layer).items() if k.endswith(("regularizer", "_trainable"))}
+
+
+def copy_own_trainable(source: Any, target: Any) -> None:
+    """Sets whether one layer itself is trained as another is; `trainable` sets all below it too.
+
+    Keras ≥ 3.5: `Layer._trainable`.
+    """
+    if source._trainable != target._trainable:
+        target._trainable = source._trainable
+
+
+def own_trainable_variables(layer: Any) -> list[Any]:
+    """The trained variables that belong to a layer itself, not to those below it.
+
+    Keras ≥ 3.5: `Layer._trainable_variables`.
+    """
+    return list(layer._trainable_variables)
+
+
+def is_recurrent_dropout(layer: Any) -> bool:
+    """Whether it is a cell with dropout of inputs and states.
+
+    Keras ≥ 3.5: `keras.src.layers.rnn.dropout_rnn_cell:DropoutRNNCell`.
+    """
+    from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
+
+    return isinstance(layer, DropoutRNNCell)
+
+
+# The graph of a model
+
+
+def graph_of(model: Any) -> Any:
+    """What knows inputs and outputs: a Sequential holds its graph inside, others are one.
+
+    Keras ≥ 3.5: `Sequential._functional`.
+    """
+    return getattr(model, "_functional", None) or model
+
+
+def input_structure(graph: Any) -> Any:
+    """The inputs as the model takes them, nested; None where there is no graph.
+
+    Keras ≥ 3.5: `Model._inputs_struct`.
+    """
+    return getattr(graph, "_inputs_struct", None)
+
+
+def output_structure(graph: Any) -> Any:
+    """The outputs as the model gives them, nested; None where there is no graph.
+
+    Keras ≥ 3.5: `Model._outputs_struct`.
+    """
+    return getattr(graph, "_outputs_struct", None)
+
+
+def origin_of(tensor: Any) -> tuple[Any, int, int]:
+    """Of a tensor in a graph: the layer, which of its calls, and which of that call's outputs.
+
+    (None, 0, 0) for other tensors. Keras ≥ 3.5: `KerasTensor._keras_history`.
+    """
+    return getattr(tensor, "_keras_history", None) or (None, 0, 0)
+
+
+def inputs_of_call(layer: Any, call: int) -> list[Any]:
+    """The tensors that a layer took at one of its calls in a graph.
+
+    Keras ≥ 3.5: `Layer._inbound_nodes`.
+    """
+    return list(layer._inbound_nodes[call].input_tensors)
+
+
+# What a model was compiled with
+
+COMPILED_STATE = (
+    "optimizer",
+    "loss",
+    "compiled",
+    "steps_per_execution",
+    "stop_training",
+    "_compile_config",
+    "_compile_loss",
+    "_compile_metrics",
+    "_compiled_trainable_state",
+    "_jit_compile",
+    "_loss_tracker",
+    "_run_eagerly",
+)
+"""All that `compile` sets on a model.
+
+Keras ≥ 3.5: `Model._compile_config`, `Model._compile_loss`, `Model._compile_metrics`,
+`Model._jit_compile`, `Model._loss_tracker`, `Model._run_eagerly`.
+Keras ≥ 3.15: `Model._compiled_trainable_state`."""
+
+
+def compile_arguments(model: Any) -> dict[str, Any]:
+    """What `compile` was called with: the model's own dict, which goes into files.
+
+    Keras ≥ 3.5: `Model._compile_config`.
+    """
+    arguments: dict[str, Any] = model._compile_config.config
+    return arguments
+
+
+def has_metrics(model: Any) -> bool:
+    """Whether `compile` was given metrics.
+
+    Keras ≥ 3.5: `CompileMetrics._user_metrics`, `CompileMetrics._user_weighted_metrics`.
+    """
+    own = getattr(model, "_compile_metrics", None)
+    return bool(getattr(own, "_user_metrics", None) or getattr(own, "_user_weighted_metrics", None))
+
+
+def forget_metrics(model: Any) -> None:
+    """Takes away what `compile` leaves as it is where it is given no metrics.
+
+    Keras ≥ 3.5: `Model._compile_metrics`.
+    """
+    vars(model)["_compile_metrics"] = None
+
+
+def own_metrics(model: Any) -> list[Any]:
+    """The metrics that a model itself tracks beside the compiled ones: its own list.
+
+    Keras ≥ 3.5: `Model._metrics`.
+    """
+    metrics: list[Any] = model._metrics
+    return metrics
+
+
+def direction_of(metric: Any) -> str | None:
+    """Where a metric says which is better, "up" or "down"; EarlyStopping goes by it too.
+
+    Keras ≥ 3.5: `Metric._direction`.
+    """
+    return getattr(metric, "_direction", None)
+
+
+# A training step
+
+
+def build_for(model: Any, batch: tuple[Any, ...]) -> None:
+    """Lets losses, metrics and optimizer make their variables for (x, y, sample weight).
+
+    Keras ≥ 3.5: `Model._symbolic_build`.
+    """
+    model._symbolic_build(data_batch=batch)
+
+
+def training_flag(model: Any) -> dict[str, Any]:
+    """The keywords with which a training step calls the model.
+
+    Keras ≥ 3.5: `Model._call_has_training_arg`.
+    """
+    return {"training": True} if model._call_has_training_arg else {}
+
+
+def whole_loss(model: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Any:
+    """What a training step minimises, for models with a `compute_loss` of older Keras too.
+
+    On one device's share of a batch, see `unscaled`. Keras ≥ 3.5: `Model._compute_loss`.
+    """
+    return model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
+
+
+def unscaled(loss: Any) -> Any:
+    """A loss as it is on one device: `tf.distribute` divides it by the number of replicas.
+
+    Keras ≥ 3.8: `keras.src.losses.loss:unscale_loss_for_distribution`; before, Keras did not
+    divide.
+    """
+    from keras.src.losses.loss import unscale_loss_for_distribution
+
+    return unscale_loss_for_distribution(loss)
+
+
+def as_added(model: Any, loss: Any) -> Any:
+    """One of `model.losses` as `compute_loss` adds it to the total.
+
+    Keras ≥ 3.8: `Model._aggregate_additional_loss`.
+    """
+    return model._aggregate_additional_loss(loss)
+
+
+def given_losses(model: Any) -> list[Any]:
+    """What stands for `model.losses` where it is not empty.
+
+    Keras ≥ 3.5: `Model._losses_override`.
+    """
+    losses: list[Any] = vars(model)["_losses_override"]
+    return losses
+
+
+def give_losses(model: Any, losses: list[Any]) -> None:
+    """Lets this very list stand for `model.losses`, not the copy that Keras would track.
+
+    Keras ≥ 3.5: `Model._losses_override`.
+    """
+    vars(model)["_losses_override"] = losses
+
+
+def forget_losses(model: Any) -> None:
+    """Drops the losses that layers added in the last call.
+
+    Keras ≥ 3.5: `Model._clear_losses`.
+    """
+    model._clear_losses()
+
+
+def seed_generators(layer: Any) -> list[Any]:
+    """The generators whose state goes into each step without being a weight: its own list.
+
+    Keras ≥ 3.5: `Layer._seed_generators`.
+    """
+    generators: list[Any] = layer._seed_generators
+    return generators
+
+
+def in_symbolic_scope() -> bool:
+    """Whether Keras only asks for shapes.
+
+    Keras ≥ 3.5: `keras.src.backend.common.symbolic_scope:in_symbolic_scope`.
+    """
+    from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+
+    return bool(in_symbolic_scope())
+
+
+def in_stateless_scope() -> bool:
+    """Whether what is assigned to variables is handed on instead.
+
+    Keras ≥ 3.5: `keras.src.backend.common.stateless_scope:in_stateless_scope`.
+    """
+    from keras.src.backend.common.stateless_scope import in_stateless_scope
+
+    return bool(in_stateless_scope())
+
+
+# Optimizers
+
+
+def trained_variables(optimizer: Any) -> list[Any]:
+    """The variables that an optimizer was built for.
+
+    Keras ≥ 3.5: `Optimizer._trainable_variables`.
+    """
+    return list(optimizer._trainable_variables)
+
+
+def rate_of(optimizer: Any) -> Any:
+    """The variable of the learning rate, or the schedule that it follows.
+
+    Keras ≥ 3.5: `Optimizer._learning_rate`.
+    """
+    return optimizer._learning_rate
+
+
+def copy_exclusions(source: Any, target: Any, pairs: Iterable[tuple[Any, Any]] = ()) -> None:
+    """Which variables an optimizer's weight decay passes over; its config does not say.
+
+    Args:
+        source, target: optimizers without a wrapper, the second not yet built.
+        pairs: the variables of the first, each with that of the second which it stands for; none
+            where they are the same.
+
+    Keras ≥ 3.5: `Optimizer._exclude_from_weight_decay`, `Optimizer._var_key`,
+    `Optimizer._exclude_from_weight_decay_pattern`, `Optimizer._exclude_from_weight_decay_cache`.
+    """
+    pattern = getattr(source, "_exclude_from_weight_decay_pattern", None)
+    keys: set[Any] = getattr(source, "_exclude_from_weight_decay", set())
+    if pattern is None and not keys:
+        return
+    twins = {source._var_key(a): target._var_key(b) for a, b in pairs}
+    target._exclude_from_weight_decay_pattern = pattern
+    target._exclude_from_weight_decay = {twins.get(k, k) for k in keys}
+    target._exclude_from_weight_decay_cache = {}
+
+
+# Saving
+
+
+def sharing_scope() -> AbstractContextManager[Any]:
+    """While active, an object that stands twice in what is serialized stays one object.
+
+    Keras ≥ 3.5: `keras.src.saving.serialization_lib:ObjectSharingScope`.
+    """
+    from keras.src.saving.serialization_lib import ObjectSharingScope
+
+    scope: AbstractContextManager[Any] = ObjectSharingScope()
+    return scope
