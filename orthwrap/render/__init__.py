@@ -1,1 +1,0 @@
-"""Report → something to look at."""
