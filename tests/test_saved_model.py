@@ -22,7 +22,7 @@ import orthwrap
 from orthwrap.errors import FileFault
 from orthwrap.stores.tensor_bundle import Checkpoint
 from orthwrap.upgrades import upgrade_saved_model
-from orthwrap.upgrades.arrays.layer_arrays import arrays_of
+from orthwrap.upgrades.saved_models.layer_arrays import arrays_of
 from tests.hostile import flipped
 from tests.saved_models import dense, kernels, node, sequential, write, write_config
 
@@ -222,8 +222,8 @@ def test_a_layer_of_a_class_without_arrays_stays(tmp_path: Path) -> None:
 
 def test_the_table_agrees_with_keras_2(vintages: Path) -> None:
     """Shapes of the table for a model of every kind of layer, against the arrays themselves."""
-    from orthwrap.upgrades.arrays.saved_model_layout import lay_out
     from orthwrap.upgrades.saved_model import read_config
+    from orthwrap.upgrades.saved_models.layout import lay_out
 
     for folder in (path for path in vintages.iterdir() if path.is_dir()):
         checkpoint = Checkpoint(folder / PREFIX)

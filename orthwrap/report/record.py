@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -240,9 +241,7 @@ class Report:
 
     def __str__(self) -> str:
         """As the commands show it, at 100 columns."""
-        from orthwrap.report.terminal import as_text, render
-
-        return as_text(lambda width: render(self, width))
+        return str(_terminal().text_of(self))
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-ready data, schema `orthwrap.report/1`; no NaN, no Infinity."""
@@ -342,9 +341,7 @@ class CompareReport:
 
     def __str__(self) -> str:
         """As the command shows it, at 100 columns."""
-        from orthwrap.report.terminal import as_text, render_compare
-
-        return as_text(lambda width: render_compare(self, width))
+        return str(_terminal().text_of(self))
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as JSON-ready data, schema `orthwrap.compare/1`."""
@@ -399,6 +396,11 @@ def _read_as(schema: str, data: Any) -> Iterator[None]:
         yield
     except (KeyError, TypeError, AttributeError) as e:
         raise ValueFault(f"JSON of schema {schema} is not whole: {first_line(e)}") from e
+
+
+def _terminal() -> Any:
+    """What shows a report; found when it is shown, for the data knows no screen."""
+    return importlib.import_module("orthwrap.report.terminal")
 
 
 def _total_penalty(records: list[LayerRecord], when: str) -> float | None:

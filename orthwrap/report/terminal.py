@@ -557,6 +557,12 @@ def console(file: Any = None) -> Console:
     return _SafeConsole(file=file, highlight=False, soft_wrap=False, markup=False, emoji=False)
 
 
+def text_of(report: Report | CompareReport) -> str:
+    """A report as the commands show it, at 100 columns."""
+    show = render_compare if isinstance(report, CompareReport) else render
+    return as_text(lambda width: show(report, width))  # type: ignore[arg-type]  # by its kind
+
+
 def as_text(rendered: Callable[[int], RenderableType], width: int = 100) -> str:
     """What a console of `width` columns would show, without colours, in signs of `sys.stdout`."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"

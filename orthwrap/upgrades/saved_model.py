@@ -17,12 +17,12 @@ from typing import Any
 from orthwrap.errors import FileFault
 from orthwrap.stores import wire
 from orthwrap.stores.tensor_bundle import Checkpoint, read_regular
-from orthwrap.upgrades.arrays.saved_model_layout import Layout, lay_out
 from orthwrap.upgrades.keras_zip import CONFIG, METADATA, WEIGHTS, edit_weights
 from orthwrap.upgrades.ledger import Config, Modernised, Upgrade
 from orthwrap.upgrades.models.modules import MODELS
 from orthwrap.upgrades.modernise import modernise_keras_config, readable_faults
 from orthwrap.upgrades.rewriting import TARGET_VERSION, class_of, parse_version
+from orthwrap.upgrades.saved_models.layout import Layout, lay_out
 
 GRAPH = "saved_model.pb"
 KERAS_METADATA = "keras_metadata.pb"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from orthwrap.upgrades.layers.recurrent import GATES
+from orthwrap.upgrades.arrays.weights import GATES
 
 
 def snake_case(name: str) -> str:

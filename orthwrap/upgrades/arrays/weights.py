@@ -192,3 +192,6 @@ def count(class_name: str, config: Config, keras_1: bool) -> tuple[int, int] | N
     if class_name == "Normalization":
         return (0, 3) if config.get("mean") is None else (0, 0)
     return None
+
+
+GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4, "ConvLSTM1D": 4, "ConvLSTM2D": 4, "ConvLSTM3D": 4}

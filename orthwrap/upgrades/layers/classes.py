@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from orthwrap.upgrades.models.graph import RECURRENT
+from orthwrap import keras_inside
+from orthwrap.upgrades.layers.arguments import EVERY_LAYER
+from orthwrap.upgrades.layers.recurrent import RECURRENT
 from orthwrap.upgrades.rewriting import OldLayer
 
 # Written by tf.keras 1.13 to 2.0 (`V1`, `V2`, `Unified`) and by aliases of tf.keras.
@@ -156,3 +158,24 @@ def batch_renormalization(layer: OldLayer) -> str | None:
     for key in renorm:
         del layer.config[key]
     return ", ".join(renorm) or None
+
+
+# Layers that Keras's own applications bring along, with the arguments that tell them from others
+# of the same name. Keras 3 still has them, beside the applications.
+_APPLICATION_LAYERS = {
+    "LayerScale": (keras_inside.CONVNEXT_MODULE, {"init_values", "projection_dim"}),
+    "StochasticDepth": (keras_inside.CONVNEXT_MODULE, {"drop_path_rate"}),
+    "CustomScaleLayer": (keras_inside.INCEPTION_RESNET_MODULE, {"scale"}),
+}
+
+
+def application_layer(layer: OldLayer) -> str | None:
+    """A layer of one of Keras's applications, which older versions wrote without its module."""
+    module, arguments = _APPLICATION_LAYERS.get(layer.class_name, ("", set()))
+    if not module or layer.node.get("module") == module:
+        return None
+    if set(layer.config) - EVERY_LAYER - {"drop_path"} != arguments:
+        return None
+    layer.node.update(module=module, class_name=layer.class_name, registered_name=layer.class_name)
+    layer.node.pop("build_config", None)
+    return module

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orthwrap.stores.edits import Transform, Weight
+from orthwrap.upgrades.arrays.weights import GATES
 from orthwrap.upgrades.layers.arguments import ACCEPTED
-from orthwrap.upgrades.layers.recurrent import GATES, weights_fault
+from orthwrap.upgrades.layers.recurrent import weights_fault
 from orthwrap.upgrades.ledger import Config
 from orthwrap.upgrades.rewriting import OldLayer
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from orthwrap.errors import FileFault
 from orthwrap.stores.edits import Transform, Weight
+from orthwrap.upgrades.arrays.weights import GATES
 from orthwrap.upgrades.rewriting import OldLayer, config_of, is_layer_node
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.generic]
 
-GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4, "ConvLSTM1D": 4, "ConvLSTM2D": 4, "ConvLSTM3D": 4}
 GATES |= {f"{name}Cell": GATES[name] for name in ("SimpleRNN", "GRU", "LSTM")}
 
 
@@ -101,3 +101,17 @@ def weights_fault(path: str, expected: str, found: object) -> FileFault:
         f"layer {path!r}: expected weights for {expected}, found shapes {found}; "
         "the file's config and weights disagree"
     )
+
+
+RECURRENT = {
+    "RNN",
+    "SimpleRNN",
+    "GRU",
+    "LSTM",
+    "CuDNNGRU",
+    "CuDNNLSTM",
+    "ConvLSTM1D",
+    "ConvLSTM2D",
+    "ConvLSTM3D",
+    "Bidirectional",
+}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from orthwrap.upgrades.arrays import theano
 from orthwrap.upgrades.layers import arguments, classes, hard_sigmoid, recurrent, states, values
-from orthwrap.upgrades.models import modules
+from orthwrap.upgrades.layers.classes import application_layer
 from orthwrap.upgrades.rewriting import OldLayer
 
 
@@ -26,7 +26,7 @@ LAYER_REWRITES = (
     Rewrite("thresholded ReLU", "Keras 1.0-2.15", classes.thresholded_relu),
     Rewrite("random size", "tf.keras 2.3-2.15", classes.random_size),
     Rewrite("class gone", "Keras 1.0-2.15", classes.refuse_gone),
-    Rewrite("application's layer", "tf.keras 2.6-2.15", modules.application_layer),
+    Rewrite("application's layer", "tf.keras 2.6-2.15", application_layer),
     Rewrite("build config", "Keras 2.12-2.15", classes.build_config),
     Rewrite("NumPy values", "Keras 2.1-2.3", values.plain_arrays),
     Rewrite("initializer dtype", "tf.keras 1.x-2.0", values.initializer_dtype),

@@ -12,22 +12,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from orthwrap.errors import FileFault
+from orthwrap.upgrades.layers.recurrent import RECURRENT
 from orthwrap.upgrades.ledger import Config
 from orthwrap.upgrades.rewriting import MAX_DEPTH, Rewriting, class_of, is_layer_node
 
 CONSTANT = "_CONSTANT_VALUE"
-RECURRENT = {
-    "RNN",
-    "SimpleRNN",
-    "GRU",
-    "LSTM",
-    "CuDNNGRU",
-    "CuDNNLSTM",
-    "ConvLSTM1D",
-    "ConvLSTM2D",
-    "ConvLSTM3D",
-    "Bidirectional",
-}
 _MODELS = {"Functional", "Model", "Sequential"}
 
 

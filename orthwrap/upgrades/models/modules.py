@@ -6,19 +6,12 @@ from typing import Any
 
 from orthwrap import keras_inside
 from orthwrap.errors import FileFault
-from orthwrap.upgrades.layers.arguments import ACCEPTED, EVERY_LAYER
-from orthwrap.upgrades.rewriting import OldLayer, Rewriting, class_of
+from orthwrap.upgrades.layers.arguments import ACCEPTED
+from orthwrap.upgrades.rewriting import Rewriting, class_of
 
 MODELS = {"Sequential": "keras", "Functional": keras_inside.FUNCTIONAL_MODULE, "Model": "keras"}
 # Deeper than a model's layers may nest, for the structures inside their configs.
 _DEPTH = 300
-# Layers that Keras's own applications bring along, with the arguments that tell them from others
-# of the same name. Keras 3 still has them, beside the applications.
-_APPLICATION_LAYERS = {
-    "LayerScale": (keras_inside.CONVNEXT_MODULE, {"init_values", "projection_dim"}),
-    "StochasticDepth": (keras_inside.CONVNEXT_MODULE, {"drop_path_rate"}),
-    "CustomScaleLayer": (keras_inside.INCEPTION_RESNET_MODULE, {"scale"}),
-}
 
 
 def present_module(node: dict[str, Any]) -> str | None:
@@ -34,18 +27,6 @@ def present_module(node: dict[str, Any]) -> str | None:
     if name in ACCEPTED and (rest == "layers" or rest.startswith(("layers.", "src.layers"))):
         return "keras.layers"
     return "keras" + (f".{rest}" if rest else "")
-
-
-def application_layer(layer: OldLayer) -> str | None:
-    """A layer of one of Keras's applications, which older versions wrote without its module."""
-    module, arguments = _APPLICATION_LAYERS.get(layer.class_name, ("", set()))
-    if not module or layer.node.get("module") == module:
-        return None
-    if set(layer.config) - EVERY_LAYER - {"drop_path"} != arguments:
-        return None
-    layer.node.update(module=module, class_name=layer.class_name, registered_name=layer.class_name)
-    layer.node.pop("build_config", None)
-    return module
 
 
 def update_modules(tree: Any, run: Rewriting, depth: int = 0) -> None:
