@@ -20,7 +20,7 @@ from orthwrap.model_config.layout import Layout
 from orthwrap.model_config.tree import Layer, is_ours
 from orthwrap.penalties.attachment import Attachment
 from orthwrap.rules.patterns import Candidate
-from orthwrap.stores.base import Store, WeightRef
+from orthwrap.stores.store import Store, WeightRef
 
 
 @dataclass(frozen=True)

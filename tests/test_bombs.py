@@ -239,7 +239,7 @@ def test_one_kernel_of_many_layers_is_measured_once(
     calls: list[str] = []
     for module, name in (
         ("orthwrap.report.make", "measure"),
-        ("orthwrap.report.compare", "relative_change"),
+        ("orthwrap.report.comparing", "relative_change"),
         ("orthwrap.survey", "scale_of"),
     ):
         real = getattr(sys.modules[module], name)

@@ -13,6 +13,8 @@ WITHOUT_FRAMEWORKS = (
     *("surgery", "report", "opening", "plan", "survey", "upgrades", "penalties", "stores"),
     *("rules", "model_config", "data", "keras_inside", "errors", "text", "verbs", "loading"),
 )
+# What a penalty imports as it computes, and not before.
+TENSORS = ("orthwrap.penalties.activity", "orthwrap.penalties.tensors")
 IMPORTS = """
 import importlib, sys
 
@@ -34,7 +36,7 @@ def test_files_are_read_without_any_framework() -> None:
     modules = [
         m.name
         for m in pkgutil.walk_packages(orthwrap.__path__, "orthwrap.")
-        if m.name.split(".")[1] in WITHOUT_FRAMEWORKS
+        if m.name.split(".")[1] in WITHOUT_FRAMEWORKS and m.name not in TENSORS
     ]
     assert len(modules) > 90
     done = subprocess.run(
@@ -54,16 +56,12 @@ def test_every_module_says_what_it_is() -> None:
         assert "TODO" not in first, m.name
 
 
-def test_modules_and_public_classes_have_names_of_their_own() -> None:
-    """One thing, one name: what is found by its name is found once."""
+def test_no_two_modules_have_one_name() -> None:
+    """What is looked for by its name is found once."""
     names = [
         m.name.rpartition(".")[2]
         for m in pkgutil.walk_packages(orthwrap.__path__, "orthwrap.")
         if not m.ispkg
     ]
     twice = sorted({n for n in names if names.count(n) > 1})
-    assert twice == ALLOWED_TWICE
-
-
-# The verb, and what it needs in a room of its own kind.
-ALLOWED_TWICE = ["apply"]
+    assert twice == []

@@ -18,7 +18,7 @@ from orthwrap.plan.decide import plan
 from orthwrap.plan.decision import Plan
 from orthwrap.rules.rule import Rule
 from orthwrap.stores import WeightRef, open_file
-from orthwrap.stores.base import ModelRecord
+from orthwrap.stores.store import ModelRecord
 from orthwrap.survey import survey
 from tests.samples import nested_file
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 import orthwrap
 from orthwrap.report import progress
-from orthwrap.report.names import broken, fitted
+from orthwrap.report.fitting import broken, fitted
 from orthwrap.report.record import Training
 from orthwrap.report.terminal import console, render, render_compare
 from tests.samples import nested_file, small_file

@@ -223,7 +223,7 @@ def test_a_layer_of_a_class_without_arrays_stays(tmp_path: Path) -> None:
 def test_the_table_agrees_with_keras_2(vintages: Path) -> None:
     """Shapes of the table for a model of every kind of layer, against the arrays themselves."""
     from orthwrap.upgrades.saved_model import read_config
-    from orthwrap.upgrades.saved_models.layout import lay_out
+    from orthwrap.upgrades.saved_models.laid_out import lay_out
 
     for folder in (path for path in vintages.iterdir() if path.is_dir()):
         checkpoint = Checkpoint(folder / PREFIX)

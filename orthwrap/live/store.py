@@ -13,7 +13,7 @@ from orthwrap import keras_inside
 from orthwrap.errors import ValueFault
 from orthwrap.model_config.layers import KERNELS, KernelSpec
 from orthwrap.model_config.tree import Layer, Node, Step, to_snake_case, walk
-from orthwrap.stores.base import ModelRecord, WeightRef, as_float
+from orthwrap.stores.store import ModelRecord, WeightRef, as_float
 
 
 class LiveStore:

@@ -16,7 +16,7 @@ from typing import Any
 import h5py
 
 from orthwrap.errors import FileFault, OrthwrapError
-from orthwrap.loading.known import known_metrics_only, known_objects, refuse_code
+from orthwrap.loading.needed import known_metrics_only, known_objects, refuse_code
 from orthwrap.loading.optimizer_state import restore_optimizer
 from orthwrap.model_config import needs
 from orthwrap.model_config.tree import Node

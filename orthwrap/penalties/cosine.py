@@ -53,7 +53,7 @@ def on_outputs(g: Tensor, rows: Tensor) -> Tensor:
     """Mean |cos| over pairs of features."""
     from keras import ops
 
-    from orthwrap.penalties import outputs
+    from orthwrap.penalties import activity
 
     n = g.shape[-1]
     if n == 1:
@@ -62,7 +62,7 @@ def on_outputs(g: Tensor, rows: Tensor) -> Tensor:
     positive = squares > 0
     inverse = ops.where(positive, ops.rsqrt(ops.where(positive, squares, 1.0)), 0.0)
     cosines = g * ops.expand_dims(inverse, 0) * ops.expand_dims(inverse, 1)
-    return ops.sum(outputs.off_diagonal(ops.abs(cosines))) / (n * (n - 1))
+    return ops.sum(activity.off_diagonal(ops.abs(cosines))) / (n * (n - 1))
 
 
 def figure(matrices: Matrices) -> float:

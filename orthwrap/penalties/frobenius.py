@@ -36,9 +36,9 @@ def _frobenius(w: Tensor) -> tuple[Tensor, Any]:
 
 def on_outputs(g: Tensor, rows: Tensor) -> Tensor:
     """‖G−I‖_F"""
-    from orthwrap.penalties import outputs
+    from orthwrap.penalties import activity
 
-    return outputs.norm(outputs.deviation(g))
+    return activity.norm(activity.deviation(g))
 
 
 PENALTY = Penalty(

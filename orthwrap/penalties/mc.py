@@ -45,9 +45,9 @@ def on_outputs(g: Tensor, rows: Tensor) -> Tensor:
     """max |G−I|"""
     from keras import ops
 
-    from orthwrap.penalties import outputs
+    from orthwrap.penalties import activity
 
-    return ops.max(ops.abs(outputs.deviation(g)))
+    return ops.max(ops.abs(activity.deviation(g)))
 
 
 def figure(matrices: Matrices) -> float:

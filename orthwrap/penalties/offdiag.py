@@ -50,9 +50,9 @@ def on_outputs(g: Tensor, rows: Tensor) -> Tensor:
     """‖G⊙(1−I)‖_F²"""
     from keras import ops
 
-    from orthwrap.penalties import outputs
+    from orthwrap.penalties import activity
 
-    return ops.sum(ops.square(outputs.off_diagonal(g)))
+    return ops.sum(ops.square(activity.off_diagonal(g)))
 
 
 PENALTY = Penalty(

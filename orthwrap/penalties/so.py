@@ -44,9 +44,9 @@ def on_outputs(g: Tensor, rows: Tensor) -> Tensor:
     """‖G−I‖_F²"""
     from keras import ops
 
-    from orthwrap.penalties import outputs
+    from orthwrap.penalties import activity
 
-    return ops.sum(ops.square(outputs.deviation(g)))
+    return ops.sum(ops.square(activity.deviation(g)))
 
 
 PENALTY = Penalty(

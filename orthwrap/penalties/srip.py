@@ -56,13 +56,13 @@ def on_outputs(g: Tensor, rows: Tensor, draw: Any, steps: int) -> Tensor:
     """σ_max(G−I), estimated from below."""
     from keras import ops
 
-    from orthwrap.penalties import outputs
+    from orthwrap.penalties import activity
 
-    deviation = outputs.deviation(g)
+    deviation = activity.deviation(g)
     v = draw((g.shape[-1], 1))
     for _ in range(steps):
-        v = ops.matmul(deviation, ops.stop_gradient(v / ops.maximum(outputs.norm(v), 1e-30)))
-    return outputs.norm(v)
+        v = ops.matmul(deviation, ops.stop_gradient(v / ops.maximum(activity.norm(v), 1e-30)))
+    return activity.norm(v)
 
 
 def figure(matrices: Matrices, steps: int) -> float:

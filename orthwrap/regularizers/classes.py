@@ -13,7 +13,7 @@ from keras import ops
 from orthwrap.errors import UsageError, ValueFault
 from orthwrap.model_config.layers import layout_by_rank
 from orthwrap.model_config.layout import Layout
-from orthwrap.penalties import outputs
+from orthwrap.penalties import activity
 from orthwrap.penalties.attachment import Attachment
 from orthwrap.penalties.options import ESTIMATE, EVERY, PROBES, SEED, checked
 from orthwrap.penalties.penalty import Penalty
@@ -146,7 +146,7 @@ class OrthogonalityRegularizer(_Regularizer):
         if self.is_random:
             words["draw"] = lambda shape: self._signs(shape, count, x.dtype)
         if penalty.on_outputs is not None and attachment.on == "activity":
-            return penalty.on_outputs(*outputs.gram(x), **words) / _replicas()
+            return penalty.on_outputs(*activity.gram(x), **words) / _replicas()
         layout = self._layout_for(tuple(x.shape))
         if attachment.alpha != 1.0:
             x = x / attachment.alpha

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from orthwrap.errors import ValueFault
 from orthwrap.plan.decision import CARRYING
 from orthwrap.plan.reasons import Reasons, because, joined
-from orthwrap.stores.base import ModelRecord
+from orthwrap.stores.store import ModelRecord
 from orthwrap.text import first_line
 
 REPORT_SCHEMA = "orthwrap.report/1"

@@ -27,7 +27,7 @@ from orthwrap.plan.decision import (
     REMOVED,
     UNSUPPORTED,
 )
-from orthwrap.report.names import fitted
+from orthwrap.report.fitting import fitted
 from orthwrap.report.record import (
     CompareReport,
     Comparison,
@@ -37,7 +37,7 @@ from orthwrap.report.record import (
     Training,
 )
 from orthwrap.report.signs import Text
-from orthwrap.stores.base import ModelRecord
+from orthwrap.stores.store import ModelRecord
 from orthwrap.text import PLAINLY, listed, plainly, printable
 
 _STYLES = {

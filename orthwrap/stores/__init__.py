@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orthwrap.stores.base import Store, WeightRef
 from orthwrap.stores.files import open_file
+from orthwrap.stores.store import Store, WeightRef
 
 __all__ = ["Store", "WeightRef", "open_file"]

@@ -15,11 +15,11 @@ from orthwrap.errors import FileFault
 from orthwrap.model_config.layers import KernelSpec
 from orthwrap.model_config.tree import Layer, Node, walk, with_old_names
 from orthwrap.stores import hdf5
-from orthwrap.stores.base import Known, ModelRecord, WeightRef
 from orthwrap.stores.config import parse_config, same_json
 from orthwrap.stores.faults import reading, unreadable
 from orthwrap.stores.heaps import check_heaps
 from orthwrap.stores.regular import check_holes, held
+from orthwrap.stores.store import Known, ModelRecord, WeightRef
 from orthwrap.text import first_line
 
 _MOST_COMPARED = 500  # weights of one group whose names are compared one by one

@@ -20,9 +20,9 @@ import h5py
 import numpy as np
 
 from orthwrap.errors import FileFault
-from orthwrap.stores.base import as_float
 from orthwrap.stores.faults import reading
 from orthwrap.stores.regular import FLOOR, SWELLING
+from orthwrap.stores.store import as_float
 
 try:
     import resource

@@ -17,12 +17,12 @@ from orthwrap.errors import FileFault
 from orthwrap.model_config.layers import KernelSpec
 from orthwrap.model_config.tree import Layer, Node, Step, walk, with_old_names
 from orthwrap.stores import hdf5
-from orthwrap.stores.base import ModelRecord, WeightRef
 from orthwrap.stores.config import check_length, parse_config, same_json
 from orthwrap.stores.faults import reading, unreadable
 from orthwrap.stores.h5 import reference
 from orthwrap.stores.heaps import check_heaps
 from orthwrap.stores.members import Archive, Members, UnpackedFolder
+from orthwrap.stores.store import ModelRecord, WeightRef
 from orthwrap.text import first_line
 
 CONFIG = "config.json"

@@ -10,7 +10,7 @@ from typing import Any
 from orthwrap.errors import FileFault
 from orthwrap.stores.edits import WeightEdit, WeightsView
 from orthwrap.upgrades.ledger import Config, Modernised
-from orthwrap.upgrades.models import compile_config, keras1, modules, names
+from orthwrap.upgrades.models import compile_config, keras1, modules, naming
 from orthwrap.upgrades.models.walk import Walker, is_model
 from orthwrap.upgrades.rewriting import Rewriting, class_of, is_layer_node, parse_version
 
@@ -91,10 +91,10 @@ def _model(model_config: Any, run: Rewriting) -> tuple[Config, list[WeightEdit]]
         raise FileFault("model config: expected a class name and a config; the file is broken")
     model: Config = copy.deepcopy(model_config)
     edits: list[WeightEdit] = []
-    run.ledger.root = names.name_of(model) or "model"
+    run.ledger.root = naming.name_of(model) or "model"
     modules.update_modules(model, run)
     if is_model(model):
-        names.rename_root(model, run)
+        naming.rename_root(model, run)
         keras_1 = run.version[0] == 1 or (run.version == (0, 0) and _is_keras_1(model))
         theano = run.backend == "theano" or (keras_1 and _theano_names(run.weights))
         walker = Walker(run, keras_1, keras1.ordering_of(model) if keras_1 else None, theano)

@@ -22,7 +22,7 @@ from orthwrap.upgrades.ledger import Config, Modernised, Upgrade
 from orthwrap.upgrades.models.modules import MODELS
 from orthwrap.upgrades.modernise import modernise_keras_config, readable_faults
 from orthwrap.upgrades.rewriting import TARGET_VERSION, class_of, parse_version
-from orthwrap.upgrades.saved_models.layout import Layout, lay_out
+from orthwrap.upgrades.saved_models.laid_out import Layout, lay_out
 
 GRAPH = "saved_model.pb"
 KERAS_METADATA = "keras_metadata.pb"

@@ -15,7 +15,7 @@ from orthwrap.model_config.tree import edit
 from orthwrap.opening import opened
 from orthwrap.plan.decide import plan
 from orthwrap.plan.decision import Decision, Plan
-from orthwrap.plan.foreign import check_foreign, check_references, templates_of
+from orthwrap.plan.templates import check_foreign, check_references, templates_of
 from orthwrap.report.make import make_report, noted
 from orthwrap.report.record import Report
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of

@@ -6,7 +6,7 @@ from typing import Any
 
 from orthwrap._version import __version__
 from orthwrap.opening import opened
-from orthwrap.report.compare import compare_kernel, kernels_of
+from orthwrap.report.comparing import compare_kernel, kernels_of
 from orthwrap.report.record import CompareReport
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
 

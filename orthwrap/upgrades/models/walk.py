@@ -12,9 +12,9 @@ from orthwrap.errors import FileFault
 from orthwrap.stores.edits import StoreEdit, StoreMove
 from orthwrap.upgrades.arrays import store_paths
 from orthwrap.upgrades.arrays.weights import Arrays, count, in_a_row, nested_model, own_arrays
-from orthwrap.upgrades.layers.table import rewrite_layer
+from orthwrap.upgrades.layers.rewrites import rewrite_layer
 from orthwrap.upgrades.ledger import Config
-from orthwrap.upgrades.models import graph, keras1, names, operations, sequential, wrappers
+from orthwrap.upgrades.models import graph, keras1, naming, operations, sequential, wrappers
 from orthwrap.upgrades.rewriting import (
     MAX_DEPTH,
     OldLayer,
@@ -56,9 +56,9 @@ class Walker:
         layers = config.get("layers")
         if not isinstance(layers, list):
             raise FileFault(f"model {path!r}: expected a list of layers; the file is broken")
-        old_names = [names.name_of(item) if isinstance(item, dict) else None for item in layers]
+        old_names = [naming.name_of(item) if isinstance(item, dict) else None for item in layers]
         prefix = f"{path}/" if path else ""
-        changes = names.rename_layers(layers, prefix, self.run)
+        changes = naming.rename_layers(layers, prefix, self.run)
         functional = "input_layers" in config
         if functional and changes:
             graph.rename_refs(config, changes)
@@ -79,7 +79,7 @@ class Walker:
                     f"model {path or 'at the root'!r}: layer number {index} is not a layer; "
                     "the file is broken"
                 )
-            name = names.name_of(child) or f"layer_{index}"
+            name = naming.name_of(child) or f"layer_{index}"
             group_name = old_groups.next(class_of(child))
             inside = tuple(f"{container}/{group_name}" for container in containers)
             calls = child.get("inbound_nodes")
@@ -137,9 +137,9 @@ class Walker:
         cells = store_paths.Names()
         children = list(wrappers.inner_nodes(layer.config))
         for key, child in children:
-            child_name = names.name_of(child) or class_of(child).lower()
+            child_name = naming.name_of(child) or class_of(child).lower()
             if "/" in child_name:
-                names.rename(child, child_name.replace("/", "_"))
+                naming.rename(child, child_name.replace("/", "_"))
                 child_name = child_name.replace("/", "_")
                 layer.note("slash in name", "Keras 1.0-2.15")
             child_path = f"{path}/{child_name}"

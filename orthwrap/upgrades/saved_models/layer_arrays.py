@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from orthwrap.upgrades.arrays.weights import GATES
-from orthwrap.upgrades.layers.classes import RENAMED_CLASSES
+from orthwrap.upgrades.layers.old_classes import RENAMED_CLASSES
 from orthwrap.upgrades.ledger import Config
 
 # None stands for a size that the config leaves open, and for a shape of which it says nothing.

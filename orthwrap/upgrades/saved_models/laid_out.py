@@ -17,7 +17,7 @@ from orthwrap.errors import FileFault
 from orthwrap.stores.tensor_bundle import Entry, Node
 from orthwrap.upgrades.arrays import store_paths
 from orthwrap.upgrades.ledger import Config
-from orthwrap.upgrades.models.names import name_of
+from orthwrap.upgrades.models.naming import name_of
 from orthwrap.upgrades.models.walk import is_model
 from orthwrap.upgrades.models.wrappers import inner_nodes
 from orthwrap.upgrades.rewriting import MAX_DEPTH, class_of, config_of, is_layer_node
