@@ -998,9 +998,9 @@ def check_equal(found: Mapping[str, Sequence[Any]], expected: Mapping[str, Seque
 
 
 def test_checkpoint_gives_back_every_bit(tmp_path: Path) -> None:
-    folder = CheckpointFolder(tmp_path / "c")
-    assert folder.open(resume=True) is None
-    folder.write(STATE, arrays(), best=arrays())
+    with CheckpointFolder(tmp_path / "c") as folder:
+        assert folder.open(resume=True) is None
+        folder.write(STATE, arrays(), best=arrays())
     again = CheckpointFolder(tmp_path / "c")
     state = again.open(resume=True)
     assert json.loads(json.dumps(vars(state))) == json.loads(json.dumps(vars(STATE)))

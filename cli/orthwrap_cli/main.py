@@ -64,12 +64,12 @@ def _why(error: BaseException) -> str:
         return f"{error.filename or 'the system'}: {error.strerror}"
     lines = [line for line in str(error).splitlines() if line.strip()]
     why = lines[0] if lines else type(error).__name__
-    why = f"orthwrap could not be loaded: {why}; --debug shows where"
+    why = f"orthwrap itself failed: {why}; --debug shows where"
     try:
         import resource
 
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    except (ImportError, OSError):
+    except Exception:  # where memory is short, nothing is sure to be loaded
         return why
     if limit == resource.RLIM_INFINITY:
         return why
