@@ -11,7 +11,7 @@ import keras
 
 from orthwrap import keras_inside
 from orthwrap.errors import ValueFault
-from orthwrap.model_config.layers import KERNELS, KernelSpec
+from orthwrap.model_config.layers import KernelSpec, layer_type_of_object
 from orthwrap.model_config.tree import Layer, Node, Step, to_snake_case, walk
 from orthwrap.stores.store import ModelRecord, WeightRef, as_float
 
@@ -139,11 +139,9 @@ def _members(owner: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _kind_of(live: Any) -> str | None:
-    """The first known Keras class the layer is an instance of."""
-    for cls in type(live).__mro__:
-        if cls.__name__ in KERNELS and cls.__module__.startswith("keras."):
-            return cls.__name__
-    return None
+    """The name of the first known class the layer is an instance of."""
+    known = layer_type_of_object(live)
+    return None if known is None else known.name
 
 
 def _is_trainable(model: Any, live: Any) -> bool:

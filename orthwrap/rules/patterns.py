@@ -22,17 +22,10 @@ from typing import Any
 import numpy as np
 
 from orthwrap.errors import ValueFault
-from orthwrap.model_config.layers import SLOT_KEYS
+from orthwrap.model_config.layers import FAMILIES, SLOT_KEYS
 from orthwrap.text import first_line
 
-SHORTHANDS = {
-    "all-conv": frozenset({"conv"}),
-    "all-dense": frozenset({"dense"}),
-    "all-depthwise": frozenset({"depthwise"}),
-    "all-attention": frozenset({"attention"}),
-    "all-recurrent": frozenset({"recurrent"}),
-    "all": frozenset({"conv", "dense", "depthwise", "attention", "recurrent"}),
-}
+SHORTHANDS = {**{f"all-{f}": frozenset({f}) for f in FAMILIES}, "all": frozenset(FAMILIES)}
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,7 @@ class Candidate:
         paths: every place of the layer; the first is its path.
         class_name: the config's class name, without a `package>` prefix.
         slot: the slot, or None for a layer that has none.
-        family: conv, dense, depthwise, attention, recurrent, or None.
+        family: one of `FAMILIES`, or None.
         layer: what a callable pattern is given.
     """
 
