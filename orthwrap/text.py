@@ -23,6 +23,10 @@ _PLAIN = {
 _FORMULA = re.compile(r"(^\s*|[;,]\s*)(?=[=+\-@＝＋－＠])")
 
 
+# What Markdown takes for markup within a line, and what makes a link of an address.
+_MARKUP = re.compile(r"[\\`*\[\]<>|~&$#@:]|(?<![^\W_])_|_(?![^\W_])|(?<=www)\.", re.IGNORECASE)
+
+
 def json_text(data: Any) -> str:
     """JSON in ASCII alone, so that no name in it acts on a screen or lacks an encoding."""
     return json.dumps(data, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
@@ -31,6 +35,11 @@ def json_text(data: Any) -> str:
 def csv_cell(name: str) -> str:
     """A name as a cell of words: one printable line, never a formula."""
     return _FORMULA.sub(r"\1'", printable(name))
+
+
+def markdown_text(name: str) -> str:
+    """A name as words of one line in Markdown, in a table too: never markup, HTML or a link."""
+    return _MARKUP.sub(r"\\\g<0>", printable(name))
 
 
 def plainly(text: str, encoding: str) -> str:

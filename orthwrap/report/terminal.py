@@ -554,8 +554,18 @@ def console(file: Any = None) -> Console:
 
 def text_of(report: Report | CompareReport) -> str:
     """A report as the commands show it, at 100 columns."""
-    show = render_compare if isinstance(report, CompareReport) else render
-    return as_text(lambda width: show(report, width))  # type: ignore[arg-type]  # by its kind
+    return as_text(lambda width: renderable(report, width))
+
+
+def renderable(
+    report: Report | CompareReport | list[Any], width: int, *, choices: bool = True
+) -> RenderableType:
+    """What a command ends with, for a terminal of `width` columns; `choices` as for `render`."""
+    if isinstance(report, Report):
+        return render(report, width, choices=choices)
+    if isinstance(report, CompareReport):
+        return render_compare(report, width)
+    return render_regularizers(report, width)
 
 
 def as_text(rendered: Callable[[int], RenderableType], width: int = 100) -> str:
