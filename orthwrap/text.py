@@ -73,6 +73,17 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def error_summary(error: BaseException) -> str:
+    """What kind of error it is, and the first line of its text: `TypeError: of what`."""
+    lines = str(error).strip().splitlines()
+    return ": ".join([type(error).__name__, *lines[:1]])
+
+
+def shortened(names: Sequence[str], most: int = 10) -> str:
+    """`a, b, …`: names in a row, the last ones left out where they are many."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
+
 def listed(names: Sequence[str], most: int = 3) -> str:
     """`a, b, c and 2 more`."""
     shown = ", ".join(names[:most])

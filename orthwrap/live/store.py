@@ -14,6 +14,7 @@ from orthwrap.errors import ValueFault
 from orthwrap.model_config.layers import KernelSpec, layer_type_of_object
 from orthwrap.model_config.tree import Layer, Node, Step, to_snake_case, walk
 from orthwrap.stores.store import ModelRecord, WeightRef, as_float
+from orthwrap.text import error_summary
 
 
 class LiveStore:
@@ -37,7 +38,7 @@ class LiveStore:
             self.root = _serialize(model)
         except Exception as e:  # get_config is the user's code and may raise anything
             self.root = {"class_name": type(model).__name__, "config": {}}
-            self.no_config = f"its get_config failed ({_first_line(e)})"
+            self.no_config = f"its get_config failed ({error_summary(e)})"
         self.record = ModelRecord(None, self.format, keras.__version__, int(model.count_params()))
         self._objects = _live_layers(model)
 
@@ -181,11 +182,6 @@ def _serialize(model: Any) -> Node:
         warnings.simplefilter("ignore")
         root: Node = keras.saving.serialize_keras_object(model)
     return root
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 # The caller's own classes and functions are alive, so they need not be registered for a copy.

@@ -109,7 +109,7 @@ def _regularizer_record(attachment: Attachment) -> RegularizerRecord:
     other = attachment.combined_with
     combined = None if other is None else describe(other)
     if not attachment.is_penalty:
-        return RegularizerRecord(attachment.said, attachment.factor, combined_with=combined)
+        return RegularizerRecord(attachment.label, attachment.factor, combined_with=combined)
     return RegularizerRecord(
         name=attachment.name,
         factor=attachment.factor,

@@ -117,13 +117,13 @@ class LayerRecord:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LayerRecord:
         """The inverse of `to_json`."""
-        told: Any = {
+        fields: Any = {
             name: data.get(name) for name in ("path", "class_name", "slot", "kernel", "layout")
         }
-        told |= {name: data.get(name) for name in ("decision", "rule", "previous", "foreign")}
+        fields |= {name: data.get(name) for name in ("decision", "rule", "previous", "foreign")}
         shape, matrices = data["shape"], data["matrices"]
         return cls(
-            **told,
+            **fields,
             shape=None if shape is None else tuple(shape),
             matrices=None if matrices is None else tuple(matrices.values()),
             reasons=because(data["reason"]),
@@ -321,12 +321,12 @@ class Comparison:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Comparison:
         """The inverse of `to_json`."""
-        told = dict(data)
+        fields = dict(data)
         for key in ("shape_before", "shape_after"):
-            told[key] = None if told[key] is None else tuple(told[key])
+            fields[key] = None if fields[key] is None else tuple(fields[key])
         for key in ("before", "after"):
-            told[key] = _made(Deviation, told[key])
-        return _known(cls, told)
+            fields[key] = _made(Deviation, fields[key])
+        return _known(cls, fields)
 
 
 @dataclass(frozen=True)

@@ -472,8 +472,8 @@ def _upgrades(command: str, upgrades: Iterable[Mapping[str, Any]], width: int) -
     table.add_column(style="dim", overflow="fold")
     for upgrade in upgrades:
         layers = list(upgrade.get("layers", ()))
-        some = printable(listed(layers))
-        table.add_row(f"  {upgrade['name']}", upgrade["vintage"].replace("-", "–"), some)
+        names = printable(listed(layers))
+        table.add_row(f"  {upgrade['name']}", upgrade["vintage"].replace("-", "–"), names)
     done = "Would be brought up to Keras 3" if command == "inspect" else "Brought up to Keras 3"
     return Group(Text(done, style="bold"), table)
 

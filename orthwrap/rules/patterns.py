@@ -23,7 +23,7 @@ import numpy as np
 
 from orthwrap.errors import ValueFault
 from orthwrap.model_config.layers import FAMILIES, SLOT_KEYS
-from orthwrap.text import first_line
+from orthwrap.text import error_summary
 
 SHORTHANDS = {**{f"all-{f}": frozenset({f}) for f in FAMILIES}, "all": frozenset(FAMILIES)}
 
@@ -98,7 +98,7 @@ def _asking(function: Callable[[Any], bool]) -> Callable[[Candidate], bool]:
         try:
             found: Any = function(candidate.layer)
         except Exception as e:  # the user's own code
-            raise ValueFault(f"{at} failed: {type(e).__name__}: {first_line(e)}") from e
+            raise ValueFault(f"{at} failed: {error_summary(e)}") from e
         if not isinstance(found, (bool, np.bool_)):
             raise ValueFault(f"{at} returned {found!r}: it must return True or False")
         return bool(found)
