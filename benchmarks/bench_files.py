@@ -50,13 +50,13 @@ FIGURES = """
 import sys, warnings
 warnings.simplefilter("ignore")
 import keras, numpy as np
-from orthwrap.model_config.layout import KERNELS
+from orthwrap.model_config.layers import LAYER_TYPES
 from orthwrap.report.measure import measure
 model = keras.saving.load_model(sys.argv[1])
 count = 0
 for layer in model.layers:
     if type(layer).__name__ in ("Conv2D", "Dense"):
-        (spec,) = KERNELS[type(layer).__name__]
+        (spec,) = LAYER_TYPES[type(layer).__name__].kernels
         kernel = np.asarray(layer.kernel)
         measure(kernel, spec.layout(layer.get_config(), kernel.shape))
         count += 1

@@ -33,6 +33,13 @@ class Opened:
     upgrades: tuple[Upgrade, ...] = ()
     original: Original | None = None
 
+    @property
+    def path(self) -> Path:
+        """What the user gave, where it was a path; a ValueError where it was a model."""
+        if self.original is None:
+            raise ValueError("a model in memory has no path")
+        return self.original.path
+
     def check_unchanged(self) -> None:
         """FileFault where the file is not the one any more that was opened."""
         if self.original is not None:

@@ -1,18 +1,20 @@
-"""The one place that acts: a plan becomes a new file, or a new model."""
+"""4. The one place that acts: a plan becomes a new file, or a new model."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from orthwrap.errors import RebuildError
+from orthwrap.loading.loading import load_compiled
+from orthwrap.loading.saving import save_model
 from orthwrap.opening import Opened
 from orthwrap.plan.decision import Decision, Plan
 from orthwrap.stores.files import FileStore
-from orthwrap.stores.outputs import DEFAULT_SUFFIX
+from orthwrap.stores.outputs import DEFAULT_SUFFIX, format_of
 from orthwrap.stores.replacing import replacing, scratch_folder
 
 _SAME_OUTPUTS = 1e-5  # the largest difference that arithmetic in another order may make
@@ -24,8 +26,6 @@ def changed_model(
     """The model with the plan done: a checked copy, or the live one itself."""
     from orthwrap.live.compiled import forget_compiled_steps
     from orthwrap.live.rebuild import live_objects, rebuild
-    from orthwrap.live.same_outputs import output_difference
-    from orthwrap.live.store import LiveStore
     from orthwrap.rules.references import known_objects
 
     # The caller's own classes, and functions that have no importable name, are in memory.
@@ -39,29 +39,51 @@ def changed_model(
             return store.model, ()
         model, notes = rebuild(store, planned.edits)
     live_only = [d for d in planned.changes if not d.slot.layer.pointers]
-    if live_only:
-        copy = LiveStore(model)
-        copy.layers()
-        for decision in live_only:
-            _set_live(copy, decision, functions)
-        notes = (
-            *notes,
-            f"{live_only[0].slot.layer.path} and {len(live_only) - 1} more are not in the model's "
-            "config: their regularizers act now, but a saved file keeps them only if the class's "
-            "get_config does",
-        )
-    difference = output_difference(store.model, model)
+    notes = (*notes, *_set_live_only(model, live_only, functions))
+    return model, (*notes, *_check_outputs(store.model, model))
+
+
+def copied_model(store: Any) -> tuple[Any, tuple[str, ...]]:
+    """A copy of a live model, as it is; and notes of what it lacks."""
+    from orthwrap.live.rebuild import rebuild
+
+    return rebuild(store, ())
+
+
+def _set_live_only(
+    model: Any, live_only: Sequence[Decision], functions: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Sets what has no place in the model's config, on the copy itself; a note of it."""
+    from orthwrap.live.store import LiveStore
+
+    if not live_only:
+        return ()
+    copy = LiveStore(model)
+    copy.layers()
+    for decision in live_only:
+        _set_live(copy, decision, functions)
+    return (
+        f"{live_only[0].slot.layer.path} and {len(live_only) - 1} more are not in the model's "
+        "config: their regularizers act now, but a saved file keeps them only if the class's "
+        "get_config does",
+    )
+
+
+def _check_outputs(model: Any, copy: Any) -> tuple[str, ...]:
+    """RebuildError where a copy gives other outputs; a note where they cannot be compared."""
+    from orthwrap.live.same_outputs import output_difference
+
+    difference = output_difference(model, copy)
     if difference is None:
-        notes = (
-            *notes,
+        return (
             "outputs of original and copy were not compared: no inputs were found that it takes",
         )
-    elif not difference <= _SAME_OUTPUTS:
+    if not difference <= _SAME_OUTPUTS:
         raise RebuildError(
-            f"model {store.model.name!r}: the copy made from its config gives other outputs (by "
+            f"model {model.name!r}: the copy made from its config gives other outputs (by "
             f"{difference:.3g}): use in_place=True, or mend the class's get_config"
         )
-    return model, notes
+    return ()
 
 
 def _set_live(store: Any, decision: Decision, functions: Mapping[str, Any]) -> None:
@@ -85,21 +107,53 @@ def _regularizer_for(decision: Decision, functions: Mapping[str, Any]) -> Any:
     return regularizer_of(decision.value) if isinstance(decision.value, (str, Mapping)) else None
 
 
-def write_copy(source: Opened, root: Any, target: Path, like: Path) -> None:
-    """The file with an edited config, whole or not at all, read back before it counts."""
-    store: FileStore = source.store
-    with replacing(target, like=like) as sibling:
-        store.write(sibling, root)
-        store.check_copy(sibling, json.loads(json.dumps(root)))
-        source.check_unchanged()
+def write_changed(
+    source: Opened,
+    root: Any,
+    target: Path,
+    custom_objects: Mapping[str, Any],
+    unsafe_lambda: bool,
+) -> tuple[Any, tuple[str, ...]]:
+    """The file with its config as in `root`, written to `target`, whole or not at all.
+
+    Keras is needed for another format alone.
+
+    Returns:
+        The model that Keras loaded for that, else None; and notes of what it could not load.
+    """
+    if format_of(target) == source.store.format:
+        _write_copy(source, root, target)
+        return None, ()
+    model, notes = load_changed(source, root, custom_objects, unsafe_lambda)
+    save(model, target)
+    return model, notes
 
 
-@contextlib.contextmanager
-def temporary_copy(source: Opened, root: Any) -> Iterator[Path]:
-    """The file with an edited config in a folder of its own, for Keras to load."""
+def load_changed(
+    source: Opened, root: Any, custom_objects: Mapping[str, Any], unsafe_lambda: bool
+) -> tuple[Any, tuple[str, ...]]:
+    """The model of a file with its config as in `root`; and notes of what was not loaded."""
     store: FileStore = source.store
     with scratch_folder() as folder:
-        path = folder / f"model{DEFAULT_SUFFIX[store.format]}"
-        store.write(path, root)
+        copy = folder / f"model{DEFAULT_SUFFIX[store.format]}"
+        store.write(copy, root)
         source.check_unchanged()
-        yield path
+        return load_compiled(copy, custom_objects, unsafe_lambda=unsafe_lambda, shown=source.path)
+
+
+def save(model: Any, target: Path | None) -> None:
+    """A changed model as a file; None writes none."""
+    if target is not None:
+        save_model(model, target)
+
+
+def _write_copy(source: Opened, root: Any, target: Path) -> None:
+    """The file with an edited config, read back before it counts."""
+    store: FileStore = source.store
+    with replacing(target, like=source.path) as sibling:
+        if root is store.root and not store.path.is_dir():  # not edited: byte for byte
+            shutil.copyfile(store.path, sibling)
+        else:
+            store.write(sibling, root)
+            store.check_copy(sibling, json.loads(json.dumps(root)))
+        source.check_unchanged()

@@ -9,12 +9,12 @@ from typing import Any
 
 from orthwrap.model_config.blocks import scale_of
 from orthwrap.model_config.layers import (
-    KERNELS,
+    LAYER_TYPES,
     SLOT_KEYS,
     UNKNOWN,
     KernelSpec,
     attention_layout,
-    family,
+    family_of,
 )
 from orthwrap.model_config.layout import Layout
 from orthwrap.model_config.tree import Layer, is_ours
@@ -131,7 +131,7 @@ _WRAPPERS = ("TimeDistributed", "Bidirectional")
 
 def _specs_of(layer: Layer) -> tuple[KernelSpec, ...]:
     if layer.kind is not None:
-        return KERNELS[layer.kind]
+        return LAYER_TYPES[layer.kind].kernels
     if not layer.is_container and "kernel_regularizer" in layer.config:
         return UNKNOWN
     return ()
@@ -173,7 +173,7 @@ def _slot(layer: Layer, name: str, found: Sequence[tuple[KernelSpec, WeightRef |
         note = f"class {layer.class_name} is not known: layout by its kernel's rank"
     elif layer.kind != layer.class_name:
         note = f"class {layer.class_name} has the layout of {layer.kind}"
-    own = family(layer.kind, name, kernels[0].layout)
+    family = family_of(kernels[0].spec, kernels[0].layout)
     return Slot(
         layer=layer,
         name=name,
@@ -182,7 +182,7 @@ def _slot(layer: Layer, name: str, found: Sequence[tuple[KernelSpec, WeightRef |
         problem=problem,
         note=note,
         existing=layer.config.get(SLOT_KEYS[name]),
-        families=() if own is None else (own,),
+        families=() if family is None else (family,),
     )
 
 

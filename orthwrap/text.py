@@ -23,6 +23,10 @@ _PLAIN = {
 _FORMULA = re.compile(r"(^\s*|[;,]\s*)(?=[=+\-@＝＋－＠])")
 
 
+# What Markdown takes for markup within a line, and what makes a link of an address.
+_MARKUP = re.compile(r"[\\`*\[\]<>|~&$#@:]|(?<![^\W_])_|_(?![^\W_])|(?<=www)\.", re.IGNORECASE)
+
+
 def json_text(data: Any) -> str:
     """JSON in ASCII alone, so that no name in it acts on a screen or lacks an encoding."""
     return json.dumps(data, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
@@ -31,6 +35,11 @@ def json_text(data: Any) -> str:
 def csv_cell(name: str) -> str:
     """A name as a cell of words: one printable line, never a formula."""
     return _FORMULA.sub(r"\1'", printable(name))
+
+
+def markdown_text(name: str) -> str:
+    """A name as words of one line in Markdown, in a table too: never markup, HTML or a link."""
+    return _MARKUP.sub(r"\\\g<0>", printable(name))
 
 
 def plainly(text: str, encoding: str) -> str:
@@ -62,6 +71,17 @@ def printable(text: str) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, or what kind of error it is."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def error_summary(error: BaseException) -> str:
+    """What kind of error it is, and the first line of its text: `TypeError: of what`."""
+    lines = str(error).strip().splitlines()
+    return ": ".join([type(error).__name__, *lines[:1]])
+
+
+def shortened(names: Sequence[str], most: int = 10) -> str:
+    """`a, b, …`: names in a row, the last ones left out where they are many."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:

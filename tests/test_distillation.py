@@ -24,8 +24,8 @@ from orthwrap.training.goal.distillation import (
     distillation_losses,
     imitating,
     kinds_of,
+    note_on_batch_statistics,
     teacher_outputs,
-    told_of_batch_statistics,
 )
 from orthwrap.training.goal.inputs_outputs import outputs_of
 
@@ -447,5 +447,5 @@ def test_looking_at_batches_moves_no_statistics() -> None:
     before = [numpy(v) for v in model.variables]
     x = drawn(64, 6, seed=1) + np.float32(6)
     y = model.predict_on_batch(x)
-    assert "freeze batchnorm" in told_of_batch_statistics(model, [(x, y)], [SOFTMAX])
+    assert "freeze batchnorm" in note_on_batch_statistics(model, [(x, y)], [SOFTMAX])
     assert all(np.array_equal(a, numpy(v)) for a, v in zip(before, model.variables, strict=True))

@@ -27,7 +27,7 @@ from orthwrap.training.factors.auto import (
     chosen_of,
     factors_from,
     resolve,
-    told,
+    resolved_in_words,
     with_resolved,
 )
 from orthwrap.training.factors.gradients import penalty_gradients, task_gradients
@@ -91,10 +91,10 @@ def test_where_no_factor_follows_the_default_stays_and_says_why(
     assert found.factor == 1e-3
     assert words in found.problem
     assert found.why == f"factor auto: 0.001, the default, as {found.problem}"
-    assert told([found]) == (f"{found.name}: {found.why}",)
+    assert resolved_in_words([found]) == (f"{found.name}: {found.why}",)
     good = [Resolved((f"conv{i}", "kernel"), 0.01 * i, 1.0, 1.0) for i in range(1, 9)]
     names = ", ".join([found.name] * 3)
-    assert told([*good, *[found] * 4]) == (
+    assert resolved_in_words([*good, *[found] * 4]) == (
         "factor auto: 0.01 to 0.08 over 8 kernels",
         f"factor auto: the default for {names} and 1 more, as {found.problem}",
     )

@@ -100,7 +100,7 @@ def test_the_line_names_orthwraps_own_innermost_place(
             "orthwrap.model_config.tree.to_snake_case", failing(TypeError("of a config"))
         )
         assert failed("inspect", "m.h5").startswith("error: m.h5 is not in a form that orthwrap")
-    monkeypatch.setattr("orthwrap.survey.family", failing(TypeError("of ours")))
+    monkeypatch.setattr("orthwrap.survey.family_of", failing(TypeError("of ours")))
     assert "at orthwrap.survey, line" in failed("inspect", "m.h5")
 
 

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orthwrap.errors import ValueFault
-from orthwrap.model_config.layers import KERNELS, attention_layout, layout_by_rank
+from orthwrap.model_config.layers import LAYER_TYPES, attention_layout, layout_by_rank
 from orthwrap.model_config.layout import Layout, across_channels, conv_layout
 
 
 def layout_of(cls: str, shape: tuple[int, ...], slot: int = 0, **config: object) -> Layout:
-    made = KERNELS[cls][slot].layout(config, shape)
+    made = LAYER_TYPES[cls].kernels[slot].layout(config, shape)
     assert isinstance(made, Layout), made
     return made
 

@@ -13,11 +13,11 @@ from orthwrap.rules.words import spoken
 from orthwrap.training.settings import TrainingWords
 from orthwrap_cli import options as o
 from orthwrap_cli import training_options as t
-from orthwrap_cli.command import check_json, command, progress, show_result
+from orthwrap_cli.command import command
 from orthwrap_cli.word_options import with_words
 
 
-@command
+@command("report")
 @with_words(attach=AttachWords, training=TrainingWords)
 def apply(
     model: o.Model,
@@ -40,10 +40,8 @@ def apply(
     unsafe_lambda: o.UnsafeLambda = False,
     force: o.Force = False,
     no_measure: o.NoMeasure = False,
-    json: o.Json = None,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
-) -> None:
+    screen: Any = None,
+) -> Any:
     """Attach a regularizer to every kernel that matches; with --data also fine-tune.
 
     Without --data nothing in the file is run and neither Keras nor TensorFlow is loaded: the copy
@@ -51,15 +49,6 @@ def apply(
     """
     import orthwrap
 
-    report_to = check_json(
-        json,
-        model=model,
-        output=output,
-        rules=rules,
-        data=data,
-        validation=training["validation"],
-        log=training["log"],
-    )
     t.prepare(data, training)
     given = {k: v for k, v in attach.items() if v is not None}
     if rules is not None:
@@ -73,7 +62,7 @@ def apply(
     used = [rule.regularizer for rule in given.get("rules", ())] or [attach["regularizer"] or ""]
     if any(":" in name for name in used):
         o.look_here()
-    result = orthwrap.apply(
+    return orthwrap.apply(
         model,
         output,
         **given,
@@ -85,6 +74,5 @@ def apply(
         unsafe_lambda=unsafe_lambda,
         measure=not no_measure,
         upgrade=not no_upgrade,
-        progress=None if data is None else progress(report_to, quiet),
+        progress=None if data is None else screen.progress(),
     )
-    show_result(result, report_to, quiet)

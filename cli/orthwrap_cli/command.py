@@ -1,17 +1,18 @@
-"""What every command does around its verb: errors, JSON, the screen."""
+"""What every command does around its verb: its report's outputs, errors, the screen."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 import typer
 
 from orthwrap.errors import (
-    FileFault,
     Interrupted,
     OrthwrapError,
     UsageError,
@@ -20,40 +21,78 @@ from orthwrap.errors import (
     raised_at,
 )
 from orthwrap.stores.written import noting
-from orthwrap.text import json_text, listed, printable
+from orthwrap.text import listed, printable
 from orthwrap.training.loop.interrupts import note_interrupts
+from orthwrap_cli import options as o
+from orthwrap_cli.report_outputs import ReportOutputs, export_options
 from orthwrap_cli.start import raise_at_interrupts
 
-P = ParamSpec("P")
+# The options that name a command's own files, which no report may replace.
+_FILES = ("model", "output", "before", "after", "rules", "data", "validation", "log")
 
 
-def command(function: Callable[P, None]) -> Callable[P, None]:
-    """Turns orthwrap's errors into one line and an exit code."""
+def command(kind: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
+    """A command, from a function that gives back a report of this kind, or a verb's result.
 
-    @functools.wraps(function)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        debug = bool(kwargs.get("debug"))
-        raise_at_interrupts()
-        note_interrupts()
-        with noting() as written:
-            try:
-                function(*args, **kwargs)
-            except OrthwrapError as e:
-                _fail(e, str(e), 2 if isinstance(e, UsageError) else 1, debug)
-            except KeyboardInterrupt as e:
-                sys.stderr.write(f"{printable(str(e) or f'interrupted: {_stands(written)}')}\n")
-                raise typer.Exit(130) from None
-            except BrokenPipeError:  # the reader of our output is gone: nobody is left to tell
-                raise typer.Exit(1) from None
-            except (typer.Exit, typer.Abort, typer.BadParameter):
-                raise
-            except Exception as e:
-                _fail(e, f"{_said(e, kwargs)}; {_stands(written)}", 1, debug)
+    The command gets the options of the report's outputs, `--quiet` and `--debug`. What the function
+    gives back is written and shown; orthwrap's errors become one line and an exit code. A parameter
+    `screen` of the function is no option: it gets the `Screen`.
+    """
 
-    return wrapped
+    def decorate(function: Callable[..., Any]) -> Callable[..., None]:
+        signature = inspect.signature(function, eval_str=True)
+        takes_screen = "screen" in signature.parameters
+        own = [p for p in signature.parameters.values() if p.name != "screen"]
+        exports = export_options(kind)
+        options = [*own, *exports, _flag("quiet", o.Quiet), _flag("debug", o.Debug)]
+
+        @functools.wraps(function)
+        def wrapped(*, quiet: bool, debug: bool, **given: Any) -> None:
+            asked = {option.name: given.pop(option.name) for option in exports}
+            files = {name: given[name] for name in _FILES if name in given}
+            with _errors_in_words(given, debug):
+                screen = Screen(ReportOutputs.checked(asked, files), quiet)
+                if takes_screen:
+                    given["screen"] = screen
+                screen.show(function(**given))
+
+        wrapped.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in options],
+            return_annotation=None,
+        )
+        return wrapped
+
+    return decorate
 
 
-def _said(error: Exception, options: Mapping[str, Any]) -> str:
+def _flag(name: str, annotation: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=False, annotation=annotation)
+
+
+@contextlib.contextmanager
+def _errors_in_words(options: Mapping[str, Any], debug: bool) -> Iterator[None]:
+    """What goes wrong is one line on standard error, and an exit code."""
+    raise_at_interrupts()
+    note_interrupts()
+    with noting() as written:
+        try:
+            yield
+        except OrthwrapError as e:
+            _fail(e, str(e), 2 if isinstance(e, UsageError) else 1, debug)
+        except KeyboardInterrupt as e:
+            line = str(e) or f"interrupted: {_written_before(written)}"
+            sys.stderr.write(f"{printable(line)}\n")
+            raise typer.Exit(130) from None
+        except BrokenPipeError:  # the reader of our output is gone: nobody is left to tell
+            raise typer.Exit(1) from None
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except Exception as e:
+            _fail(e, f"{_explained(e, options)}; {_written_before(written)}", 1, debug)
+
+
+def _explained(error: Exception, options: Mapping[str, Any]) -> str:
     """An error that nobody raised on purpose, in true words: what is known of it, no more."""
     words = " ".join(str(error).split())[:300]
     place = origin(error) or raised_at(error)
@@ -74,7 +113,7 @@ def _said(error: Exception, options: Mapping[str, Any]) -> str:
     )
 
 
-def _stands(written: Sequence[Path]) -> str:
+def _written_before(written: Sequence[Path]) -> str:
     """What a command that did not come to its end has put in place."""
     if not written:
         return "nothing was written"
@@ -90,110 +129,51 @@ def _fail(error: BaseException, message: str, code: int, debug: bool) -> None:
     raise typer.Exit(code) from None
 
 
-class Json:
-    """Where a report goes as JSON: to standard output, to a file, or to what is there already."""
+class Screen:
+    """Where a command shows what it does; on standard error where a report has standard output."""
 
-    def __init__(self, target: str) -> None:
-        from orthwrap.stores.replacing import TextOutput
+    def __init__(self, outputs: ReportOutputs, quiet: bool) -> None:
+        self._outputs = outputs
+        self._quiet = quiet
 
-        self.is_stdout = target == "-" or _is_stdout(Path(target))
-        if self.is_stdout and sys.__stdout__ is None:
-            raise FileFault(f"--json {target}: standard output is closed: name a file")
-        self._output = None if self.is_stdout else TextOutput(Path(target))
+    def show(self, done: Any) -> None:
+        """Writes a report where it was asked for, and shows it unless quiet.
 
-    def write(self, data: Any) -> None:
-        text = json_text(data)
-        if self._output is None:
-            sys.stdout.write(text)
-            sys.stdout.flush()  # here, where a reader that is gone is noticed
-        else:
-            self._output.write(text)
+        Args:
+            done: a report, or a verb's result; of several processes that trained together, process
+                0 alone has a report to show.
+        """
+        process = getattr(done, "process", 0)
+        if not process:
+            self._show(getattr(done, "report", done))
+        elif not self._quiet:
+            sys.stdout.write(f"process {process}: trained; process 0 has model and report\n")
 
+    def _show(self, report: Any) -> None:
+        try:
+            self._outputs.write(report)
+            if not self._quiet:
+                from orthwrap.report.terminal import renderable
 
-def check_json(target: str | None, **others: Any) -> Json | None:
-    """Where the JSON is to go; None for nowhere.
+                screen = self._console()
+                # What training chose was shown as it began.
+                screen.print(renderable(report, screen.width, choices=False))
+                screen.file.flush()
+        except KeyboardInterrupt as e:
+            written = getattr(report, "output", None)
+            if written is None:
+                raise
+            raise Interrupted(f"interrupted: {written} is written, its report was not shown") from e
 
-    `others` are the command's own files, by their words.
+    def progress(self) -> Any:
+        """Who shows how training goes; None where it is quiet."""
+        if self._quiet:
+            return None
+        from orthwrap.report.progress import TrainingProgress
 
-    Raises:
-        FileFault: it could not be written in the end, or would replace another file.
-    """
-    if target is None:
-        return None
-    from orthwrap.stores.outputs import check_apart, check_replaceable
+        return TrainingProgress(self._console())
 
-    if target != "-":
-        check_apart(
-            target, "--json", {f"the {word} of this command": p for word, p in others.items()}
-        )
-        if not Path(target).parent.is_dir():
-            raise FileFault(
-                f"folder {Path(target).parent} for --json does not exist: make it first"
-            )
-        marks = ('"schema": "orthwrap.', '"formula"')
-        check_replaceable(Path(target), "--json", "JSON of an earlier command", *marks)
-    json = Json(target)
-    log = others.get("log")
-    if json.is_stdout and log is not None and _is_stdout(Path(log)):
-        raise UsageError("--json and --log cannot both go to standard output: name a file for one")
-    return json
+    def _console(self) -> Any:
+        from orthwrap.report.terminal import console
 
-
-def _is_stdout(path: Path) -> bool:
-    """Whether a path, as `/dev/stdout`, is the command's own standard output."""
-    from orthwrap.stores.replacing import descriptor_of
-
-    return descriptor_of(path) == 1
-
-
-def show(data: Any, renderable: Callable[[int], Any], json: Json | None, quiet: bool) -> None:
-    """The report as JSON where asked for, and on the screen unless quiet.
-
-    With `--json -`, standard output carries JSON alone and the table goes to standard error.
-    """
-    try:
-        if json is not None:
-            json.write(data)
-        if not quiet:
-            screen = _screen(json)
-            screen.print(renderable(screen.width))
-            screen.file.flush()
-    except KeyboardInterrupt as e:
-        written = data.get("output") if isinstance(data, dict) else None
-        if written is None:
-            raise
-        raise Interrupted(f"interrupted: {written} is written, its report was not shown") from e
-
-
-def show_report(report: Any, json: Json | None, quiet: bool) -> None:
-    """A verb's report, as `show` shows things."""
-
-    def rendered(width: int) -> Any:
-        from orthwrap.report.terminal import render
-
-        return render(report, width, choices=False)  # training has shown them as it began
-
-    show(report.to_json(), rendered, json, quiet)
-
-
-def show_result(result: Any, json: Json | None, quiet: bool) -> None:
-    """A verb's report; of several processes that trained together, process 0 alone has one."""
-    if not result.process:
-        show_report(result.report, json, quiet)
-    elif not quiet:
-        sys.stdout.write(f"process {result.process}: trained; process 0 has model and report\n")
-
-
-def progress(json: Json | None, quiet: bool) -> Any:
-    """Who shows how training goes; on standard error where `--json -` has standard output."""
-    if quiet:
-        return None
-    from orthwrap.report.progress import TrainingProgress
-
-    return TrainingProgress(_screen(json))
-
-
-def _screen(json: Json | None) -> Any:
-    from orthwrap.report.terminal import console
-
-    return console(sys.stderr if json is not None and json.is_stdout else sys.stdout)
+        return console(sys.stderr if self._outputs.take_stdout else sys.stdout)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from orthwrap_cli import options as o
-from orthwrap_cli.command import check_json, command, show_report
+from orthwrap_cli.command import command
 
 
-@command
+@command("report")
 def inspect(
     model: o.Model,
     target: o.Target = None,
@@ -14,15 +16,11 @@ def inspect(
     no_upgrade: o.NoUpgrade = False,
     custom_objects: o.OwnPenalties = None,
     no_measure: o.NoMeasure = False,
-    json: o.Json = None,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
-) -> None:
+) -> Any:
     """How orthogonal is each layer, and what it carries; changes nothing."""
     import orthwrap
 
-    report_to = check_json(json, model=model)
-    report = orthwrap.inspect(
+    return orthwrap.inspect(
         model,
         target=target or None,
         exclude=exclude or (),
@@ -30,4 +28,3 @@ def inspect(
         upgrade=not no_upgrade,
         custom_objects=o.custom_objects(custom_objects),
     )
-    show_report(report, report_to, quiet)

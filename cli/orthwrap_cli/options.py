@@ -30,15 +30,6 @@ Output = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing OUT (never the input).")]
-Json = Annotated[
-    str | None,
-    typer.Option(
-        "--json",
-        metavar="FILE",
-        help="Write the report as JSON; - for standard output.",
-        rich_help_panel=_REPORT,
-    ),
-]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="No report on the screen.", rich_help_panel=_REPORT)
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
+from orthwrap.report.exports import EXPORTS
 from orthwrap.rules.rule import RuleWords
 from orthwrap.rules.words import Word, words_of
 from orthwrap.training.settings import TrainingWords
@@ -21,6 +22,7 @@ def page() -> str:
     parts = [
         *("## Rules: what to attach", "", *_table(RuleWords)),
         *("", "## Training, with `--data`", "", *_table(TrainingWords)),
+        *("", "## The report, for other programs and for people", "", *_exports()),
     ]
     return "\n".join([_HEAD, *parts, ""])
 
@@ -30,6 +32,13 @@ def _table(table: type) -> Iterator[str]:
     for name, word in words_of(table).items():
         cells = (f"`{name}`", _option(name, word), word.doc)
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _exports() -> Iterator[str]:
+    yield from ("| command | `report.save` | what it does |", "|---|---|---|")
+    for export in EXPORTS.values():
+        suffixes = ", ".join(f"`{suffix}`" for suffix in export.suffixes)
+        yield f"| `--{export.word}` | {suffixes} | {export.help}. |"
 
 
 def _option(name: str, word: Word) -> str:

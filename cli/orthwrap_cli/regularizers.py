@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from orthwrap_cli import options as o
-from orthwrap_cli.command import check_json, command, show
+from orthwrap_cli.command import command
 
 
-@command
+@command("regularizers")
 def regularizers(
     custom_objects: o.OwnPenalties = None,
-    json: o.Json = None,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
-) -> None:
+) -> Any:
     """The list, with formula, default factor and source."""
-    from orthwrap.report.terminal import regularizer_rows, render_regularizers
+    from orthwrap.report.terminal import regularizer_rows
     from orthwrap.rules.custom_objects import custom_objects_of
 
-    report_to = check_json(json)
     custom_objects_of(o.custom_objects(custom_objects))
-    rows = regularizer_rows()
-    show(rows, lambda width: render_regularizers(rows, width), report_to, quiet)
+    return regularizer_rows()

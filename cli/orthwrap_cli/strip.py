@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from orthwrap_cli import options as o
-from orthwrap_cli.command import check_json, command, show_report
+from orthwrap_cli.command import command
 
 
-@command
+@command("report")
 def strip(
     model: o.Model,
     output: o.Output = None,
@@ -14,20 +16,15 @@ def strip(
     custom_objects: o.CustomObjects = None,
     unsafe_lambda: o.UnsafeLambda = False,
     force: o.Force = False,
-    json: o.Json = None,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
-) -> None:
+) -> Any:
     """Remove orthwrap's regularizers: a plain Keras file again."""
     import orthwrap
 
-    report_to = check_json(json, model=model, output=output)
-    report = orthwrap.strip(
+    return orthwrap.strip(
         model,
         output,
         force=force,
         dry_run=dry_run,
         custom_objects=o.custom_objects(custom_objects),
         unsafe_lambda=unsafe_lambda,
-    ).report
-    show_report(report, report_to, quiet)
+    )

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from orthwrap_cli import options as o
-from orthwrap_cli.command import check_json, command, show_report
+from orthwrap_cli.command import command
 
 
-@command
+@command("report")
 def upgrade(
     model: o.Model,
     output: o.Output = None,
     custom_objects: o.CustomObjects = None,
     unsafe_lambda: o.UnsafeLambda = False,
     force: o.Force = False,
-    json: o.Json = None,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
-) -> None:
+) -> Any:
     """Bring an old file to Keras 3, nothing else."""
     import orthwrap
 
-    report_to = check_json(json, model=model, output=output)
-    report = orthwrap.upgrade(
+    return orthwrap.upgrade(
         model,
         output,
         force=force,
         custom_objects=o.custom_objects(custom_objects),
         unsafe_lambda=unsafe_lambda,
-    ).report
-    show_report(report, report_to, quiet)
+    )

@@ -32,13 +32,13 @@ def _annotation(name: str, word: Word) -> Any:
     return Annotated[kind if kind is bool else kind | None, option]
 
 
-def with_words(**tables: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_words(**tables: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Gives a command an option for each word of a table, in place of a parameter.
 
     The parameter then gets what was said, by word.
     """
 
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(function, eval_str=True)
         parameters: list[inspect.Parameter] = []
         for own in signature.parameters.values():
@@ -57,11 +57,11 @@ def with_words(**tables: type) -> Callable[[Callable[..., None]], Callable[..., 
             ]
 
         @functools.wraps(function)
-        def wrapped(**given: Any) -> None:
+        def wrapped(**given: Any) -> Any:
             for parameter, table in tables.items():
-                said = {n: given.pop(n) for n in words_of(table) if n in given}
-                given[parameter] = {n: PARSERS.get(n, _as_it_is)(v) for n, v in said.items()}
-            function(**given)
+                own = {n: given.pop(n) for n in words_of(table) if n in given}
+                given[parameter] = {n: PARSERS.get(n, _as_it_is)(v) for n, v in own.items()}
+            return function(**given)
 
         wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         return wrapped

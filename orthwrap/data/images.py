@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from orthwrap.data.ports import Array, NotFinite, Port, some, times
+from orthwrap.data.ports import Array, NotFinite, Port, shape_text
 from orthwrap.data.samples import Samples
 from orthwrap.errors import FileFault, OrthwrapError, UsageError, ValueFault
 from orthwrap.stores.regular import open_regular
-from orthwrap.text import first_line
+from orthwrap.text import first_line, shortened
 
 TRAINING = "train"
 VALIDATION = ("val", "valid", "validation")
@@ -157,7 +157,7 @@ class ImageRows:
         return len(self.paths)
 
     def describe(self, samples: int) -> str:
-        return f"images {times((samples, *self.shape))} ({self.pixels.describe()})"
+        return f"images {shape_text((samples, *self.shape))} ({self.pixels.describe()})"
 
     def batches(self, rows: Any, batch_size: int) -> Any:
         import keras
@@ -349,26 +349,26 @@ def _image_shape(inputs: Sequence[Port], how: Pixels) -> tuple[tuple[int, int, i
     """Height, width and channels, and whether the channels come first."""
     shape = inputs[0].shape
     if len(inputs) != 1 or len(shape) != 3:
-        wanted = ", ".join(f"{p.name!r} {times(p.shape) or '()'}" for p in inputs)
+        wanted = ", ".join(f"{p.name!r} {shape_text(p.shape) or '()'}" for p in inputs)
         raise ValueFault(f"a folder of images needs a model of one image input; it takes {wanted}")
     channels_first = shape[2] not in (1, 3, 4) and shape[0] in (1, 3, 4)
     channels = shape[0] if channels_first else shape[2]
     own = shape[1:] if channels_first else shape[:2]
     if channels not in (1, 3, 4):
         raise ValueFault(
-            f"input {inputs[0].name!r} of the model takes {times(shape)}: an image has 1, 3 or 4 "
-            "channels; give arrays instead"
+            f"input {inputs[0].name!r} of the model takes {shape_text(shape)}: an image has 1, 3 "
+            "or 4 channels; give arrays instead"
         )
     if how.size is not None and any(a not in (None, b) for a, b in zip(own, how.size, strict=True)):
         raise ValueFault(
-            f"image size {times(how.size)} does not fit input {inputs[0].name!r} of the model, "
-            f"which takes {times(own)}"
+            f"image size {shape_text(how.size)} does not fit input {inputs[0].name!r} of the "
+            f"model, which takes {shape_text(own)}"
         )
     height, width = how.size or own
     if height is None or width is None:
         raise ValueFault(
-            f"input {inputs[0].name!r} of the model takes images of any size ({times(shape)}): "
-            "give an image size, like 224x224"
+            f"input {inputs[0].name!r} of the model takes images of any size "
+            f"({shape_text(shape)}): give an image size, like 224x224"
         )
     return (height, width, channels), channels_first
 
@@ -429,7 +429,7 @@ def _check_classes(folder: Path, classes: Sequence[str], outputs: Sequence[Port]
     is_binary = units == 1 and len(classes) == 2
     if units is not None and units != len(classes) and not is_binary:
         raise ValueFault(
-            f"{folder} has {len(classes)} classes ({some(classes)}); output "
+            f"{folder} has {len(classes)} classes ({shortened(classes)}); output "
             f"{outputs[0].name!r} of the model has {units}"
         )
 

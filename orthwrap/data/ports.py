@@ -73,8 +73,8 @@ def check_input(key: str, array: Array, port: Port, where: str) -> None:
     )
     if not fits:
         raise ValueFault(
-            f"{where}: {key} has samples of shape {times(got) or '()'}; "
-            f"input {port.name!r} of the model takes {times(port.shape) or '()'}"
+            f"{where}: {key} has samples of shape {shape_text(got) or '()'}; "
+            f"input {port.name!r} of the model takes {shape_text(port.shape) or '()'}"
         )
 
 
@@ -99,19 +99,14 @@ def check_lengths(where: str, x: Sequence[Array], y: Sequence[Array], suffix: st
         raise ValueFault(f"{where}: {found} samples: x and y must have as many")
 
 
-def times(shape: Sequence[int | None]) -> str:
+def shape_text(shape: Sequence[int | None]) -> str:
     """A shape as `3×?`."""
     return "×".join("?" if d is None else str(d) for d in shape)
 
 
 def shapes(part: str, arrays: Sequence[Array], samples: int) -> str:
     """So many samples of arrays as `x 6×4 float32, x 6×9 uint8`."""
-    return ", ".join(f"{part} {times((samples, *a.shape[1:]))} {a.dtype}" for a in arrays)
-
-
-def some(names: Sequence[str], limit: int = 10) -> str:
-    """Names in a row, the last ones left out where they are many."""
-    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
+    return ", ".join(f"{part} {shape_text((samples, *a.shape[1:]))} {a.dtype}" for a in arrays)
 
 
 def as_model_takes(parts: Sequence[Any]) -> Any:

@@ -10,8 +10,9 @@ import numpy as np
 
 from orthwrap.data.arrays import gatherer
 from orthwrap.data.order import order, split
-from orthwrap.data.ports import Array, NotFinite, shapes, some
+from orthwrap.data.ports import Array, NotFinite, shapes
 from orthwrap.errors import OrthwrapError, ValueFault
+from orthwrap.text import shortened
 
 
 class Rows(Protocol):
@@ -70,7 +71,7 @@ class Samples:
         if self.y and not self.class_names:
             parts.append(shapes("y", self.y, self.count))
         if self.class_names:
-            parts.append(f"{len(self.class_names)} classes: {some(self.class_names)}")
+            parts.append(f"{len(self.class_names)} classes: {shortened(self.class_names)}")
         return ", ".join(parts)
 
     def shared_by(self, devices: int) -> Samples:

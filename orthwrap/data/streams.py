@@ -21,13 +21,13 @@ from orthwrap.data.ports import (
     check_lengths,
     check_numbers,
     not_finite,
+    shape_text,
     shapes,
-    times,
     trained_dtype,
 )
 from orthwrap.errors import OrthwrapError, ValueFault
 from orthwrap.rules.references import imported
-from orthwrap.text import first_line
+from orthwrap.text import error_summary
 
 # Of how many batches the labels are looked at, to choose a loss.
 _LOOKED_AT = 8
@@ -96,7 +96,7 @@ def called(function: Callable[[], Any]) -> Any:
     try:
         return function()
     except Exception as e:  # the user's own code
-        raise ValueFault(f"data function {name} failed: {_gist(e)}") from e
+        raise ValueFault(f"data function {name} failed: {error_summary(e)}") from e
 
 
 def name_of(function: Any) -> str:
@@ -273,7 +273,7 @@ class Stream:
         fault = self.faults[-1]
         if isinstance(fault, OrthwrapError):
             return fault
-        return ValueFault(f"reading a batch of {self.flow.kind} failed: {_gist(fault)}")
+        return ValueFault(f"reading a batch of {self.flow.kind} failed: {error_summary(fault)}")
 
     def _batches(self, start: int) -> Iterator[Batch]:
         for batch in self.flow.read(start):
@@ -339,7 +339,7 @@ def _look(
     except OrthwrapError:
         raise
     except Exception as e:  # the user's own code
-        raise ValueFault(f"reading a batch of {flow.kind} failed: {_gist(e)}") from e
+        raise ValueFault(f"reading a batch of {flow.kind} failed: {error_summary(e)}") from e
     if not read:
         raise ValueFault(
             f"{flow.kind} gave no batches: each epoch goes through it anew, and it must give "
@@ -412,10 +412,6 @@ def _check_batched(array: Array, port: Port, where: str) -> None:
     )
     if is_single:
         raise ValueFault(
-            f"{where} gives single samples of shape {times(array.shape)}: let it give batches, "
-            "such as with batch(32)"
+            f"{where} gives single samples of shape {shape_text(array.shape)}: let it give "
+            "batches, such as with batch(32)"
         )
-
-
-def _gist(error: BaseException) -> str:
-    return f"{type(error).__name__}: {first_line(error)}"

@@ -62,16 +62,17 @@ def _compile_arguments(model: Any) -> dict[str, Any]:
     """What the model was compiled with. Losses keep no state; optimizer and metrics are new."""
     arguments = dict(keras_inside.compile_arguments(model))
     optimizer = model.optimizer
-    arguments["optimizer"] = optimizer and again(optimizer)
+    arguments["optimizer"] = optimizer and new_from_config(optimizer)
     arguments["auto_scale_loss"] = False  # where it was scaled, the optimizer is that already
     for key in ("metrics", "weighted_metrics"):
         arguments[key] = keras.tree.map_structure(
-            lambda m: again(m) if isinstance(m, keras.metrics.Metric) else m, arguments[key]
+            lambda m: new_from_config(m) if isinstance(m, keras.metrics.Metric) else m,
+            arguments[key],
         )
     return arguments
 
 
-def again(thing: Any) -> Any:
+def new_from_config(thing: Any) -> Any:
     """Another one of the same config: a metric, an optimizer, without what it keeps."""
     return type(thing).from_config(thing.get_config())
 

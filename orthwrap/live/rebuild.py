@@ -13,9 +13,10 @@ from orthwrap import keras_inside
 from orthwrap.errors import RebuildError
 from orthwrap.live.carried import copy_own_state, copy_seeds, copy_trainable, layer_pairs
 from orthwrap.live.compiled import copy_compiled
-from orthwrap.live.store import LiveStore, _first_line
+from orthwrap.live.store import LiveStore
 from orthwrap.model_config.tree import Edit, Node, at, edit
 from orthwrap.rules.references import known_objects
+from orthwrap.text import error_summary
 
 
 def rebuild(store: LiveStore, edits: Sequence[Edit]) -> tuple[Any, tuple[str, ...]]:
@@ -44,7 +45,7 @@ def rebuild(store: LiveStore, edits: Sequence[Edit]) -> tuple[Any, tuple[str, ..
                     root, custom_objects=known, safe_mode=True
                 )
         except Exception as e:  # from_config is the user's code and may raise anything
-            raise _cannot_rebuild(model, f"from_config failed ({_first_line(e)})") from e
+            raise _cannot_rebuild(model, f"from_config failed ({error_summary(e)})") from e
     if not isinstance(new, keras.Model):
         raise _cannot_rebuild(model, f"its config makes a {type(new).__name__}")
     if [tuple(w.shape) for w in new.weights] != [tuple(w.shape) for w in model.weights]:

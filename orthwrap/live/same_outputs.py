@@ -9,7 +9,7 @@ import numpy as np
 
 from orthwrap import keras_inside
 from orthwrap.errors import RebuildError
-from orthwrap.live.store import _first_line
+from orthwrap.text import error_summary
 
 
 def output_difference(first: Any, second: Any, seed: int = 0) -> float | None:
@@ -32,7 +32,7 @@ def output_difference(first: Any, second: Any, seed: int = 0) -> float | None:
     except Exception as e:  # the copy of a user's class may do anything
         raise RebuildError(
             f"model {first.name!r}: the copy made from its config fails on inputs that the model "
-            f"takes ({type(e).__name__}: {_first_line(e)}): use in_place=True, or mend the "
+            f"takes ({error_summary(e)}): use in_place=True, or mend the "
             "class's get_config"
         ) from e
     worst = 0.0

@@ -11,9 +11,10 @@ import keras
 
 from orthwrap import keras_inside
 from orthwrap.errors import ValueFault
-from orthwrap.model_config.layers import KERNELS, KernelSpec
+from orthwrap.model_config.layers import KernelSpec, layer_type_of_object
 from orthwrap.model_config.tree import Layer, Node, Step, to_snake_case, walk
 from orthwrap.stores.store import ModelRecord, WeightRef, as_float
+from orthwrap.text import error_summary
 
 
 class LiveStore:
@@ -37,7 +38,7 @@ class LiveStore:
             self.root = _serialize(model)
         except Exception as e:  # get_config is the user's code and may raise anything
             self.root = {"class_name": type(model).__name__, "config": {}}
-            self.no_config = f"its get_config failed ({_first_line(e)})"
+            self.no_config = f"its get_config failed ({error_summary(e)})"
         self.record = ModelRecord(None, self.format, keras.__version__, int(model.count_params()))
         self._objects = _live_layers(model)
 
@@ -139,11 +140,9 @@ def _members(owner: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _kind_of(live: Any) -> str | None:
-    """The first known Keras class the layer is an instance of."""
-    for cls in type(live).__mro__:
-        if cls.__name__ in KERNELS and cls.__module__.startswith("keras."):
-            return cls.__name__
-    return None
+    """The name of the first known class the layer is an instance of."""
+    known = layer_type_of_object(live)
+    return None if known is None else known.name
 
 
 def _is_trainable(model: Any, live: Any) -> bool:
@@ -183,11 +182,6 @@ def _serialize(model: Any) -> Node:
         warnings.simplefilter("ignore")
         root: Node = keras.saving.serialize_keras_object(model)
     return root
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 # The caller's own classes and functions are alive, so they need not be registered for a copy.

@@ -121,7 +121,7 @@ def _load(
             ours = _ours_within(e)
             if ours is not None:
                 raise type(ours)(str(ours)) from e
-            raise FileFault(f"Keras cannot load {shown}: {_first_line(e)}") from e
+            raise FileFault(f"Keras cannot load {shown}: {_keras_reason(e)}") from e
     if is_hdf5(path) and getattr(model, "compiled", False) and model.optimizer is not None:
         notes += restore_optimizer(model, path)
     return model, notes
@@ -180,7 +180,7 @@ def _ours_within(error: BaseException) -> OrthwrapError | None:
     return cause
 
 
-def _first_line(error: BaseException) -> str:
+def _keras_reason(error: BaseException) -> str:
     """What went wrong, without the configs that Keras puts around it."""
     text = str(error).rpartition("Exception encountered: ")[2]
     text = (text.strip().splitlines() or [type(error).__name__])[0]

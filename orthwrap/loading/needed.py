@@ -64,6 +64,26 @@ def known_objects(root: Node, given: dict[str, Any], shown: Path) -> dict[str, A
     Raises:
         FileFault: the config names what neither Keras nor the user knows.
     """
+    found = dict(given)
+    users: dict[str, dict[str, None]] = {}
+    for need in needs.unknown(root, _lookup_in(found)):
+        users.setdefault(need.name, {})[need.where] = None
+    if users:
+        named = "; ".join(
+            f"{name!r} (in {listed(tuple(places), _MOST_PLACES)})" for name, places in users.items()
+        )
+        raise FileFault(
+            f"Keras cannot load {shown}: it needs {named}, which {_are(users)} not known here: "
+            "give --custom-objects package.module:Name (custom_objects= in Python)"
+        )
+    return found
+
+
+def _lookup_in(found: dict[str, Any]) -> needs.Lookup:
+    """Who knows what a config names: `given`, `keras`, or None.
+
+    `found` is what was given; it gets the names with a package that the file has for it.
+    """
     import keras
 
     spaces = [getattr(keras, name) for name in _NAMESPACES]
@@ -76,15 +96,20 @@ def known_objects(root: Node, given: dict[str, Any], shown: Path) -> dict[str, A
         "constraint": keras.constraints.get,
         "loss": keras.losses.get,
     }
-    found = dict(given)
+    bare_names = dict(found)
 
-    def lookup(need: needs.Need) -> str | None:
+    def is_given(need: needs.Need) -> bool:
         names = (need.name, *need.others)
         if any(keras.saving.get_registered_object(n, found) is not None for n in names):
-            return "given"
+            return True
         bare = need.name.rpartition(">")[2]
-        if need.name != bare and bare in given:
-            found[need.name] = given[bare]
+        if need.name == bare or bare not in bare_names:
+            return False
+        found[need.name] = bare_names[bare]
+        return True
+
+    def lookup(need: needs.Need) -> str | None:
+        if is_given(need):
             return "given"
         if need.kind == "regularizer" and is_reference(need.name):
             return None if find(need.name, found) is None else "given"
@@ -98,18 +123,7 @@ def known_objects(root: Node, given: dict[str, Any], shown: Path) -> dict[str, A
         known = package in ("keras", "builtins") and need.name.lower() in builtin
         return "keras" if known else None
 
-    users: dict[str, dict[str, None]] = {}
-    for need in needs.unknown(root, lookup):
-        users.setdefault(need.name, {})[need.where] = None
-    if users:
-        named = "; ".join(
-            f"{name!r} (in {listed(tuple(places), _MOST_PLACES)})" for name, places in users.items()
-        )
-        raise FileFault(
-            f"Keras cannot load {shown}: it needs {named}, which {_are(users)} not known here: "
-            "give --custom-objects package.module:Name (custom_objects= in Python)"
-        )
-    return found
+    return lookup
 
 
 # Where Keras keeps what a config may name.

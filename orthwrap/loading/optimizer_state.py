@@ -15,9 +15,9 @@ from orthwrap.upgrades.h5_file import STATE_ASIDE
 
 def restore_optimizer(model: Any, path: Path) -> tuple[str, ...]:
     """An optimizer for the model's own variables, in the state the file has."""
-    from orthwrap.live.compiled import again, set_optimizer
+    from orthwrap.live.compiled import new_from_config, set_optimizer
 
-    optimizer = again(model.optimizer)
+    optimizer = new_from_config(model.optimizer)
     optimizer.build(model.trainable_variables)
     set_optimizer(model, optimizer)
     with hdf5.open_hdf5(path) as f:

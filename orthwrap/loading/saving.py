@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orthwrap.errors import FileFault
-from orthwrap.loading.loading import _first_line, _quiet_keras
+from orthwrap.loading.loading import _keras_reason, _quiet_keras
 from orthwrap.penalties.attachment import check_reference
 from orthwrap.stores.replacing import replacing
 
@@ -35,5 +35,5 @@ def save_model(model: Any, target: Path, like: Path | None = None) -> None:
             raise
         except Exception as e:  # a user's get_config may raise anything
             raise FileFault(
-                f"Keras cannot save the model as {target.name}: {_first_line(e)}"
+                f"Keras cannot save the model as {target.name}: {_keras_reason(e)}"
             ) from e

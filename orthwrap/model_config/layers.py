@@ -1,13 +1,22 @@
-"""The layer types whose kernels can be regularized: one row each."""
+"""The layer types whose kernels can be regularized: one row each in `LAYER_TYPES`.
+
+Whether a layer is found, live and in files, which kernels it has, how each becomes matrices, which
+shorthand chooses it and what else the class is called: all follow from its row.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from orthwrap import keras_inside
 from orthwrap.model_config.layout import Layout, conv_layout
+
+LayoutOf = Callable[[Mapping[str, Any], tuple[int, ...]], Layout | str]
+
+# The families that have a shorthand: `all-conv` and so on.
+FAMILIES = ("conv", "dense", "depthwise", "attention", "recurrent")
 
 
 @dataclass(frozen=True)
@@ -21,18 +30,42 @@ class KernelSpec:
         index: the place of the weight among the owner's variables.
         label: how the report names the kernel; `query/kernel` where a layer has several in a slot.
         layout: (layer config, kernel shape) → Layout, or a str: why it has none.
+        family: the shorthand that chooses it, one of `FAMILIES`; None: chosen by name alone.
     """
 
     slot: str
     weight: str
-    layout: Callable[[Mapping[str, Any], tuple[int, ...]], Layout | str]
+    layout: LayoutOf
+    family: str | None
     attributes: tuple[str, ...] = ()
     index: int = 0
-    label: str = field(default="")
+    label: str = ""
 
     @property
     def name(self) -> str:
         return self.label or self.weight
+
+
+@dataclass(frozen=True)
+class LayerType:
+    """A class of layers whose kernels can be regularized.
+
+    Attributes:
+        name: the class, as files and Keras's public names have it.
+        kernels: its kernels.
+        aliases: other names of the same class: those that Keras once wrote, or its Python name.
+        package: the package that defines it; a class of the same name elsewhere is another one.
+    """
+
+    name: str
+    kernels: tuple[KernelSpec, ...]
+    aliases: tuple[str, ...] = ()
+    package: str = "keras"
+
+    def is_class(self, cls: type) -> bool:
+        """Whether a Python class is this one."""
+        named = cls.__name__ in (self.name, *self.aliases)
+        return named and cls.__module__.partition(".")[0] == self.package
 
 
 SLOT_KEYS = {
@@ -128,7 +161,7 @@ def _einsum(config: Mapping[str, Any], shape: tuple[int, ...]) -> Layout | str:
     return Layout("einsum", rows, columns, batch)
 
 
-def _recurrent(gates: int) -> Callable[[Mapping[str, Any], tuple[int, ...]], Layout | str]:
+def _recurrent(gates: int) -> LayoutOf:
     def layout(config: Mapping[str, Any], shape: tuple[int, ...]) -> Layout | str:
         if len(shape) == 2:
             return Layout("recurrent", (0,), (1,), parts=gates)
@@ -182,133 +215,76 @@ def layout_by_rank(config: Mapping[str, Any], shape: tuple[int, ...]) -> Layout 
     return f"a kernel of {rank} axes in a class that is not known has no layout"
 
 
-_CELL = ("cell",)
-
-
-def _recurrent_specs(gates: int, attributes: tuple[str, ...] = ()) -> tuple[KernelSpec, ...]:
+def _recurrent_kernels(gates: int, attributes: tuple[str, ...] = ()) -> tuple[KernelSpec, ...]:
+    layout = _recurrent(gates)
     return (
-        KernelSpec("kernel", "kernel", _recurrent(gates), attributes, 0),
-        KernelSpec("recurrent", "recurrent_kernel", _recurrent(gates), attributes, 1),
+        KernelSpec("kernel", "kernel", layout, "recurrent", attributes, 0),
+        KernelSpec("recurrent", "recurrent_kernel", layout, "recurrent", attributes, 1),
     )
 
 
-def _attention_specs() -> tuple[KernelSpec, ...]:
-    layouts = {"attention_output": _attention_output}
-    return tuple(
-        KernelSpec(
-            "kernel",
-            "kernel",
-            layouts.get(part, _attention_projection),
-            (attribute,),
-            0,
-            f"{part}/kernel",
-        )
-        for part, attribute in keras_inside.ATTENTION_PARTS.items()
-    )
+def _attention_kernel(part: str, attribute: str) -> KernelSpec:
+    layout = _attention_output if part == "attention_output" else _attention_projection
+    return KernelSpec("kernel", "kernel", layout, "attention", (attribute,), 0, f"{part}/kernel")
 
 
-_CONV = (KernelSpec("kernel", "kernel", _conv),)
+_CELL = ("cell",)
+_DENSE = (KernelSpec("kernel", "kernel", _dense, "dense"),)
+_EINSUM = (KernelSpec("kernel", "kernel", _einsum, "dense"),)
+_CONV = (KernelSpec("kernel", "kernel", _conv, "conv"),)
+_TRANSPOSE = (KernelSpec("kernel", "kernel", _conv_transpose, "conv"),)
+_DEPTHWISE = (KernelSpec("depthwise", "depthwise_kernel", _depthwise, "depthwise"),)
+_SEPARABLE = (*_DEPTHWISE, KernelSpec("pointwise", "pointwise_kernel", _pointwise, "conv", (), 1))
+_ATTENTION = tuple(_attention_kernel(*p) for p in keras_inside.ATTENTION_PARTS.items())
+_EMBEDDINGS = (KernelSpec("embeddings", "embeddings", _embeddings, None),)
 
-
-_TRANSPOSE = (KernelSpec("kernel", "kernel", _conv_transpose),)
-
-
-_DEPTHWISE = (KernelSpec("depthwise", "depthwise_kernel", _depthwise),)
-
-
-_SEPARABLE = (
-    KernelSpec("depthwise", "depthwise_kernel", _depthwise, (), 0),
-    KernelSpec("pointwise", "pointwise_kernel", _pointwise, (), 1),
+_ROWS = (
+    LayerType("Dense", _DENSE, ("TimeDistributedDense",)),
+    LayerType("EinsumDense", _EINSUM),
+    LayerType("Conv1D", _CONV, ("Convolution1D",)),
+    LayerType("Conv2D", _CONV, ("Convolution2D",)),
+    LayerType("Conv3D", _CONV, ("Convolution3D",)),
+    LayerType("Conv1DTranspose", _TRANSPOSE, ("Convolution1DTranspose",)),
+    LayerType("Conv2DTranspose", _TRANSPOSE, ("Convolution2DTranspose", "Deconvolution2D")),
+    LayerType("Conv3DTranspose", _TRANSPOSE, ("Convolution3DTranspose",)),
+    LayerType("DepthwiseConv1D", _DEPTHWISE),
+    LayerType("DepthwiseConv2D", _DEPTHWISE, ("DepthwiseConvolution2D",)),
+    LayerType("SeparableConv1D", _SEPARABLE, ("SeparableConvolution1D",)),
+    LayerType("SeparableConv2D", _SEPARABLE, ("SeparableConvolution2D",)),
+    LayerType("MultiHeadAttention", _ATTENTION),
+    LayerType("GroupQueryAttention", _ATTENTION, ("GroupedQueryAttention",)),
+    LayerType("SimpleRNN", _recurrent_kernels(1, _CELL)),
+    LayerType("GRU", _recurrent_kernels(3, _CELL), ("CuDNNGRU",)),
+    LayerType("LSTM", _recurrent_kernels(4, _CELL), ("CuDNNLSTM",)),
+    LayerType("ConvLSTM1D", _recurrent_kernels(4, _CELL)),
+    LayerType("ConvLSTM2D", _recurrent_kernels(4, _CELL)),
+    LayerType("ConvLSTM3D", _recurrent_kernels(4, _CELL)),
+    LayerType("SimpleRNNCell", _recurrent_kernels(1)),
+    LayerType("GRUCell", _recurrent_kernels(3)),
+    LayerType("LSTMCell", _recurrent_kernels(4)),
+    LayerType("Embedding", _EMBEDDINGS),
 )
 
-
-KERNELS: dict[str, tuple[KernelSpec, ...]] = {
-    "Dense": (KernelSpec("kernel", "kernel", _dense),),
-    "EinsumDense": (KernelSpec("kernel", "kernel", _einsum),),
-    **{f"Conv{d}D": _CONV for d in (1, 2, 3)},
-    **{f"Conv{d}DTranspose": _TRANSPOSE for d in (1, 2, 3)},
-    **{f"DepthwiseConv{d}D": _DEPTHWISE for d in (1, 2)},
-    **{f"SeparableConv{d}D": _SEPARABLE for d in (1, 2)},
-    "MultiHeadAttention": _attention_specs(),
-    "GroupQueryAttention": _attention_specs(),
-    **{
-        name: _recurrent_specs(gates, _CELL)
-        for name, gates in (
-            ("SimpleRNN", 1),
-            ("GRU", 3),
-            ("LSTM", 4),
-            ("ConvLSTM1D", 4),
-            ("ConvLSTM2D", 4),
-            ("ConvLSTM3D", 4),
-        )
-    },
-    **{
-        name: _recurrent_specs(gates)
-        for name, gates in (("SimpleRNNCell", 1), ("GRUCell", 3), ("LSTMCell", 4))
-    },
-    "Embedding": (KernelSpec("embeddings", "embeddings", _embeddings),),
-}
-
-
-# Names under which Keras once wrote the same class.
-OLD_NAMES = {
-    **{f"Convolution{d}D": f"Conv{d}D" for d in (1, 2, 3)},
-    **{f"Convolution{d}DTranspose": f"Conv{d}DTranspose" for d in (1, 2, 3)},
-    "Deconvolution2D": "Conv2DTranspose",
-    "DepthwiseConvolution2D": "DepthwiseConv2D",
-    "SeparableConvolution1D": "SeparableConv1D",
-    "SeparableConvolution2D": "SeparableConv2D",
-    "TimeDistributedDense": "Dense",
-    "CuDNNGRU": "GRU",
-    "CuDNNLSTM": "LSTM",
-}
-
+LAYER_TYPES = {name: row for row in _ROWS for name in (row.name, *row.aliases)}
+"""Each layer type, by its name and by its aliases."""
 
 # A class that is not known, but whose config has kernel_regularizer.
-UNKNOWN = (KernelSpec("kernel", "kernel", layout_by_rank),)
+UNKNOWN = (KernelSpec("kernel", "kernel", layout_by_rank, None),)
 
 
-_CONV_CLASSES = frozenset(f"Conv{d}D{t}" for d in (1, 2, 3) for t in ("", "Transpose"))
+def layer_type_of(class_name: str) -> LayerType | None:
+    """The layer type that a config calls by this name, or None."""
+    return LAYER_TYPES.get(class_name)
 
 
-_DEPTHWISE_CLASSES = frozenset(f"DepthwiseConv{d}D" for d in (1, 2))
+def layer_type_of_object(layer: object) -> LayerType | None:
+    """The first layer type that a live layer is an instance of, or None."""
+    classes = ((cls, LAYER_TYPES.get(cls.__name__)) for cls in type(layer).__mro__)
+    return next((row for cls, row in classes if row is not None and row.is_class(cls)), None)
 
 
-_SEPARABLE_CLASSES = frozenset(f"SeparableConv{d}D" for d in (1, 2))
-
-
-_RECURRENT_CLASSES = frozenset(
-    (
-        *("SimpleRNN", "LSTM", "GRU", "SimpleRNNCell", "LSTMCell", "GRUCell"),
-        *("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"),
-    )
-)
-
-
-_ATTENTION_CLASSES = frozenset(("MultiHeadAttention", "GroupQueryAttention"))
-
-
-_DENSE_CLASSES = frozenset(("Dense", "EinsumDense"))
-
-
-def family(kind: str | None, slot: str, layout: Layout | None) -> str | None:
-    """The shorthand a kernel belongs to: conv, dense, depthwise, attention, recurrent, or None.
-
-    Args:
-        kind: the known class the layer is, or is a subclass of; None for a class not known.
-        slot: the kernel's slot.
-        layout: the layout by rank, which stands in where the class is not known.
-    """
-    if kind is None:
-        return layout.name if layout is not None and layout.name in ("conv", "dense") else None
-    if kind in _CONV_CLASSES or (kind in _SEPARABLE_CLASSES and slot != "depthwise"):
-        return "conv"
-    if kind in _DENSE_CLASSES:
-        return "dense"
-    if kind in _DEPTHWISE_CLASSES or kind in _SEPARABLE_CLASSES:
-        return "depthwise"
-    if kind in _ATTENTION_CLASSES:
-        return "attention"
-    if kind in _RECURRENT_CLASSES:
-        return "recurrent"
-    return None
+def family_of(spec: KernelSpec, layout: Layout | None) -> str | None:
+    """The shorthand that chooses a kernel, or None; that of its rank where the class is unknown."""
+    if spec in UNKNOWN and layout is not None and layout.name in FAMILIES:
+        return layout.name
+    return spec.family

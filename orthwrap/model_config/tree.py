@@ -14,7 +14,7 @@ from typing import Any
 
 from orthwrap import keras_inside
 from orthwrap.errors import FileFault
-from orthwrap.model_config.layers import KERNELS, OLD_NAMES
+from orthwrap.model_config.layers import layer_type_of
 
 Node = dict[str, Any]
 Pointer = tuple[str | int, ...]
@@ -141,13 +141,13 @@ def _descend(
         config = child.node.get("config")
         below = isinstance(config, dict) and config.get("trainable") is False
         class_name = class_of(child.node)
-        kind = OLD_NAMES.get(class_name, class_name)
-        members = None if kind in KERNELS else _children(child.node)
+        known = layer_type_of(class_name)
+        members = _children(child.node) if known is None else None
         layer = Layer(
             path=path,
             paths=(path,),
             class_name=class_name,
-            kind=kind if kind in KERNELS else None,
+            kind=None if known is None else known.name,
             name=child.step.name,
             node=child.node,
             pointers=((*pointer, *child.pointer),),

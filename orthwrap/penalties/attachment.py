@@ -136,7 +136,7 @@ class Attachment:
         )
 
     @property
-    def said(self) -> str:
+    def label(self) -> str:
         """The name, and what it stands for where it does not say so itself."""
         if self.is_penalty or (self.name in KERAS_NAMES and self.foreign == keras_node(self.name)):
             return self.name
@@ -145,7 +145,7 @@ class Attachment:
         return self.name if self.name == meant else f"{self.name} ({meant})"
 
     def __str__(self) -> str:
-        words = [f"{self.said} {self.factor:g}"]
+        words = [f"{self.label} {self.factor:g}"]
         if self.scale != "unit":
             words.append(self.scale)
         words += [f"{k}={v}" for k, v in self.options.items()]

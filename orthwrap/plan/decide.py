@@ -26,7 +26,7 @@ from orthwrap.plan.decision import (
 )
 from orthwrap.plan.explain import check_targets, warnings_of
 from orthwrap.plan.parsed import ParsedRule, matching, parse_rule
-from orthwrap.plan.reasons import AUTO_FACTOR, IS_FROZEN, Reason, because
+from orthwrap.plan.reasons import AUTO_FACTOR, IS_FROZEN, Reason, Reasons, because
 from orthwrap.rules.patterns import Pattern
 from orthwrap.rules.rule import Rule
 from orthwrap.rules.words import AUTO
@@ -107,80 +107,84 @@ def _untouched(slot: Slot, decision: str, reason: str, rule: str | None) -> Deci
 
 
 def _attach(slot: Slot, p: ParsedRule, target: Pattern) -> Decision:
-    rule, attachment = p.rule, p.template
-    matched = f"matches {target.text}"
-    auto = rule.factor == AUTO
-    for pattern, factor in p.factor_for:
-        if matching(pattern, slot):
-            p.used.add(pattern.text)
-            auto = factor == AUTO
-            if isinstance(factor, float):
-                attachment = replace(attachment, factor=factor)
-            break
-    if slot.name == "activity":
-        attachment = replace(attachment, on="activity")
-    else:
-        across = attachment.option(ACROSS_CHANNELS)
-        options = {k: v for k, v in attachment.options.items() if k != ACROSS_CHANNELS.name}
-        layout = slot.layout
-        if across and layout is not None and layout.name == "depthwise":
-            layout = across_channels(layout)
-        problem = slot.problem or _penalty_problem(slot, attachment)
-        if problem:
-            return Decision(slot, UNSUPPORTED, because(problem), target.text, measured=True)
-        attachment = replace(attachment, options=options)
-        if attachment.is_penalty:
-            attachment = replace(attachment, layout=layout)
-        if attachment.is_penalty and attachment.scale == "preserve":
-            attachment = replace(attachment, alpha=slot.alpha())
-
+    """What a rule makes of a slot that it matches."""
+    rule = p.rule
+    attachment, auto = _with_factor(slot, p)
+    problem = slot.problem or _penalty_problem(slot, attachment)
+    if problem:
+        return Decision(slot, UNSUPPORTED, because(problem), target.text, measured=True)
     current = slot.current
-    reasons = [*because(slot.note)]
     if current is None and slot.existing is not None and rule.existing == "keep":
-        return Decision(
-            slot, KEPT, because(f"keeps its {describe(slot.existing)}"), target.text, measured=True
-        )
-    # What acts beside ours, and what was set aside earlier and stays so.
-    active = slot.existing if current is None else current.combined_with
-    set_aside = None if current is None else current.replaced
-    if active is not None and rule.existing == "replace":
-        active, set_aside = None, active
-        reasons += because(f"replaces its {describe(set_aside)}")
-    elif active is not None:
-        reasons += because(f"added to its {describe(active)}")
-    attachment = replace(attachment, combined_with=active, replaced=set_aside)
+        kept = because(f"keeps its {describe(slot.existing)}")
+        return Decision(slot, KEPT, kept, target.text, measured=True)
+    attachment, reasons = _with_existing(slot, _fitted(slot, attachment), rule.existing)
     if not slot.layer.trainable:
-        reasons.append(IS_FROZEN)
-    text = f"factor auto: {attachment.factor:g} until training finds it"
-    until = [Reason(text, AUTO_FACTOR)] if auto else []
-    absent = slot.key not in slot.layer.config if current is None else current.absent
-    attachment = replace(attachment, absent=absent)
-    node = attachment.to_node()
-    if current is not None and current.to_node() == node:
-        return Decision(
-            slot,
-            ALREADY,
-            (*because(f"already has {current}"), *reasons, *until),
-            target.text,
-            current,
-            measured=True,
-            auto=auto,
-            schedule=rule.schedule,
-        )
-    if current is not None:
-        reasons += because(f"was {current}" if auto else f"{current} → {attachment}")
-    return Decision(
+        reasons = (*reasons, IS_FROZEN)
+    decided = Decision(
         slot,
         REGULARIZED,
-        (*because(matched), *reasons, *until),
+        because(f"matches {target.text}"),
         target.text,
         attachment,
         None if current is None else f"{current.name} {current.factor:g}",
         measured=True,
-        value=node,
+        value=attachment.to_node(),
         auto=auto,
         schedule=rule.schedule,
     )
+    changed: Reasons = ()
+    if current is not None and current.to_node() == decided.value:
+        decided = Decision(
+            slot, ALREADY, because(f"already has {current}"), target.text, current, measured=True
+        )
+        decided = replace(decided, auto=auto, schedule=rule.schedule)
+    elif current is not None:
+        changed = because(f"was {current}" if auto else f"{current} → {attachment}")
+    text = f"factor auto: {attachment.factor:g} until training finds it"
+    until = (Reason(text, AUTO_FACTOR),) if auto else ()
+    return replace(decided, reasons=(*decided.reasons, *reasons, *changed, *until))
+
+
+def _with_factor(slot: Slot, p: ParsedRule) -> tuple[Attachment, bool]:
+    """The rule's regularizer with the factor for this slot; whether training finds that."""
+    for pattern, factor in p.factor_for:
+        if matching(pattern, slot):
+            p.used.add(pattern.text)
+            if isinstance(factor, float):
+                return replace(p.template, factor=factor), False
+            return p.template, factor == AUTO
+    return p.template, p.rule.factor == AUTO
+
+
+def _fitted(slot: Slot, attachment: Attachment) -> Attachment:
+    """The regularizer with the slot's layout and scale."""
+    if slot.name == "activity":
+        return replace(attachment, on="activity")
+    layout = slot.layout
+    if attachment.option(ACROSS_CHANNELS) and layout is not None and layout.name == "depthwise":
+        layout = across_channels(layout)
+    options = {k: v for k, v in attachment.options.items() if k != ACROSS_CHANNELS.name}
+    attachment = replace(attachment, options=options)
+    if not attachment.is_penalty:
+        return attachment
+    attachment = replace(attachment, layout=layout)
+    return replace(attachment, alpha=slot.alpha()) if attachment.scale == "preserve" else attachment
+
+
+def _with_existing(slot: Slot, attachment: Attachment, existing: str) -> tuple[Attachment, Reasons]:
+    """The regularizer with what is there already beside it, or set aside for `strip`; and why."""
+    current = slot.current
+    # What acts beside ours, and what was set aside earlier and stays so.
+    active = slot.existing if current is None else current.combined_with
+    set_aside = None if current is None else current.replaced
+    reasons = because(slot.note)
+    if active is not None and existing == "replace":
+        active, set_aside = None, active
+        reasons = (*reasons, *because(f"replaces its {describe(set_aside)}"))
+    elif active is not None:
+        reasons = (*reasons, *because(f"added to its {describe(active)}"))
+    absent = slot.key not in slot.layer.config if current is None else current.absent
+    return replace(attachment, combined_with=active, replaced=set_aside, absent=absent), reasons
 
 
 def _penalty_problem(slot: Slot, attachment: Attachment) -> str:
@@ -190,6 +194,3 @@ def _penalty_problem(slot: Slot, attachment: Attachment) -> str:
     weight = slot.kernels[0].weight
     assert weight is not None  # a slot without its weight has a problem already
     return attachment.penalty.problem(slot.layout, weight.shape)
-
-
-# The other verbs

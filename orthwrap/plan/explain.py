@@ -10,7 +10,7 @@ from orthwrap.plan.parsed import ParsedRule, matching
 from orthwrap.rules.patterns import Candidate, Pattern, nearest
 from orthwrap.rules.rule import Rule
 from orthwrap.survey import Slot, Survey
-from orthwrap.text import listed
+from orthwrap.text import listed, shortened
 
 
 def check_targets(surveyed: Survey, parsed: Sequence[ParsedRule]) -> None:
@@ -49,9 +49,10 @@ def why_no_match(surveyed: Survey, pattern: Pattern, place: str) -> str:
                 f"{', '.join(slots)}"
             )
         what = f"slot {pattern.slot!r}" if pattern.slot else "kernel"
+        paths = list(dict.fromkeys(s.layer.path for s in having))
         return (
             f"target {pattern.text!r} matches only layers without a {what}: {listed(named)}; "
-            f"layers with kernels are: {some_of([s.layer.path for s in having])}"
+            f"layers with kernels are: {shortened(paths, 3) or 'none'}"
         )
     if not having:
         return f"target {pattern.text!r} matches nothing: no layer of this model has a kernel"
@@ -70,13 +71,6 @@ def _nearest(pattern: Pattern, slots: Sequence[Slot]) -> str:
     return ", ".join(close)
 
 
-def some_of(paths: Sequence[str]) -> str:
-    unique = list(dict.fromkeys(paths))
-    if not unique:
-        return "none"
-    return ", ".join(unique[:3]) + (", …" if len(unique) > 3 else "")
-
-
 def warnings_of(surveyed: Survey, parsed: Sequence[ParsedRule]) -> tuple[str, ...]:
     found = []
     for p in parsed:
@@ -90,7 +84,7 @@ def warnings_of(surveyed: Survey, parsed: Sequence[ParsedRule]) -> tuple[str, ..
 
 
 def excludes_nothing(surveyed: Survey, pattern: Pattern) -> str:
-    said = f"exclude {pattern.text!r} excludes nothing"
+    message = f"exclude {pattern.text!r} excludes nothing"
     if any(matching(pattern, s) for s in (*surveyed.slots, *surveyed.activities)):
-        return f"{said} that a target matches"
-    return f"{said}; nearest: {_nearest(pattern, surveyed.slots)}"
+        return f"{message} that a target matches"
+    return f"{message}; nearest: {_nearest(pattern, surveyed.slots)}"

@@ -26,9 +26,9 @@ def regularizer_of(node: Any) -> Callable[[Any], Any]:
     if isinstance(node, Mapping) and node.get("class_name") == "function":
         is_function, found = True, find(str(config))
     elif isinstance(node, Mapping):
-        found = _class_of(node)
+        found = _resolved_class(node)
     else:
-        found = _class_of({"class_name": node}) or find(str(node))
+        found = _resolved_class({"class_name": node}) or find(str(node))
     if not callable(found) or (is_function and isinstance(found, type)):
         raise ValueFault(f"regularizer {_shown(node)} is not known here: {HINT}")
     return _made(found, config, node) if isinstance(found, type) else found
@@ -45,7 +45,7 @@ _KERAS = {
 }
 
 
-def _class_of(node: Mapping[str, Any]) -> Any:
+def _resolved_class(node: Mapping[str, Any]) -> Any:
     """The class of a node; None where nobody here knows it, or it is no class."""
     import keras
 

@@ -66,7 +66,7 @@ def make_report(
     )
 
 
-def noted(report: Report, notes: Sequence[str]) -> Report:
+def with_notes(report: Report, notes: Sequence[str]) -> Report:
     """The report with more warnings."""
     return replace(report, warnings=(*report.warnings, *notes))
 
@@ -109,7 +109,7 @@ def _regularizer_record(attachment: Attachment) -> RegularizerRecord:
     other = attachment.combined_with
     combined = None if other is None else describe(other)
     if not attachment.is_penalty:
-        return RegularizerRecord(attachment.said, attachment.factor, combined_with=combined)
+        return RegularizerRecord(attachment.label, attachment.factor, combined_with=combined)
     return RegularizerRecord(
         name=attachment.name,
         factor=attachment.factor,
@@ -168,7 +168,7 @@ def with_trained(report: Report, trained: Store, *, with_figures: bool) -> Repor
     inactive = [r.path for r in layers if r.carries and not r.trainable]
     if inactive:
         paths = list(dict.fromkeys(inactive))
-        report = noted(report, [f"frozen, so that their penalty is inactive: {listed(paths)}"])
+        report = with_notes(report, [f"frozen, so that their penalty is inactive: {listed(paths)}"])
     return replace(report, layers=tuple(layers))
 
 

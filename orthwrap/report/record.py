@@ -6,9 +6,10 @@ import contextlib
 import dataclasses
 import importlib
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from orthwrap.errors import ValueFault
 from orthwrap.plan.decision import CARRYING
@@ -116,13 +117,13 @@ class LayerRecord:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LayerRecord:
         """The inverse of `to_json`."""
-        told: Any = {
+        fields: Any = {
             name: data.get(name) for name in ("path", "class_name", "slot", "kernel", "layout")
         }
-        told |= {name: data.get(name) for name in ("decision", "rule", "previous", "foreign")}
+        fields |= {name: data.get(name) for name in ("decision", "rule", "previous", "foreign")}
         shape, matrices = data["shape"], data["matrices"]
         return cls(
-            **told,
+            **fields,
             shape=None if shape is None else tuple(shape),
             matrices=None if matrices is None else tuple(matrices.values()),
             reasons=because(data["reason"]),
@@ -224,6 +225,8 @@ class Report:
     warnings: tuple[str, ...] = ()
     training: Training | None = None
 
+    kind: ClassVar[str] = "report"
+
     @property
     def summary(self) -> dict[str, Any]:
         """Counts and sums over the layers, as the schema has them."""
@@ -241,7 +244,16 @@ class Report:
 
     def __str__(self) -> str:
         """As the commands show it, at 100 columns."""
-        return str(_terminal().text_of(self))
+        return str(_found("terminal").text_of(self))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Saves the report, whole or not at all, in the form of the suffix: .json, .csv or .md.
+
+        Raises:
+            ValueFault: another suffix.
+            FileFault: it cannot be written, or a file is there that is no such report.
+        """
+        _found("exports").save(self, path)
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-ready data, schema `orthwrap.report/1`; no NaN, no Infinity."""
@@ -309,12 +321,12 @@ class Comparison:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Comparison:
         """The inverse of `to_json`."""
-        told = dict(data)
+        fields = dict(data)
         for key in ("shape_before", "shape_after"):
-            told[key] = None if told[key] is None else tuple(told[key])
+            fields[key] = None if fields[key] is None else tuple(fields[key])
         for key in ("before", "after"):
-            told[key] = _made(Deviation, told[key])
-        return _known(cls, told)
+            fields[key] = _made(Deviation, fields[key])
+        return _known(cls, fields)
 
 
 @dataclass(frozen=True)
@@ -326,6 +338,8 @@ class CompareReport:
     layers: tuple[Comparison, ...]
     orthwrap_version: str
     warnings: tuple[str, ...] = ()
+
+    kind: ClassVar[str] = "compare"
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -341,7 +355,16 @@ class CompareReport:
 
     def __str__(self) -> str:
         """As the command shows it, at 100 columns."""
-        return str(_terminal().text_of(self))
+        return str(_found("terminal").text_of(self))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Saves the report, whole or not at all, in the form of the suffix: .json, .csv or .md.
+
+        Raises:
+            ValueFault: another suffix.
+            FileFault: it cannot be written, or a file is there that is no such report.
+        """
+        _found("exports").save(self, path)
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as JSON-ready data, schema `orthwrap.compare/1`."""
@@ -398,9 +421,9 @@ def _read_as(schema: str, data: Any) -> Iterator[None]:
         raise ValueFault(f"JSON of schema {schema} is not whole: {first_line(e)}") from e
 
 
-def _terminal() -> Any:
-    """What shows a report; found when it is shown, for the data knows no screen."""
-    return importlib.import_module("orthwrap.report.terminal")
+def _found(module: str) -> Any:
+    """What shows or saves a report; found when that is done, for the data knows no screen."""
+    return importlib.import_module(f"orthwrap.report.{module}")
 
 
 def _total_penalty(records: list[LayerRecord], when: str) -> float | None:

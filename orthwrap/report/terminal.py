@@ -392,29 +392,7 @@ def _number(value: float | None) -> Text:
 def _verdict(report: Report, hidden: int) -> RenderableType:
     counts = Counter(r.decision for r in report.layers)
     summary = report.summary
-    lines = []
-    if report.command in ("apply", "finetune", "inspect") and summary["regularized"]:
-        lines.append(_carriers(report))
-    elif report.command == "upgrade":
-        done = len(report.upgrades)
-        lines.append(
-            Text(
-                _count(done, "rewrite") if done else "nothing to do: a copy",
-                style="bold green",
-            )
-        )
-    elif report.command == "strip":
-        removed = counts[REMOVED]
-        lines.append(
-            Text(
-                f"{_count(removed, 'regularizer')} removed" if removed else "nothing to remove",
-                style="bold green",
-            )
-        )
-    else:
-        count = summary["kernels"]
-        kernels = "1 kernel carries no" if count == 1 else f"{count} kernels, none carries an"
-        lines.append(Text(f"{kernels} orthwrap regularizer"))
+    lines = [_done(report, counts)]
     if summary["penalty_before"] is not None:
         line = Text(f"penalty {summary['penalty_before']:.4g}")
         if summary["penalty_after"] is not None:
@@ -422,19 +400,36 @@ def _verdict(report: Report, hidden: int) -> RenderableType:
         lines.append(line)
     frozen = sum(1 for r in report.layers if r.carries and not r.trainable)
     if frozen:
-        one = "it is" if summary["regularized"] == 1 else "1 of them is"
-        lines.append(
-            Text(
-                f"{frozen} of them are frozen: Keras applies no penalty while they are"
-                if frozen > 1
-                else f"{one} frozen: Keras applies no penalty while it is",
-                style="yellow",
-            )
-        )
+        lines.append(Text(_frozen(frozen, summary["regularized"]), style="yellow"))
     quiet = counts[NOT_SELECTED] + counts[EXCLUDED]
     if hidden and quiet and report.command not in ("strip", "upgrade"):
         lines.append(Text(_hidden(report.command, counts), style="dim"))
     return Group(*lines)
+
+
+def _done(report: Report, counts: Mapping[str, int]) -> Text:
+    """What the command did, or what it found, in a line."""
+    summary = report.summary
+    if report.command in ("apply", "finetune", "inspect") and summary["regularized"]:
+        return _carriers(report)
+    if report.command == "upgrade":
+        done = len(report.upgrades)
+        text = _count(done, "rewrite") if done else "nothing to do: a copy"
+        return Text(text, style="bold green")
+    if report.command == "strip":
+        removed = counts[REMOVED]
+        text = f"{_count(removed, 'regularizer')} removed" if removed else "nothing to remove"
+        return Text(text, style="bold green")
+    count = summary["kernels"]
+    kernels = "1 kernel carries no" if count == 1 else f"{count} kernels, none carries an"
+    return Text(f"{kernels} orthwrap regularizer")
+
+
+def _frozen(frozen: int, regularized: int) -> str:
+    if frozen > 1:
+        return f"{frozen} of them are frozen: Keras applies no penalty while they are"
+    one = "it is" if regularized == 1 else "1 of them is"
+    return f"{one} frozen: Keras applies no penalty while it is"
 
 
 def _carriers(report: Report) -> Text:
@@ -477,8 +472,8 @@ def _upgrades(command: str, upgrades: Iterable[Mapping[str, Any]], width: int) -
     table.add_column(style="dim", overflow="fold")
     for upgrade in upgrades:
         layers = list(upgrade.get("layers", ()))
-        some = printable(listed(layers))
-        table.add_row(f"  {upgrade['name']}", upgrade["vintage"].replace("-", "–"), some)
+        names = printable(listed(layers))
+        table.add_row(f"  {upgrade['name']}", upgrade["vintage"].replace("-", "–"), names)
     done = "Would be brought up to Keras 3" if command == "inspect" else "Brought up to Keras 3"
     return Group(Text(done, style="bold"), table)
 
@@ -559,8 +554,18 @@ def console(file: Any = None) -> Console:
 
 def text_of(report: Report | CompareReport) -> str:
     """A report as the commands show it, at 100 columns."""
-    show = render_compare if isinstance(report, CompareReport) else render
-    return as_text(lambda width: show(report, width))  # type: ignore[arg-type]  # by its kind
+    return as_text(lambda width: renderable(report, width))
+
+
+def renderable(
+    report: Report | CompareReport | list[Any], width: int, *, choices: bool = True
+) -> RenderableType:
+    """What a command ends with, for a terminal of `width` columns; `choices` as for `render`."""
+    if isinstance(report, Report):
+        return render(report, width, choices=choices)
+    if isinstance(report, CompareReport):
+        return render_compare(report, width)
+    return render_regularizers(report, width)
 
 
 def as_text(rendered: Callable[[int], RenderableType], width: int = 100) -> str:

@@ -35,9 +35,9 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
 def _rule(table: Any, where: str) -> Rule:
     if not isinstance(table, Mapping):
         raise ValueFault(f"{where} is no table: write [[rule]]")
-    said = {key.replace("-", "_"): value for key, value in table.items()}
+    given = {key.replace("-", "_"): value for key, value in table.items()}
     words = words_of(RuleWords)
-    for key, value in said.items():
+    for key, value in given.items():
         if key not in words:
             raise ValueFault(f"{where} has an unknown key {key!r}; there are: {', '.join(words)}")
         what, types = words[key].kind.in_file
@@ -46,6 +46,6 @@ def _rule(table: Any, where: str) -> Rule:
         if not is_such or not all(isinstance(v, str) for v in inner):
             raise ValueFault(f"{where}: {key} must be {what}; got {value!r}")
     try:
-        return Rule(**said)
+        return Rule(**given)
     except ValueFault as e:
         raise ValueFault(f"{where}: {e}") from e

@@ -22,17 +22,10 @@ from typing import Any
 import numpy as np
 
 from orthwrap.errors import ValueFault
-from orthwrap.model_config.layers import SLOT_KEYS
-from orthwrap.text import first_line
+from orthwrap.model_config.layers import FAMILIES, SLOT_KEYS
+from orthwrap.text import error_summary
 
-SHORTHANDS = {
-    "all-conv": frozenset({"conv"}),
-    "all-dense": frozenset({"dense"}),
-    "all-depthwise": frozenset({"depthwise"}),
-    "all-attention": frozenset({"attention"}),
-    "all-recurrent": frozenset({"recurrent"}),
-    "all": frozenset({"conv", "dense", "depthwise", "attention", "recurrent"}),
-}
+SHORTHANDS = {**{f"all-{f}": frozenset({f}) for f in FAMILIES}, "all": frozenset(FAMILIES)}
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,7 @@ class Candidate:
         paths: every place of the layer; the first is its path.
         class_name: the config's class name, without a `package>` prefix.
         slot: the slot, or None for a layer that has none.
-        family: conv, dense, depthwise, attention, recurrent, or None.
+        family: one of `FAMILIES`, or None.
         layer: what a callable pattern is given.
     """
 
@@ -105,7 +98,7 @@ def _asking(function: Callable[[Any], bool]) -> Callable[[Candidate], bool]:
         try:
             found: Any = function(candidate.layer)
         except Exception as e:  # the user's own code
-            raise ValueFault(f"{at} failed: {type(e).__name__}: {first_line(e)}") from e
+            raise ValueFault(f"{at} failed: {error_summary(e)}") from e
         if not isinstance(found, (bool, np.bool_)):
             raise ValueFault(f"{at} returned {found!r}: it must return True or False")
         return bool(found)

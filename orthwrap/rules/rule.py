@@ -160,8 +160,8 @@ class Rule(Said):
 
     TABLE = RuleWords
 
-    def __init__(self, **said: Unpack[RuleWords]) -> None:
-        super().__init__(**said)
+    def __init__(self, **given: Unpack[RuleWords]) -> None:
+        super().__init__(**given)
 
     @property
     def is_auto(self) -> bool:

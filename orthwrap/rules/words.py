@@ -88,13 +88,13 @@ class Said:
 
     TABLE: ClassVar[type]
 
-    def __init__(self, **said: Any) -> None:
+    def __init__(self, **given: Any) -> None:
         words = words_of(self.TABLE)
-        unknown = [name for name in said if name not in words]
+        unknown = [name for name in given if name not in words]
         if unknown:
             raise TypeError(f"unexpected keyword {unknown[0]!r}; there are: {', '.join(words)}")
         for name, word in words.items():
-            value = said.get(name, word.default)
+            value = given.get(name, word.default)
             if value is None:
                 value = word.default
             value = None if value is None else word.kind.check(spoken(name), value)
@@ -104,9 +104,9 @@ class Said:
     def check_together(self) -> None:
         """UsageError where two words contradict each other."""
 
-    def replace(self, **said: Any) -> Self:
+    def replace(self, **given: Any) -> Self:
         """The same with some words said otherwise."""
-        return type(self)(**{**vars(self), **said})
+        return type(self)(**{**vars(self), **given})
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"{type(self).__name__} has no word {name!r}")
@@ -124,8 +124,8 @@ class Said:
 
     def __repr__(self) -> str:
         words = words_of(self.TABLE)
-        said = [f"{n}={v!r}" for n, v in vars(self).items() if v != _kept(words[n], n)]
-        return f"{type(self).__name__}({', '.join(said)})"
+        given = [f"{n}={v!r}" for n, v in vars(self).items() if v != _kept(words[n], n)]
+        return f"{type(self).__name__}({', '.join(given)})"
 
 
 def _kept(word: Word, name: str) -> Any:

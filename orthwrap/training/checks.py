@@ -11,9 +11,9 @@ import keras
 import numpy as np
 
 from orthwrap.data import Data
-from orthwrap.data.ports import Array, as_model_takes, times
+from orthwrap.data.ports import Array, as_model_takes, shape_text
 from orthwrap.errors import ValueFault
-from orthwrap.text import first_line
+from orthwrap.text import error_summary
 from orthwrap.training.factors.schedule_callback import FactorSchedule
 from orthwrap.training.goal.compiling import loss_names, loss_of_each
 from orthwrap.training.goal.inputs_outputs import ports
@@ -84,13 +84,13 @@ def check_numbers(model: Any, data: Data, devices: int | None) -> str:
         found = None if part is None else part.not_finite()
         if found is None:
             continue
-        some = "1 sample" if found.samples == 1 else f"{found.samples} samples"
-        said = f"{name} holds NaN or infinity in {some}, first in number {found.first}"
+        count = "1 sample" if found.samples == 1 else f"{found.samples} samples"
+        message = f"{name} holds NaN or infinity in {count}, first in number {found.first}"
         x = tuple(np.repeat(a, devices or 1, axis=0) for a in found.x)
         outputs = keras.tree.flatten(model(as_model_takes(x), training=False))
         if not all(_is_finite(output) for output in outputs):
-            raise ValueFault(f"{said}, and so does the model's output: mend or remove them")
-        return f"{said}: mend or remove them"
+            raise ValueFault(f"{message}, and so does the model's output: mend or remove them")
+        return f"{message}: mend or remove them"
     return ""
 
 
@@ -153,8 +153,8 @@ def _fault(function: Any, y: Any, output: Any) -> str:
         function(y, output)
     except Exception as e:  # it may be anyone's
         return (
-            f", tried alone, fails on y of shape {times(y.shape)} and outputs of shape "
-            f"{times(output.shape)} ({type(e).__name__}: {first_line(e)})"
+            f", tried alone, fails on y of shape {shape_text(y.shape)} and outputs of shape "
+            f"{shape_text(output.shape)} ({error_summary(e)})"
         )
     return ""
 

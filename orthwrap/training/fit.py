@@ -32,7 +32,7 @@ from orthwrap.training.factors.auto import (
     apply_resolved,
     chosen_of,
     resolve,
-    told,
+    resolved_in_words,
 )
 from orthwrap.training.factors.schedule_callback import FactorSchedule, carried
 from orthwrap.training.goal.compiling import (
@@ -49,7 +49,7 @@ from orthwrap.training.goal.distillation import (
     distillation_losses,
     imitating,
     kinds_of,
-    told_of_batch_statistics,
+    note_on_batch_statistics,
 )
 from orthwrap.training.goal.freezing import batchnorm_momentum, freeze
 from orthwrap.training.goal.inputs_outputs import outputs_of
@@ -181,7 +181,7 @@ def finetune(
             described = data.describe()  # whose labels will be the teacher's outputs
             data, why = _distilled(stack, model, data, settings)
             if settings.devices in (None, 1) and not session.processes.are_several:
-                norms = told_of_batch_statistics(model, _some_batches(data, session), kinds)
+                norms = note_on_batch_statistics(model, _some_batches(data, session), kinds)
                 why += (norms,) if norms else ()
         else:
             why = compile_model(model, data, settings)
@@ -210,7 +210,7 @@ def finetune(
             moved = MOVED if settings.distill else 0.0  # it begins as its own teacher
             resolved = resolve(model, batches, chosen, settings.rho, settings.rho_over, moved=moved)
             apply_resolved(chosen, resolved)
-            choices += told(resolved)
+            choices += resolved_in_words(resolved)
         stack.enter_context(split_losses(model))
         interrupts = Interrupts()
         if not session.processes.are_several:  # the others would wait for the next step

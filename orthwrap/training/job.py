@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from orthwrap.data import Data
+from orthwrap.errors import Interrupted, OrthwrapError
 from orthwrap.live.store import LiveStore
+from orthwrap.loading.saving import save_model
 from orthwrap.report.make import with_trained
 from orthwrap.report.record import Report
 from orthwrap.stores.outputs import check_apart
@@ -55,10 +57,6 @@ class Job:
         ):
             yield
 
-    def off_devices(self) -> AbstractContextManager[None]:
-        """Where the trained model is to be saved, by one process alone."""
-        return off_devices()
-
     def check_log(self, model: Any, target: Any) -> None:
         """FileFault where the log would replace what is read, or what is written."""
         settings = self.session.settings
@@ -102,3 +100,48 @@ class Job:
         }
         report = replace(report, training=replace(done.training, factors=factors))
         return with_trained(report, LiveStore(model), with_figures=with_figures), done.outcome
+
+    def save(self, model: Any, outcome: Outcome, target: Path | None) -> Path | None:
+        """Saves the trained model, by one process alone.
+
+        Returns:
+            The file; None where this process writes none, or none was asked for.
+
+        Raises:
+            Interrupted, OrthwrapError: the run was cut short. What it kept is saved where it harms
+                nothing, and is the error's `model`.
+        """
+        if not self.processes.writes:
+            target = None
+        if outcome.fault or outcome.interrupted:
+            raise self._cut_short(model, outcome, target)
+        if target is not None:
+            with off_devices():
+                save_model(model, target)
+        return target
+
+    def _cut_short(
+        self, model: Any, outcome: Outcome, target: Path | None
+    ) -> OrthwrapError | Interrupted:
+        """What to say of a run that did not come to its end; what it kept is saved before."""
+        folder = self.session.settings.checkpoint_dir
+        if outcome.interrupted and folder is not None:
+            return Interrupted(
+                f"interrupted {outcome.place}: go on with the same command and --resume, which "
+                f"finds its checkpoint in {folder}"
+            )
+        what = outcome.fault or f"interrupted {outcome.place}"
+        advice = f"; {outcome.advice}" if outcome.advice else ""
+        as_of = "as it was then" if outcome.kept is None else f"as of epoch {outcome.kept}"
+        if outcome.fault and not outcome.kept:
+            return OrthwrapError(f"{what}: nothing was saved{advice}")
+        if target is None:
+            message = f"{what}: the error's `model` is the model {as_of}{advice}"
+        else:
+            aside = target.with_name(f"{target.name}.interrupted") if target.exists() else target
+            with off_devices():
+                save_model(model, aside, like=target)
+            message = f"{what}; {aside} holds the model {as_of}{advice}"
+        error = Interrupted(message) if outcome.interrupted else OrthwrapError(message)
+        error.model = model
+        return error

@@ -296,12 +296,12 @@ class Settings(Said):
 
 
 def settings_of(
-    said: Mapping[str, Any], *, has_data: bool, others: Iterable[str] = ()
+    keywords: Mapping[str, Any], *, has_data: bool, others: Iterable[str] = ()
 ) -> Settings | None:
     """The settings of a verb's keywords; None where there is nothing to train on.
 
     Args:
-        said: about training, the verb has found.
+        keywords: about training, the verb has found.
         has_data: whether there is something to train on.
         others: the verb's own keywords, one of which may have been meant.
 
@@ -311,10 +311,10 @@ def settings_of(
         ValueFault: a value out of range.
     """
     known = list(words_of(TrainingWords))
-    for name in said:
+    for name in keywords:
         if name not in known:
             raise TypeError(f"unexpected keyword {name!r}; {_meant(name, [*known, *others])}")
-    given = {name: value for name, value in said.items() if _is_given(value)}
+    given = {name: value for name, value in keywords.items() if _is_given(value)}
     if has_data:
         return Settings(**given)
     if given:

@@ -1,31 +1,30 @@
-"""The verbs: inspect, apply, finetune, strip, upgrade, compare. They parse and print nothing."""
+"""apply: attaches regularizers, and trains where there is data."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from orthwrap.errors import UsageError, ValueFault
-from orthwrap.loading.loading import load_compiled
 from orthwrap.model_config.tree import edit
 from orthwrap.opening import opened
 from orthwrap.plan.decide import plan
 from orthwrap.plan.decision import Decision, Plan
 from orthwrap.plan.templates import check_foreign, check_references, templates_of
-from orthwrap.report.make import make_report, noted
+from orthwrap.report.make import make_report, with_notes
 from orthwrap.report.record import Report
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
 from orthwrap.rules.rule import AttachWords, Rule
 from orthwrap.rules.words import documented, words_of
-from orthwrap.stores.outputs import PathLike, format_of
-from orthwrap.surgery import changed_model, temporary_copy, write_copy
+from orthwrap.stores.outputs import PathLike
+from orthwrap.surgery import changed_model, load_changed, save, write_changed
 from orthwrap.survey import survey
 from orthwrap.training.settings import TrainingWords, settings_of
-from orthwrap.verbs.endings import Result, ended, saved
+from orthwrap.verbs.endings import Result, finished, trained
 from orthwrap.verbs.places import refuse_in_place, target_of
 from orthwrap.verbs.training_words import check_effect, job_of
 
@@ -34,12 +33,6 @@ if TYPE_CHECKING:
     from orthwrap.training.fit import Progress
     from orthwrap.training.job import Job
     from orthwrap.training.loop.watch import Outcome
-
-
-# inspect
-
-
-# apply
 
 
 class ApplyWords(AttachWords, TrainingWords):
@@ -97,23 +90,8 @@ def apply(
     attach = words_of(AttachWords)
     given: Any = {k: v for k, v in words.items() if k in attach and v is not None}
     training = {k: v for k, v in words.items() if k not in attach}
-    if rules is None:
-        rules = [Rule(**given)]
-    else:
-        if given:
-            raise UsageError(f"rules come instead of {next(iter(given))}: put it into the rules")
-        rules = [rules] if isinstance(rules, Rule) else list(rules)
-        if not rules or not all(isinstance(rule, Rule) for rule in rules):
-            raise ValueFault("rules must be one orthwrap.Rule or several")
-    if data is None and any(rule.is_auto for rule in rules):
-        raise UsageError("factor auto needs data: give data, or a number like 1e-3")
-    if data is None and any(rule.schedule is not None for rule in rules):
-        raise UsageError("a schedule is about training, which needs data")
-    check_effect(
-        training,
-        auto=any(rule.is_auto for rule in rules),
-        schedule=any(rule.schedule is not None for rule in rules),
-    )
+    rules = _rules_of(rules, given)
+    _check_data(rules, training, has_data=data is not None)
     known = custom_objects_of(custom_objects)
     settings = settings_of(
         training, has_data=data is not None, others=(*attach, *(apply.__kwdefaults__ or ()))
@@ -122,12 +100,36 @@ def apply(
         settings = settings.replace(checkpoint_dir=None, resume=False, tensorboard=None)
     if in_place and settings is not None and settings.devices is not None:
         raise UsageError("devices share a copy of the model: leave in_place out")
-    job = _Apply(tuple(rules), measure, job_of(data, settings, progress), known, unsafe_lambda)
-    with contextlib.nullcontext() if job.job is None else job.job.on_devices():
+    job = job_of(data, settings, progress)
+    verb = _Apply(rules, measure, job, known, unsafe_lambda, dry_run)
+    with contextlib.nullcontext() if job is None else job.on_devices():
         if not isinstance(model, (str, os.PathLike)):
-            return job.on_model(model, output, force=force, in_place=in_place, dry_run=dry_run)
+            return verb.on_model(model, output, force=force, in_place=in_place)
         refuse_in_place(in_place)
-        return job.on_file(Path(model), output, force=force, dry_run=dry_run, upgrade=upgrade)
+        return verb.on_file(Path(model), output, force=force, upgrade=upgrade)
+
+
+def _rules_of(rules: Any, given: Any) -> tuple[Rule, ...]:
+    """The rules, or the one that the words say."""
+    if rules is None:
+        return (Rule(**given),)
+    if given:
+        raise UsageError(f"rules come instead of {next(iter(given))}: put it into the rules")
+    several = (rules,) if isinstance(rules, Rule) else tuple(rules)
+    if not several or not all(isinstance(rule, Rule) for rule in several):
+        raise ValueFault("rules must be one orthwrap.Rule or several")
+    return several
+
+
+def _check_data(rules: Sequence[Rule], training: Mapping[str, Any], *, has_data: bool) -> None:
+    """UsageError for what is about training where there is none."""
+    auto = any(rule.is_auto for rule in rules)
+    schedule = any(rule.schedule is not None for rule in rules)
+    if auto and not has_data:
+        raise UsageError("factor auto needs data: give data, or a number like 1e-3")
+    if schedule and not has_data:
+        raise UsageError("a schedule is about training, which needs data")
+    check_effect(training, auto=auto, schedule=schedule)
 
 
 @dataclass(frozen=True)
@@ -137,13 +139,12 @@ class _Apply:
     job: Job | None
     custom_objects: Mapping[str, Any]
     unsafe_lambda: bool
+    dry_run: bool
 
-    def on_file(
-        self, path: Path, output: PathLike | None, *, force: bool, dry_run: bool, upgrade: bool
-    ) -> Result:
+    def on_file(self, path: Path, output: PathLike | None, *, force: bool, upgrade: bool) -> Result:
         with opened(path, upgrade=upgrade) as source:
             store = source.store
-            target = target_of(path, output, "apply", store, force, dry_run)
+            target = target_of(path, output, "apply", store, force, self.dry_run)
             if self.job is not None:
                 self.job.check_log(path, target)
             templates, functions = templates_of(self.rules)
@@ -152,24 +153,24 @@ class _Apply:
             planned = plan(surveyed, self.rules, templates)
             check_foreign(planned)
             report = make_report("apply", source, surveyed, planned, with_figures=self.measure)
-            if dry_run:
-                return Result(None, None, report)
+            if self.dry_run:
+                return finished(None, report, None)
             root = edit(store.root, planned.edits)
-            if self.job is None and format_of(target) == store.format:
-                write_copy(source, root, target, path)
-                return Result(None, target, replace(report, output=str(target)))
-            with temporary_copy(source, root) as copy:
-                live, notes = load_compiled(
-                    copy, self.custom_objects, unsafe_lambda=self.unsafe_lambda, shown=path
-                )
-        data = None if self.job is None else self.job.read(live)
-        return self._finish(live, *self._trained(live, data, noted(report, notes), planned), target)
+            how = (self.custom_objects, self.unsafe_lambda)
+            if self.job is None:
+                made, notes = write_changed(source, root, target, *how)
+                return finished(made, with_notes(report, notes), target)
+            live, notes = load_changed(source, root, *how)
+        report, outcome = self._train(
+            self.job, live, self.job.read(live), with_notes(report, notes), planned
+        )
+        return trained(self.job, live, report, outcome, target)
 
     def on_model(
-        self, model: Any, output: PathLike | None, *, force: bool, in_place: bool, dry_run: bool
+        self, model: Any, output: PathLike | None, *, force: bool, in_place: bool
     ) -> Result:
         with opened(model) as source:
-            target = target_of(model, output, "apply", source.store, force, dry_run)
+            target = target_of(model, output, "apply", source.store, force, self.dry_run)
             if self.job is not None:
                 self.job.check_log(None, target)
             # Data that does not fit is found before anything is done.
@@ -181,20 +182,24 @@ class _Apply:
             if target is not None:
                 check_references(functions)
             report = make_report("apply", source, surveyed, planned, with_figures=self.measure)
-            if dry_run:
-                return Result(None, None, report)
+            if self.dry_run:
+                return finished(None, report, None)
+            outcome = None
             with _restored_on_error(model) if in_place else contextlib.nullcontext():
                 known = {**self.custom_objects, **functions}
                 changed, notes = changed_model(source.store, planned, known, in_place=in_place)
-                report, outcome = self._trained(changed, data, noted(report, notes), planned)
-        return self._finish(changed, report, outcome, target)
+                report = with_notes(report, notes)
+                if self.job is not None and data is not None:
+                    report, outcome = self._train(self.job, changed, data, report, planned)
+        if self.job is not None and outcome is not None:
+            return trained(self.job, changed, report, outcome, target)
+        save(changed, target)
+        return finished(changed, report, target)
 
-    def _trained(
-        self, model: Any, data: Data | None, report: Report, planned: Plan
-    ) -> tuple[Report, Outcome | None]:
-        if self.job is None or data is None:
-            return report, None
-        return self.job.train(
+    def _train(
+        self, job: Job, model: Any, data: Data, report: Report, planned: Plan
+    ) -> tuple[Report, Outcome]:
+        return job.train(
             model,
             data,
             report,
@@ -202,13 +207,6 @@ class _Apply:
             schedules=_schedules(planned),
             with_figures=self.measure,
         )
-
-    def _finish(
-        self, model: Any, report: Report, outcome: Outcome | None, target: Path | None
-    ) -> Result:
-        if self.job is None or outcome is None:
-            return saved(model, report, target)
-        return ended(model, report, outcome, target, self.job)
 
 
 def _restored_on_error(model: Any) -> contextlib.AbstractContextManager[None]:
@@ -233,18 +231,3 @@ def _schedules(planned: Plan) -> list[tuple[Any, list[tuple[str, str]]]]:
 
 def _place(decision: Decision) -> tuple[str, str]:
     return decision.slot.layer.path, decision.slot.name
-
-
-# finetune
-
-
-# strip
-
-
-# upgrade
-
-
-# compare
-
-
-# Parts

@@ -1,4 +1,4 @@
-"""How a verb ends: what it gives back, and what was saved."""
+"""How a verb ends: what it gives back."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orthwrap.errors import Interrupted, OrthwrapError
-from orthwrap.loading.saving import save_model
 from orthwrap.report.record import Report
 
 if TYPE_CHECKING:
@@ -39,38 +37,12 @@ class Result:
         return f"Result({', '.join(w for w in what if w)})"
 
 
-def saved(model: Any, report: Report, target: Path | None) -> Result:
-    if target is not None:
-        save_model(model, target)
-        report = replace(report, output=str(target))
-    return Result(model, target, report)
+def finished(model: Any, report: Report, target: Path | None, process: int = 0) -> Result:
+    """The result of a verb that has written `target`, or nothing."""
+    output = None if target is None else str(target)
+    return Result(model, target, replace(report, output=output), process)
 
 
-def ended(model: Any, report: Report, outcome: Outcome, target: Path | None, job: Job) -> Result:
-    """The trained model, saved; where the run was cut short, saved where it harms nothing."""
-    if not job.processes.writes:
-        target = None
-    if not (outcome.fault or outcome.interrupted):
-        with job.off_devices():
-            return replace(saved(model, report, target), process=job.processes.index)
-    folder = job.session.settings.checkpoint_dir
-    if outcome.interrupted and folder is not None:
-        raise Interrupted(
-            f"interrupted {outcome.place}: go on with the same command and --resume, which finds "
-            f"its checkpoint in {folder}"
-        )
-    what = outcome.fault or f"interrupted {outcome.place}"
-    advice = f"; {outcome.advice}" if outcome.advice else ""
-    as_of = "as it was then" if outcome.kept is None else f"as of epoch {outcome.kept}"
-    if outcome.fault and not outcome.kept:
-        raise OrthwrapError(f"{what}: nothing was saved{advice}")
-    if target is None:
-        stopped = f"{what}: the error's `model` is the model {as_of}{advice}"
-    else:
-        aside = target.with_name(f"{target.name}.interrupted") if target.exists() else target
-        with job.off_devices():
-            save_model(model, aside, like=target)
-        stopped = f"{what}; {aside} holds the model {as_of}{advice}"
-    error = Interrupted(stopped) if outcome.interrupted else OrthwrapError(stopped)
-    error.model = model
-    raise error
+def trained(job: Job, model: Any, report: Report, outcome: Outcome, target: Path | None) -> Result:
+    """The result of a verb that has trained; where the run was cut short, its error is raised."""
+    return finished(model, report, job.save(model, outcome, target), job.processes.index)

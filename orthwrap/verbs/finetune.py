@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from orthwrap.errors import UsageError
-from orthwrap.loading.loading import load_compiled
 from orthwrap.opening import opened
 from orthwrap.plan.as_it_is import plan_inspect
-from orthwrap.report.make import make_report, noted
+from orthwrap.report.make import make_report, with_notes
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
 from orthwrap.rules.words import documented
 from orthwrap.stores.outputs import PathLike
-from orthwrap.surgery import temporary_copy
+from orthwrap.surgery import copied_model, load_changed
 from orthwrap.survey import survey
 from orthwrap.training.settings import TrainingWords, settings_of
-from orthwrap.verbs.endings import Result, ended
+from orthwrap.verbs.endings import Result, trained
 from orthwrap.verbs.places import target_of
 from orthwrap.verbs.training_words import check_effect, job_of
 
@@ -65,16 +63,12 @@ def finetune(
             planned = plan_inspect(surveyed)
             report = make_report("finetune", source, surveyed, planned, with_figures=measure)
             if is_file:
-                with temporary_copy(source, source.store.root) as copy:
-                    live, notes = load_compiled(
-                        copy, known, unsafe_lambda=unsafe_lambda, shown=Path(model)
-                    )
+                live, notes = load_changed(source, source.store.root, known, unsafe_lambda)
             else:
-                from orthwrap.live.rebuild import rebuild
-
-                live, notes = rebuild(source.store, ())
+                live, notes = copied_model(source.store)
         if not any(r.carries for r in report.layers):
             notes = (*notes, "no kernel carries an orthwrap regularizer: use apply to attach one")
-        report = noted(report, notes)
-        report, outcome = job.train(live, job.read(live), report, with_figures=measure)
-        return ended(live, report, outcome, target, job)
+        report, outcome = job.train(
+            live, job.read(live), with_notes(report, notes), with_figures=measure
+        )
+        return trained(job, live, report, outcome, target)

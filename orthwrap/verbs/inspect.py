@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from orthwrap.model_config.needs import references_in
 from orthwrap.opening import opened
 from orthwrap.plan.as_it_is import plan_inspect
-from orthwrap.report.make import make_report, noted
+from orthwrap.report.make import make_report, with_notes
 from orthwrap.report.record import Report
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
 from orthwrap.survey import survey
-from orthwrap.text import listed
+from orthwrap.verbs import notes
 from orthwrap.verbs.places import as_many
 
 
@@ -44,15 +43,6 @@ def inspect(
         targets = None if target is None else as_many(target)
         planned = plan_inspect(surveyed, targets, as_many(exclude))
         report = make_report("inspect", source, surveyed, planned, with_figures=measure)
-        return noted(report, _refers_to(source.store))
-
-
-def _refers_to(store: Any) -> tuple[str, ...]:
-    """A note of the functions that a file's regularizers call where they are loaded."""
-    if store.format == "memory":
-        return ()
-    return tuple(
-        f"{reference!r} (in {listed(places)}) is a function that the file does not hold: loading "
-        "looks it up only where you name it with --custom-objects"
-        for reference, places in references_in(store.root).items()
-    )
+        if source.store.format == "memory":
+            return report
+        return with_notes(report, notes.of_references(source.store.root))

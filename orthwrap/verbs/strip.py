@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from orthwrap.loading.loading import load_compiled
 from orthwrap.model_config.tree import edit
 from orthwrap.opening import opened
 from orthwrap.plan.as_it_is import plan_strip
-from orthwrap.report.make import make_report, noted
+from orthwrap.report.make import make_report, with_notes
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
-from orthwrap.stores.outputs import PathLike, format_of
-from orthwrap.surgery import changed_model, temporary_copy, write_copy
+from orthwrap.stores.outputs import PathLike
+from orthwrap.surgery import changed_model, save, write_changed
 from orthwrap.survey import survey
-from orthwrap.verbs.endings import Result, saved
+from orthwrap.verbs import notes
+from orthwrap.verbs.endings import Result, finished
 from orthwrap.verbs.places import refuse_in_place, target_of
-from orthwrap.verbs.upgrade import _still_needs
 
 
 def strip(
@@ -47,22 +44,18 @@ def strip(
     if is_file:
         refuse_in_place(in_place)
     with opened(model, upgrade=False) as source:
-        store = source.store
-        target = target_of(model, output, "strip", store, force, dry_run)
-        surveyed = survey(store)
+        target = target_of(model, output, "strip", source.store, force, dry_run)
+        surveyed = survey(source.store)
         planned = plan_strip(surveyed)
         report = make_report("strip", source, surveyed, planned, with_figures=False)
         if dry_run:
-            return Result(None, None, report)
-        if not is_file:
-            changed, notes = changed_model(store, planned, known, in_place=in_place)
-            return saved(changed, noted(report, notes), target)
-        assert target is not None  # a path always has an output beside it
-        root = edit(store.root, planned.edits)
-        report = noted(report, _still_needs(root))
-        if format_of(target) == store.format:
-            write_copy(source, root, target, Path(model))
-            return Result(None, target, replace(report, output=str(target)))
-        with temporary_copy(source, root) as copy:
-            live, notes = load_compiled(copy, known, unsafe_lambda=unsafe_lambda, shown=Path(model))
-    return saved(live, noted(report, notes), target)
+            return finished(None, report, None)
+        if is_file:
+            assert target is not None  # a path always has an output beside it
+            root = edit(source.store.root, planned.edits)
+            report = with_notes(report, notes.of_own_classes(root))
+            plain, found = write_changed(source, root, target, known, unsafe_lambda)
+        else:
+            plain, found = changed_model(source.store, planned, known, in_place=in_place)
+            save(plain, target)
+    return finished(plain, with_notes(report, found), target)

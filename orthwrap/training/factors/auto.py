@@ -27,7 +27,7 @@ from orthwrap.plan.reasons import AUTO_FACTOR, Reason, about_anew
 from orthwrap.regularizers import Attached, OrthogonalityRegularizer
 from orthwrap.report.record import LayerRecord, Report, place_of
 from orthwrap.survey import survey
-from orthwrap.text import first_line, listed
+from orthwrap.text import error_summary, listed
 from orthwrap.training.factors.gradients import penalty_gradients, task_gradients
 
 # Where the penalty's gradient is a smaller share of the task's, the kernel is orthonormal already
@@ -237,7 +237,7 @@ def resolve(
             raise
         raise OrthwrapError(
             f"factor auto: the gradient of the model's loss could not be taken "
-            f"({type(e).__name__}: {first_line(e)}): give a number as factor"
+            f"({error_summary(e)}): give a number as factor"
         ) from e
     norms = [
         Norms(
@@ -270,7 +270,7 @@ def _moved(variable: Any, drawn: Sequence[Array], share: float) -> Array:
 # From factors to model and report
 
 
-def told(resolved: Sequence[Resolved]) -> tuple[str, ...]:
+def resolved_in_words(resolved: Sequence[Resolved]) -> tuple[str, ...]:
     """What was found, in a few lines however many kernels there are."""
     found = [r for r in resolved if not r.problem]
     if len(resolved) <= _FEW:

@@ -12,9 +12,9 @@ import numpy as np
 
 from orthwrap import keras_inside
 from orthwrap.data import Data, Port
-from orthwrap.data.ports import some
 from orthwrap.errors import ValueFault
-from orthwrap.live.compiled import again, forget_compiled_steps, inner_of
+from orthwrap.live.compiled import forget_compiled_steps, inner_of, new_from_config
+from orthwrap.text import shortened
 from orthwrap.training.goal import objectives
 from orthwrap.training.goal.inputs_outputs import outputs_of, ports
 from orthwrap.training.goal.optimizers import follow_variables, set_learning_rate
@@ -171,7 +171,7 @@ def _metrics(settings: Settings, outputs: list[Port]) -> Any:
 def _given_metric(given: Any, output: int) -> Any:
     """The metric that the user names: each output keeps count in one of its own."""
     if isinstance(given, keras.metrics.Metric):
-        return again(given) if output else given
+        return new_from_config(given) if output else given
     return given if given in ("accuracy", "acc") else _named(keras.metrics, "metric", given)
 
 
@@ -192,7 +192,7 @@ def _named(module: Any, kind: str, given: Any) -> Any:
         known = [n for n in names if not n[0].isupper()] if kind == "loss" else names
         hint = f"did you mean {', '.join(dict.fromkeys(shown))}?"
         if not shown:
-            hint = f"it knows {some(known, 20)}"
+            hint = f"it knows {shortened(known, 20)}"
         raise ValueFault(f"Keras knows no {kind} {given!r}; {hint}") from e
 
 

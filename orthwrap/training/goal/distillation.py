@@ -256,7 +256,7 @@ def teacher_outputs(model: Any, batches: Iterable[Any]) -> tuple[Array, ...]:
     return tuple(np.concatenate(parts) for parts in zip(*batchwise, strict=True))
 
 
-def told_of_batch_statistics(model: Any, batches: Iterable[Any], kinds: Sequence[str]) -> str:
+def note_on_batch_statistics(model: Any, batches: Iterable[Any], kinds: Sequence[str]) -> str:
     """What batch normalisation alone does to the agreement, where that is much; else "".
 
     While it is trained, it takes the statistics of each batch instead of its own. Where the data

@@ -85,9 +85,9 @@ def freeze(model: Any, settings: Settings) -> tuple[str, ...]:
     return (f"layers: {changed or 'none frozen or unfrozen'}; {numbers:,} weights are trained",)
 
 
-def _check_trained(model: Any, said: str) -> None:
+def _check_trained(model: Any, message: str) -> None:
     if not model.trainable_variables:
-        raise ValueFault(said)
+        raise ValueFault(message)
 
 
 @contextlib.contextmanager

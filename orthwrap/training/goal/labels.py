@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from orthwrap.data import Data, Port
-from orthwrap.data.ports import times
+from orthwrap.data.ports import shape_text
 from orthwrap.errors import ValueFault
 from orthwrap.training.goal import objectives
 from orthwrap.training.goal.compiling import loss_names, loss_of_each
@@ -74,7 +74,7 @@ def _check(labels: Any, loss: Any, port: Port) -> None:
     if len(port.shape) == 1 and labels.shape[1:] not in ((), (1,)):
         raise ValueFault(
             f"loss {loss_names(loss)} wants one class number for each sample; y has "
-            f"{times(labels.shape[1:])} of them, and one-hot labels would be {classes} wide"
+            f"{shape_text(labels.shape[1:])} of them, and one-hot labels would be {classes} wide"
         )
     counted = labels[labels != getattr(loss, "ignore_class", None)]
     objectives.check_finite(counted, port.name)

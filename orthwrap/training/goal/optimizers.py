@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from orthwrap import keras_inside
-from orthwrap.live.compiled import again, copy_exclusions, inner_of, set_optimizer
+from orthwrap.live.compiled import copy_exclusions, inner_of, new_from_config, set_optimizer
 
 
 def set_learning_rate(model: Any, rate: float) -> None:
@@ -44,7 +44,7 @@ def follow_variables(model: Any) -> tuple[str, ...]:
     before = keras_inside.trained_variables(optimizer) if optimizer.built else trained
     if [id(v) for v in before] == [id(v) for v in trained]:
         return ()
-    new = again(optimizer)
+    new = new_from_config(optimizer)
     copy_exclusions(optimizer, new)
     new.build(trained)
     set_optimizer(model, new)

@@ -24,58 +24,58 @@ class split_losses:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._told: _Told | None = None
+        self._account: _LossAccount | None = None
 
     def __enter__(self) -> None:
         model = self._model
-        if _told_of(model) is not None:
+        if _account_of(model) is not None:
             return
         with scope_of(model):
-            self._told = _Told(model)
-        vars(model)["compute_loss"] = self._told
-        keras_inside.own_metrics(model).extend(self._told.means)
+            self._account = _LossAccount(model)
+        vars(model)["compute_loss"] = self._account
+        keras_inside.own_metrics(model).extend(self._account.means)
         forget_compiled_steps(model)
 
     def __exit__(self, *error: object) -> None:
         """May be called again, and does nothing then."""
-        model, told = self._model, self._told
-        if told is None:
+        model, account = self._model, self._account
+        if account is None:
             return
-        self._told = None
+        self._account = None
         del vars(model)["compute_loss"]
         metrics = keras_inside.own_metrics(model)
-        metrics[:] = [m for m in metrics if m not in told.means]
+        metrics[:] = [m for m in metrics if m not in account.means]
         forget_compiled_steps(model)
 
     def begin(self, phase: str = "") -> None:
         """Steps of another phase come: "" for training, "val_" for validation."""
-        told = _told_of(self._model)
-        if told is not None:
-            told.phase = phase
+        account = _account_of(self._model)
+        if account is not None:
+            account.phase = phase
 
     def forget_phases(self) -> None:
         """Nothing has been told in any phase yet."""
-        told = _told_of(self._model)
-        if told is not None:
-            told.phases.clear()
+        account = _account_of(self._model)
+        if account is not None:
+            account.phases.clear()
 
     def clean(self, logs: dict[str, Any]) -> None:
         """Takes out of an epoch's logs what no step of its phase has told: they are zeros."""
-        told = _told_of(self._model)
-        if told is None:
+        account = _account_of(self._model)
+        if account is None:
             return
         for phase in ("", "val_"):
-            if phase not in told.phases:
-                for mean in told.means:
+            if phase not in account.phases:
+                for mean in account.means:
                     logs.pop(phase + mean.name, None)
 
 
-def _told_of(model: Any) -> _Told | None:
-    told = vars(model).get("compute_loss")
-    return told if isinstance(told, _Told) else None
+def _account_of(model: Any) -> _LossAccount | None:
+    account = vars(model).get("compute_loss")
+    return account if isinstance(account, _LossAccount) else None
 
 
-class _Told:
+class _LossAccount:
     """A model's `compute_loss` that keeps account of what the losses of its layers add."""
 
     def __init__(self, model: Any) -> None:
@@ -95,7 +95,7 @@ class _Told:
         finally:
             keras_inside.give_losses(model, before)
         if keras.backend.backend() == "jax" and not keras_inside.in_stateless_scope():
-            return total  # there is nobody to hand the told numbers on
+            return total  # there is nobody to hand the account numbers on
         self.phases.add(self.phase)
         extra = sum((keras_inside.as_added(model, loss) for loss in losses.found), 0.0)
         extra = keras.ops.cast(extra, total.dtype)

@@ -1,0 +1,79 @@
+"""A report as CSV: a row for each kernel."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from orthwrap.report.record import CompareReport, Comparison, Deviation, LayerRecord, Report
+from orthwrap.text import csv_cell
+
+Row = TypeVar("Row", LayerRecord, Comparison)
+Columns = dict[str, Callable[[Row], Any]]
+
+_FIGURES = tuple(field.name for field in dataclasses.fields(Deviation))
+
+
+def _own(*names: str) -> Columns[Any]:
+    return {name: operator.attrgetter(name) for name in names}
+
+
+def _of(part: str, names: Iterable[str], prefix: str = "") -> Columns[Any]:
+    """Columns of what a row has, or has not, as its `part`."""
+    return {prefix + name: _getter(part, name) for name in names}
+
+
+def _getter(part: str, name: str) -> Callable[[Any], Any]:
+    return lambda row: getattr(getattr(row, part), name, None)
+
+
+def _matrices(index: int) -> Callable[[LayerRecord], int | None]:
+    return lambda row: None if row.matrices is None else row.matrices[index]
+
+
+_LAYERS: Columns[LayerRecord] = {
+    **_own("path", "slot", "kernel", "class_name", "shape", "layout"),
+    **{name: _matrices(i) for i, name in enumerate(("count", "rows", "columns"))},
+    **_own("decision", "reason", "trainable", "rule"),
+    "regularizer": lambda row: row.regularizer and row.regularizer.name,
+    **_of("regularizer", ("factor", "scale", "alpha", "estimate", "every", "combined_with")),
+    **_own("previous", "foreign"),
+    **_of("before", _FIGURES, "before_"),
+    **_of("after", _FIGURES, "after_"),
+}
+_COMPARISONS: Columns[Comparison] = {
+    **_own("path", "slot", "kernel", "class_name", "shape_before", "shape_after", "status"),
+    **_own("weight_change", "regularizer_before", "regularizer_after"),
+    **_of("before", _FIGURES, "before_"),
+    **_of("after", _FIGURES, "after_"),
+}
+
+
+def text_of(report: Report | CompareReport) -> str:
+    """The CSV of a report: a line of names, then one for each kernel."""
+    if isinstance(report, CompareReport):
+        return _written(_COMPARISONS, report.layers)
+    return _written(_LAYERS, report.layers)
+
+
+def _written(columns: Columns[Row], rows: Iterable[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(value(row)) for value in columns.values()] for row in rows)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> str:
+    """Numbers so that they are read back the same; nothing for what there is not."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "x".join(map(str, value))
+    return csv_cell(value) if isinstance(value, str) else repr(value)

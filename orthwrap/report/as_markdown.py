@@ -1,0 +1,148 @@
+"""A report as Markdown: a section for a model card, with its summary and a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import PurePath
+
+from orthwrap.report.record import (
+    CompareReport,
+    Comparison,
+    Deviation,
+    LayerRecord,
+    Report,
+    Training,
+    place_of,
+)
+from orthwrap.stores.store import ModelRecord
+from orthwrap.text import markdown_text
+
+_MARK = "<!-- Written by orthwrap"
+_NONE = "–"
+
+
+def text_of(report: Report | CompareReport) -> str:
+    """The Markdown of a report: a heading, the summary, a row for each kernel, the warnings."""
+    return _compare_text(report) if isinstance(report, CompareReport) else _report_text(report)
+
+
+def _report_text(report: Report) -> str:
+    summary = report.summary
+    done = f"{summary['regularized']} of {summary['kernels']} kernels carry a regularizer"
+    if summary["penalty_before"] is not None:
+        numbers = [summary["penalty_before"], summary["penalty_after"]]
+        done += f"; penalty {_moved([n for n in numbers if n is not None], '.4g')}"
+    parts = [
+        _head(report.command, report.orthwrap_version, report.output or report.model.path),
+        f"`orthwrap {report.command}` of {_model(report.model)}: {done}.",
+    ]
+    if report.layers:
+        parts.append(_table(_COLUMNS, map(_cells, report.layers)))
+    if report.training is not None:
+        parts.append(_training(report.training))
+    return _section(parts, [f"{u['name']} ({u['vintage']})" for u in report.upgrades], report)
+
+
+_COLUMNS = ("layer", "shape", "decision", "regularizer", "residual", "σ min … max", "why")
+
+
+def _cells(row: LayerRecord) -> list[str]:
+    last = row.after or row.before
+    regularizer = row.foreign or _NONE
+    if row.regularizer is not None:
+        regularizer = f"{row.regularizer.name} {row.regularizer.factor:.3g}"
+    return [
+        _name(row),
+        _shape(row.shape),
+        row.decision.replace("_", " "),
+        regularizer,
+        _residuals(row.before, row.after),
+        _NONE if last is None or last.sigma_max is None else _sigmas(last),
+        row.reason,
+    ]
+
+
+def _training(training: Training) -> str:
+    where = "validation data" if training.held_out else "training data"
+    rows = (
+        [name.replace("_", " "), *(f"{m[name]:.4f}" if name in m else _NONE for m in both)]
+        for both in [(training.metrics_before, training.metrics_after)]
+        for name in training.metrics_before
+    )
+    table = _table((f"on {where}", "before", "after"), rows)
+    return (
+        f"Trained for {training.epochs} epochs; weights of epoch {training.kept_epoch}.\n\n{table}"
+    )
+
+
+def _compare_text(report: CompareReport) -> str:
+    summary = report.summary
+    statuses = ("same", "changed", "reshaped", "added", "gone")
+    counts = ", ".join(f"{summary[s]} {s}" for s in statuses if summary[s])
+    both = f"{_model(report.before)} and {_model(report.after)}"
+    rows = (
+        [
+            _name(row),
+            _shape(row.shape_after or row.shape_before),
+            row.status,
+            _moved(
+                dict.fromkeys((row.regularizer_before or _NONE, row.regularizer_after or _NONE))
+            ),
+            _residuals(row.before, None if row.status == "same" else row.after),
+        ]
+        for row in report.layers
+    )
+    parts = [
+        _head("compare", report.orthwrap_version, report.after.path),
+        f"`orthwrap compare` of {both}: {summary['kernels']} kernels: {counts or 'none'}.",
+        _table(("layer", "shape", "weights", "regularizer", "residual"), rows),
+    ]
+    return _section(parts, [], report)
+
+
+def _head(command: str, version: str, path: str | None) -> str:
+    title = "a model in memory" if path is None else markdown_text(PurePath(path).name)
+    return f"{_MARK} {version}: {command} -->\n\n## Orthogonality of {title}"
+
+
+def _model(model: ModelRecord) -> str:
+    name = "a model in memory" if model.path is None else markdown_text(PurePath(model.path).name)
+    version = f", Keras {markdown_text(model.keras_version)}" if model.keras_version else ""
+    return f"{name} ({model.format}{version}, {model.parameters:,} parameters)"
+
+
+def _section(parts: list[str], upgrades: list[str], report: Report | CompareReport) -> str:
+    if upgrades:
+        parts.append(f"Brought up to Keras 3: {markdown_text(', '.join(upgrades))}.")
+    if report.warnings:
+        parts.append("\n".join(f"- {markdown_text(warning)}" for warning in report.warnings))
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *(map(markdown_text, row) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _name(row: LayerRecord | Comparison) -> str:
+    """Layer and slot, with the kernel where a slot has several."""
+    place = place_of(row.path, row.slot)
+    return f"{place} {row.kernel}" if row.kernel is not None and "/" in row.kernel else place
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return _NONE if shape is None else "×".join(map(str, shape))
+
+
+def _residuals(before: Deviation | None, after: Deviation | None) -> str:
+    found = [figures.residual for figures in (before, after) if figures is not None]
+    return _moved(found, ".3g") if found else _NONE
+
+
+def _moved(values: Iterable[float] | Iterable[str], form: str = "") -> str:
+    return " → ".join(format(value, form) for value in values)
+
+
+def _sigmas(figures: Deviation) -> str:
+    low = "?" if figures.sigma_min is None else f"{figures.sigma_min:.2f}"
+    return f"{low} … {figures.sigma_max:.2f}"
