@@ -224,13 +224,12 @@ def compile_arguments(model: Any) -> dict[str, Any]:
     return arguments
 
 
-def has_metrics(model: Any) -> bool:
-    """Whether `compile` was given metrics.
+def metrics_as_given(model: Any) -> Any:
+    """The metrics that `compile` was given, as they were given; None for none.
 
-    Keras ≥ 3.5: `CompileMetrics._user_metrics`, `CompileMetrics._user_weighted_metrics`.
+    Keras ≥ 3.5: `Model._compile_metrics`, `CompileMetrics._user_metrics`.
     """
-    own = getattr(model, "_compile_metrics", None)
-    return bool(getattr(own, "_user_metrics", None) or getattr(own, "_user_weighted_metrics", None))
+    return getattr(getattr(model, "_compile_metrics", None), "_user_metrics", None)
 
 
 def forget_metrics(model: Any) -> None:

@@ -59,7 +59,7 @@ def opened(model: Any, *, upgrade: bool = True) -> Iterator[Opened]:
         ValueFault: the model is none, or has no weights yet.
     """
     if not isinstance(model, (str, os.PathLike)):
-        from orthwrap.live.store import LiveStore
+        from orthwrap.live.live_store import LiveStore
 
         yield Opened(LiveStore(model))
         return

@@ -54,7 +54,7 @@ def _set_live_only(
     model: Any, live_only: Sequence[Decision], functions: Mapping[str, Any]
 ) -> tuple[str, ...]:
     """Sets what has no place in the model's config, on the copy itself; a note of it."""
-    from orthwrap.live.store import LiveStore
+    from orthwrap.live.live_store import LiveStore
 
     if not live_only:
         return ()
@@ -88,7 +88,7 @@ def _check_outputs(model: Any, copy: Any) -> tuple[str, ...]:
 
 def _set_live(store: Any, decision: Decision, functions: Mapping[str, Any]) -> None:
     from orthwrap.live.in_place import set_regularizer
-    from orthwrap.live.store import variable_of
+    from orthwrap.live.live_store import variable_of
 
     live = store.object_of(decision.slot.layer)
     made = _regularizer_for(decision, functions)

@@ -48,28 +48,34 @@ class Cost:
     said: str
 
 
+# A process counts the memory of whoever started it as its own: a small one comes between.
+COSTS = """
+import json, os, resource, subprocess, sys
+
+def limited():
+    resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+
+process = subprocess.Popen(
+    sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=limited
+)
+said = process.stderr.read().decode()
+_, status, usage = os.wait4(process.pid, 0)
+seconds = usage.ru_utime + usage.ru_stime
+print(json.dumps([os.waitstatus_to_exitcode(status), seconds, usage.ru_maxrss / 1024, said]))
+"""
+
+
 def cost(*words: object) -> Cost:
     """What a command costs; one that takes more than a minute of CPU is killed."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "orthwrap", *map(str, words)],
+    command = [sys.executable, "-m", "orthwrap", *map(str, words)]
+    done = subprocess.run(
+        [sys.executable, "-c", COSTS, *command],
         cwd=REPOSITORY,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        preexec_fn=_limited,
+        capture_output=True,
+        check=True,
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
     )
-    assert process.stderr is not None
-    with process.stderr as stderr:
-        said = stderr.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return Cost(process.returncode, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, said)
-
-
-def _limited() -> None:
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+    return Cost(*json.loads(done.stdout))
 
 
 def check_cost(path: Path, *words: object, word: str | None = None) -> None:

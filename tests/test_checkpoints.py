@@ -348,8 +348,8 @@ def test_second_run_is_kept_out(folder: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from orthwrap.training.loop.checkpoints import Folder
-folder = Folder(Path(sys.argv[1]))
+from orthwrap.training.loop.checkpoints import CheckpointFolder
+folder = CheckpointFolder(Path(sys.argv[1]))
 folder.open(resume=True)
 print("held", flush=True)
 sys.stdin.read()

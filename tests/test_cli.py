@@ -154,7 +154,7 @@ def test_a_function_of_ones_own_is_found_in_the_current_folder(folder: Path, run
     assert names == {"mine:squares"}
     code = "import orthwrap; orthwrap.load_model('model-orth.h5')"
     lost = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
-    assert "import mine first" in lost.stderr
+    assert "give --custom-objects package.module:Name" in lost.stderr
     found = subprocess.run([sys.executable, "-c", f"import mine; {code}"], cwd=folder)
     assert found.returncode == 0
 

@@ -15,7 +15,7 @@ from backend import value_and_grad
 from keras import layers, ops
 
 import orthwrap
-from orthwrap.live.store import LiveStore
+from orthwrap.live.live_store import LiveStore
 from orthwrap.plan.decide import plan
 from orthwrap.rules.file import read_rules
 from orthwrap.survey import survey

@@ -135,7 +135,7 @@ def test_an_interrupt_says_what_stands(folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(folder)
     monkeypatch.setattr("orthwrap.report.terminal.render", failing(KeyboardInterrupt()))
     said = failed("apply", "m.h5", code=130)
-    assert said == f"interrupted: {folder}/m-orth.h5 had been written before\n"
+    assert said == "interrupted: m-orth.h5 is written, its report was not shown\n"
 
 
 def test_an_output_that_is_in_place_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

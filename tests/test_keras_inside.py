@@ -119,7 +119,7 @@ def test_a_name_that_is_gone_is_told_with_who_uses_it() -> None:
     gone = Name("Layer._no_such_member", "3.5", "held_layers")
     assert moved(gone) == (
         f"Keras {keras.__version__} has moved Layer._no_such_member, used by "
-        "keras_inside.held_layers (for orthwrap/live/store.py)"
+        "keras_inside.held_layers (for orthwrap/live/live_store.py)"
     )
     assert "has moved keras.src.nowhere:x" in moved(Name("keras.src.nowhere:x", "3.5", "unscaled"))
 
@@ -197,9 +197,10 @@ def private_names(source: str) -> list[str]:
             name = " ".join(f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Attribute):
             name = ast.unparse(node)
-            is_self = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
-            is_private = re.match("_[^_]", node.attr) is not None
-            if is_private and node.attr not in (own_here if is_self else OWN):
+            owner = node.value.id if isinstance(node.value, ast.Name) else ""
+            is_private = re.match("_[^_]", node.attr) is not None and owner not in ("os", "sys")
+            own = own_here | OWN if owner in ("self", "cls") else OWN
+            if is_private and node.attr not in own:
                 found.append(f"{node.lineno}: {name}")
                 continue
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):

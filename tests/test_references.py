@@ -21,8 +21,8 @@ import pytest
 from keras import layers, ops
 
 import orthwrap
+from orthwrap.live.live_store import LiveStore
 from orthwrap.live.rebuild import live_objects
-from orthwrap.live.store import LiveStore
 from orthwrap.regularizers.known import regularizer_of
 from orthwrap.rules import references
 
@@ -32,7 +32,7 @@ SUFFIXES = (".h5", ".keras")
 @pytest.fixture(autouse=True)
 def nothing_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process of its own."""
-    monkeypatch.setattr(references, "_named", {})
+    monkeypatch.setattr(references, "NAMED", {})
 
 
 class Trap(keras.regularizers.Regularizer):  # type: ignore[misc]  # Keras is untyped
@@ -389,7 +389,7 @@ def test_what_the_user_names_is_found(
         assert float(loaded.losses[0]) == pytest.approx(0.5 * squares(loaded), rel=1e-6)
 
     def forget() -> None:
-        monkeypatch.setattr(references, "_named", {})
+        monkeypatch.setattr(references, "NAMED", {})
         with pytest.raises(orthwrap.FileFault, match=f"it needs '{reference}'"):
             orthwrap.load_model(carried)
 

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from orthwrap import keras_inside
-from orthwrap.live.store import _kind_of
+from orthwrap.live.live_store import _kind_of
 
 
 def layer_pairs(model: Any, new: Any) -> Iterator[tuple[Any, Any]]:

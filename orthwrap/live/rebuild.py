@@ -13,7 +13,7 @@ from orthwrap import keras_inside
 from orthwrap.errors import RebuildError
 from orthwrap.live.carried import copy_own_state, copy_seeds, copy_trainable, layer_pairs
 from orthwrap.live.compiled import copy_compiled
-from orthwrap.live.store import LiveStore
+from orthwrap.live.live_store import LiveStore
 from orthwrap.model_config.tree import Edit, Node, at, edit
 from orthwrap.rules.references import known_objects
 from orthwrap.text import error_summary

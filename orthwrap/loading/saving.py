@@ -20,7 +20,7 @@ def save_model(model: Any, target: Path, like: Path | None = None) -> None:
         ValueFault: a kernel carries a function that a file cannot refer to.
         FileFault: Keras cannot save it.
     """
-    from orthwrap.live.store import regularizers_of
+    from orthwrap.live.live_store import regularizers_of
 
     for where, regularizer in regularizers_of(model):
         attachment = getattr(regularizer, "attachment", None)

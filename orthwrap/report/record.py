@@ -95,6 +95,7 @@ class LayerRecord:
         matrices = self.matrices and dict(
             zip(("count", "rows", "columns"), self.matrices, strict=True)
         )
+        beside = {"previous": self.previous, "foreign": self.foreign}
         return {
             "path": self.path,
             "class_name": self.class_name,
@@ -108,10 +109,9 @@ class LayerRecord:
             "trainable": self.trainable,
             "rule": self.rule,
             "regularizer": self.regularizer and self.regularizer.to_json(),
-            "previous": self.previous,
-            "foreign": self.foreign,
             "before": self.before and self.before.to_json(),
             "after": self.after and self.after.to_json(),
+            **{key: value for key, value in beside.items() if value is not None},
         }
 
     @classmethod

@@ -20,24 +20,29 @@ _SHARE = 2  # how many times the file's size a longer one may have
 
 def parse_config(text: str | bytes, path: Path, size: int) -> Node:
     """The config tree of a file of `size` bytes; FileFault where it is none."""
-    root = parse_json(text, path, size)
+    root = _parsed(text, path, size)
     if not isinstance(root, dict) or "class_name" not in root or "config" not in root:
         raise FileFault(f"{path} holds a config without class_name and config: no Keras model")
+    _check_size(root, path)
     return root
 
 
 def parse_json(text: str | bytes, path: Path, size: int) -> Any:
     """What a config's text says; FileFault where it is no JSON, or too large for a model."""
+    root = _parsed(text, path, size)
+    if isinstance(root, (dict, list)):
+        _check_size(root, path)
+    return root
+
+
+def _parsed(text: str | bytes, path: Path, size: int) -> Any:
     check_length(text, path, size)
     try:
-        root = json.loads(text)
+        return json.loads(text)
     except (ValueError, TypeError, RecursionError) as e:
         raise FileFault(
             f"{path} holds a config that is not JSON ({first_line(e)}): copy it again"
         ) from e
-    if isinstance(root, (dict, list)):
-        _check_size(root, path)
-    return root
 
 
 def check_length(text: str | bytes, path: Path, size: int) -> None:

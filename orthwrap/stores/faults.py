@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orthwrap.errors import FileFault, OrthwrapError
-from orthwrap.stores.replacing import reason
+from orthwrap.stores.replacing import is_out_of_room, reason
 from orthwrap.text import printable
 
 # What a file of a form that no Keras writes makes the code that reads it raise.
@@ -36,8 +36,12 @@ def reading(path: Path) -> Iterator[None]:
     except OrthwrapError:
         raise
     except OSError as e:
+        if is_out_of_room(e):  # no reading takes any: whoever wrote meanwhile says where
+            raise
         raise FileFault(f"{e.filename or path}: {reason(e)}") from e
     except _FAULTS as e:
+        if is_out_of_room(e):
+            raise
         raise unreadable(path, e) from e
 
 

@@ -58,6 +58,9 @@ class ZipSource(io.BufferedReader):
         super().__init__(open_regular(path, 0))  # type: ignore[arg-type]  # without a buffer: raw
         self.is_listed = False
 
+    def __del__(self) -> None:
+        self.close()  # without a warning, as `zipfile` lets go of what it opened itself
+
     def read(self, size: int | None = -1, /) -> bytes:
         if not self.is_listed and size is not None and size > MAX_LIST:
             raise FileFault(

@@ -215,19 +215,24 @@ def named_where_full(place: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as e:  # HDF5 raises the latter where it closes a file
-        number = getattr(e, "errno", None) or _errno_within(e)
-        if number not in _NO_ROOM:
+        if not is_out_of_room(e):
             raise
+        why = os.strerror(_number(e))
         raise FileFault(
-            f"cannot write into {place}, where temporary files lie: {os.strerror(number)}: make "
-            "room, or set TMPDIR to another folder"
+            f"cannot write into {place}, where temporary files lie: {why}: make room, or set "
+            "TMPDIR to another folder"
         ) from e
 
 
-def _errno_within(error: BaseException) -> int:
-    """The system's number in the words of the HDF5 library; 0 where there is none."""
+def is_out_of_room(error: BaseException) -> bool:
+    """Whether a disk, a quota or a limit on the length of files has no room for more."""
+    return _number(error) in _NO_ROOM
+
+
+def _number(error: BaseException) -> int:
+    """The system's number, also in the words of the HDF5 library; 0 where there is none."""
     found = re.search(r"errno = (\d+)", str(error))
-    return int(found[1]) if found else 0
+    return getattr(error, "errno", None) or (int(found[1]) if found else 0)
 
 
 def reason(error: OSError) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from orthwrap import keras_inside
 from orthwrap.data import Data
 from orthwrap.data.ports import Array, as_model_takes, shape_text
 from orthwrap.errors import ValueFault
@@ -134,8 +135,8 @@ def label_fault(model: Any, batch: Sequence[Any]) -> str:
         fault = "" if loss is None else _fault(keras.losses.get(loss), y, output)
         if fault:
             return f"loss {loss_names(loss)}{fault}"
-    own = getattr(model, "_compile_metrics", None)
-    for metric in _leaves(getattr(own, "_user_metrics", None)) if len(outputs) == 1 else ():
+    metrics = _leaves(keras_inside.metrics_as_given(model)) if len(outputs) == 1 else ()
+    for metric in metrics:
         if metric is None or metric in ("accuracy", "acc"):
             continue  # of several kinds, and Keras chooses one that fits
         found = keras.metrics.get(metric)

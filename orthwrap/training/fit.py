@@ -17,8 +17,8 @@ from orthwrap import keras_inside
 from orthwrap.data import Data
 from orthwrap.errors import OrthwrapError, is_own, raised_at
 from orthwrap.live.compiled import inner_of
+from orthwrap.live.live_store import LiveStore, regularizers_of
 from orthwrap.live.rebuild import rebuild
-from orthwrap.live.store import LiveStore, regularizers_of
 from orthwrap.regularizers import OrthogonalityRegularizer
 from orthwrap.report.record import Training
 from orthwrap.rules.schedules import Schedule

@@ -10,7 +10,7 @@ from typing import Any
 
 from orthwrap.data import Data
 from orthwrap.errors import Interrupted, OrthwrapError
-from orthwrap.live.store import LiveStore
+from orthwrap.live.live_store import LiveStore
 from orthwrap.loading.saving import save_model
 from orthwrap.report.make import with_trained
 from orthwrap.report.record import Report

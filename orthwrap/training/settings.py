@@ -314,7 +314,7 @@ def settings_of(
     for name in keywords:
         if name not in known:
             raise TypeError(f"unexpected keyword {name!r}; {_meant(name, [*known, *others])}")
-    given = {name: value for name, value in keywords.items() if _is_given(value)}
+    given = {name: value for name, value in keywords.items() if _is_given(name, value)}
     if has_data:
         return Settings(**given)
     if given:
@@ -343,7 +343,8 @@ def _meant(name: str, known: Sequence[str]) -> str:
     return f"did you mean {' or '.join(repr(flat[c]) for c in close)}?"
 
 
-def _is_given(value: Any) -> bool:
+def _is_given(name: str, value: Any) -> bool:
     """Commands hand on every option, with None, False or no values where it was not used."""
-    is_empty = isinstance(value, (list, tuple)) and not value
-    return value is not None and value is not False and not is_empty
+    if words_of(TrainingWords)[name].kind is words.flag:
+        return bool(value)
+    return value is not None and not (isinstance(value, (list, tuple)) and not value)

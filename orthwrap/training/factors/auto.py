@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orthwrap.errors import OrthwrapError, is_own
-from orthwrap.live.store import LiveStore, variable_of
+from orthwrap.live.live_store import LiveStore, variable_of
 from orthwrap.plan.reasons import AUTO_FACTOR, Reason, about_anew
 from orthwrap.regularizers import Attached, OrthogonalityRegularizer
 from orthwrap.report.record import LayerRecord, Report, place_of

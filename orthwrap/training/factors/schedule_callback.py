@@ -13,7 +13,7 @@ import keras
 from orthwrap import keras_inside
 from orthwrap.errors import NoMatchError, UsageError, ValueFault
 from orthwrap.live.compiled import forget_compiled_steps
-from orthwrap.live.store import LiveStore, regularizers_of
+from orthwrap.live.live_store import LiveStore, regularizers_of
 from orthwrap.regularizers import _Regularizer
 from orthwrap.regularizers.multiplier import Multiplier
 from orthwrap.rules.patterns import Pattern, nearest, parse

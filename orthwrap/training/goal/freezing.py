@@ -10,7 +10,7 @@ import keras
 
 from orthwrap import keras_inside
 from orthwrap.errors import NoMatchError, UsageError, ValueFault
-from orthwrap.live.store import LiveStore
+from orthwrap.live.live_store import LiveStore
 from orthwrap.rules.patterns import Candidate, Pattern, nearest, parse
 from orthwrap.survey import survey
 from orthwrap.training.settings import Settings

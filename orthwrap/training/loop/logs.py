@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from orthwrap.errors import FileFault
-from orthwrap.live.store import LiveStore
+from orthwrap.live.live_store import LiveStore
 from orthwrap.report.make import figures
 from orthwrap.report.record import place_of
 from orthwrap.stores.outputs import check_replaceable

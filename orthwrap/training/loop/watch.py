@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from orthwrap.errors import FileFault, ValueFault
 from orthwrap.live.compiled import inner_of
-from orthwrap.live.store import regularizers_of
+from orthwrap.live.live_store import regularizers_of
 from orthwrap.regularizers import Attached, OrthogonalityRegularizer
 from orthwrap.regularizers.multiplier import MULTIPLIER
 from orthwrap.stores.replacing import TextOutput
