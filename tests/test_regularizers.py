@@ -254,7 +254,7 @@ def test_reference_is_resolved_where_the_user_named_it(
     assert isinstance(cloned.layers[-1].kernel_regularizer._function, types.FunctionType)
 
     # Another process, in which the module happens to be imported.
-    monkeypatch.setattr(references, "_named", {})
+    monkeypatch.setattr(references, "NAMED", {})
     assert sys.modules["somebody_regularizers"] is borrowed
     with pytest.raises(orthwrap.OrthwrapError) as caught:
         orthwrap.load_model(result.output)

@@ -134,10 +134,11 @@ def _objects(root: Node) -> Iterator[tuple[Node, str, int]]:
             if isinstance(value.get("class_name"), str):
                 yield value, where, holder
                 holder = id(value)
-            inner = [(v, (*pointer, k), where, holder) for k, v in value.items()]
+            children = [(k, v) for k, v in value.items() if isinstance(v, (dict, list))]
         else:
-            inner = [(v, (*pointer, i), where, holder) for i, v in enumerate(value)]
-        stack.extend(item for item in reversed(inner) if isinstance(item[0], (dict, list)))
+            children = [(i, v) for i, v in enumerate(value) if isinstance(v, (dict, list))]
+        # Vocabularies are long: what is no node takes no place here.
+        stack.extend((v, (*pointer, k), where, holder) for k, v in reversed(children))
 
 
 def _keeps_code(node: Node) -> bool:

@@ -7,6 +7,7 @@ waiting for ever, and a file of holes says that it is a terabyte long.
 from __future__ import annotations
 
 import errno
+import contextlib
 import io
 import os
 import stat
@@ -59,7 +60,8 @@ class ZipSource(io.BufferedReader):
         self.is_listed = False
 
     def __del__(self) -> None:
-        self.close()  # without a warning, as `zipfile` lets go of what it opened itself
+        with contextlib.suppress(ValueError):  # where nothing could be opened
+            self.close()  # without a warning, as `zipfile` lets go of what it opened itself
 
     def read(self, size: int | None = -1, /) -> bytes:
         if not self.is_listed and size is not None and size > MAX_LIST:
