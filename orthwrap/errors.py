@@ -84,6 +84,10 @@ class FileFault(OrthwrapError):
     """A file is missing, broken, of another kind, or must not be written."""
 
 
+class PlaceFault(FileFault):
+    """There is no room where temporary files lie; the file that was read is not at fault."""
+
+
 class RebuildError(OrthwrapError):
     """A model cannot be rebuilt from its config."""
 

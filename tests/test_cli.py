@@ -155,8 +155,10 @@ def test_a_function_of_ones_own_is_found_in_the_current_folder(folder: Path, run
     code = "import orthwrap; orthwrap.load_model('model-orth.h5')"
     lost = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     assert "give --custom-objects package.module:Name" in lost.stderr
-    found = subprocess.run([sys.executable, "-c", f"import mine; {code}"], cwd=folder)
-    assert found.returncode == 0
+    imported = subprocess.run([sys.executable, "-c", f"import mine; {code}"], cwd=folder)
+    assert imported.returncode == 1  # that its module happens to be imported is no authority
+    code = "import orthwrap; orthwrap.load_model('model-orth.h5', custom_objects='mine:squares')"
+    assert subprocess.run([sys.executable, "-c", code], cwd=folder).returncode == 0
 
 
 def test_factor_for_splits_at_the_last_equals_sign(folder: Path) -> None:

@@ -75,7 +75,7 @@ def test_what_orthwrap_does_wrong_is_called_so(
     place, command = STAGES[stage]
     for kind in FAULTS:
         monkeypatch.setattr(place, failing(kind("two\nlines")))
-        said = failed(command, "m.h5")
+        said = failed(command, "m.h5", *(["--json", "-"] if stage == "JSON" else []))
         assert said.startswith("error: orthwrap itself failed at orthwrap"), said
         assert kind.__name__ in said
         assert "line " in said

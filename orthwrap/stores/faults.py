@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from orthwrap.errors import FileFault, OrthwrapError
+from orthwrap.errors import FileFault, OrthwrapError, PlaceFault
 from orthwrap.stores.replacing import is_out_of_room, reason
 from orthwrap.text import printable
 
@@ -30,7 +30,7 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except FileFault as e:
-        if printable(str(path)) in str(e):
+        if isinstance(e, PlaceFault) or printable(str(path)) in str(e):
             raise
         raise FileFault(f"{path}: {e}") from e
     except OrthwrapError:

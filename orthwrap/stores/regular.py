@@ -6,8 +6,8 @@ waiting for ever, and a file of holes says that it is a terabyte long.
 
 from __future__ import annotations
 
-import errno
 import contextlib
+import errno
 import io
 import os
 import stat

@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-from orthwrap.errors import FileFault
+from orthwrap.errors import FileFault, PlaceFault
 from orthwrap.stores.written import note
 from orthwrap.text import first_line
 
@@ -218,7 +218,7 @@ def named_where_full(place: Path) -> Iterator[None]:
         if not is_out_of_room(e):
             raise
         why = os.strerror(_number(e))
-        raise FileFault(
+        raise PlaceFault(
             f"cannot write into {place}, where temporary files lie: {why}: make room, or set "
             "TMPDIR to another folder"
         ) from e
