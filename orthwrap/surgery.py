@@ -11,9 +11,9 @@ from typing import Any
 from orthwrap.errors import RebuildError
 from orthwrap.opening import Opened
 from orthwrap.plan.decision import Decision, Plan
-from orthwrap.stores.files import FileStore
-from orthwrap.stores.outputs import DEFAULT_SUFFIX
+from orthwrap.stores.formats import new_suffix
 from orthwrap.stores.replacing import replacing, scratch_folder
+from orthwrap.stores.store import FileStore
 
 _SAME_OUTPUTS = 1e-5  # the largest difference that arithmetic in another order may make
 
@@ -99,7 +99,7 @@ def temporary_copy(source: Opened, root: Any) -> Iterator[Path]:
     """The file with an edited config in a folder of its own, for Keras to load."""
     store: FileStore = source.store
     with scratch_folder() as folder:
-        path = folder / f"model{DEFAULT_SUFFIX[store.format]}"
+        path = folder / f"model{new_suffix(store.format)}"
         store.write(path, root)
         source.check_unchanged()
         yield path
