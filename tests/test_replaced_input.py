@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from orthwrap import surgery
 from orthwrap.report import make
 from orthwrap.stores.h5 import H5Store
 from orthwrap.stores.keras_zip import KerasStore
-from orthwrap.verbs import apply
+from orthwrap.verbs import compare
 from tests.samples import nested_file, small_file
 
 
@@ -100,12 +101,12 @@ def test_before_it_is_converted(model: Path, monkeypatch) -> None:
 
 
 def test_before_it_is_copied_as_it_is(model: Path, monkeypatch) -> None:
-    before_call(monkeypatch, apply, "replacing", lambda: another(model))
+    before_call(monkeypatch, shutil, "copyfile", lambda: another(model))
     refused(lambda: orthwrap.upgrade(model, model.with_name(f"out{model.suffix}")), model)
 
 
 def test_while_it_is_compared(model: Path, monkeypatch) -> None:
-    before_call(monkeypatch, apply, "compare_kernel", lambda: longer(model))
+    before_call(monkeypatch, compare, "compare_kernel", lambda: longer(model))
     refused(lambda: orthwrap.compare(nested_file(".h5"), model, measure=False), model)
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from orthwrap.errors import FileFault
 from orthwrap.stores import h5_edit, keras_edit, saved_model
 from orthwrap.stores.edits import Described, Edits
 from orthwrap.stores.h5 import H5Store, is_hdf5
@@ -70,13 +69,3 @@ def suffix_list() -> str:
     """All suffixes in words: `.h5, .hdf5 or .keras`."""
     *others, last = suffixes()
     return f"{', '.join(others)} or {last}"
-
-
-def format_of(target: Path) -> str:
-    """The format that a suffix says; FileFault where it says none."""
-    known = suffixes()
-    if target.suffix not in known:
-        raise FileFault(
-            f"output {target} must end in {suffix_list()}, which says the format to write"
-        )
-    return known[target.suffix]

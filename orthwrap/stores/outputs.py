@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orthwrap.errors import FileFault
-from orthwrap.stores.formats import format_of, new_suffix, suffixes
+from orthwrap.stores.formats import new_suffix, suffix_list, suffixes
 from orthwrap.stores.replacing import check_place, check_regular, is_stream
 
 PathLike = str | os.PathLike[str]
@@ -46,6 +46,16 @@ def as_path(output: PathLike) -> Path:
     if not isinstance(output, (str, os.PathLike)):
         raise FileFault(f"output {output!r} is no path: give a file name")
     return Path(output)
+
+
+def format_of(target: Path) -> str:
+    """The format that a suffix says; FileFault where it says none."""
+    known = suffixes()
+    if target.suffix not in known:
+        raise FileFault(
+            f"output {target} must end in {suffix_list()}, which says the format to write"
+        )
+    return known[target.suffix]
 
 
 def check_output(target: Path, source: Path | None, force: bool) -> None:

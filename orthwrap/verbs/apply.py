@@ -21,8 +21,7 @@ from orthwrap.report.record import Report
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
 from orthwrap.rules.rule import AttachWords, Rule
 from orthwrap.rules.words import documented, words_of
-from orthwrap.stores.formats import format_of
-from orthwrap.stores.outputs import PathLike
+from orthwrap.stores.outputs import PathLike, format_of
 from orthwrap.surgery import changed_model, temporary_copy, write_copy
 from orthwrap.survey import survey
 from orthwrap.training.settings import TrainingWords, settings_of

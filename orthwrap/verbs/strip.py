@@ -13,8 +13,7 @@ from orthwrap.opening import opened
 from orthwrap.plan.as_it_is import plan_strip
 from orthwrap.report.make import make_report, noted
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
-from orthwrap.stores.formats import format_of
-from orthwrap.stores.outputs import PathLike
+from orthwrap.stores.outputs import PathLike, format_of
 from orthwrap.surgery import changed_model, temporary_copy, write_copy
 from orthwrap.survey import survey
 from orthwrap.verbs.endings import Result, saved

@@ -16,8 +16,7 @@ from orthwrap.penalties.attachment import ours_within
 from orthwrap.plan.as_it_is import plan_inspect
 from orthwrap.report.make import make_report, noted
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
-from orthwrap.stores.formats import format_of
-from orthwrap.stores.outputs import PathLike
+from orthwrap.stores.outputs import PathLike, format_of
 from orthwrap.stores.replacing import replacing
 from orthwrap.surgery import temporary_copy, write_copy
 from orthwrap.survey import survey

@@ -92,7 +92,6 @@ def _is_special(path: str) -> bool:
 def prepare() -> None:
     """What orthwrap itself imports is there before a file is looked at."""
     import orthwrap.report
-
     import orthwrap.stores
     import orthwrap.upgrades
 
