@@ -30,7 +30,7 @@ PREFIX = "variables/variables"
 
 @pytest.fixture(scope="module")
 def vintages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_vintages(tmp_path_factory.mktemp("folders"), "folders")
+    return make_vintages(tmp_path_factory.mktemp("made"), "folders") / "folders"
 
 
 @pytest.fixture
