@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orthwrap.errors import FileFault
 from orthwrap.stores.faults import reading
-from orthwrap.stores.files import FileStore, is_keras_folder, open_file
+from orthwrap.stores.files import format_at, open_file
+from orthwrap.stores.formats import new_suffix
 from orthwrap.stores.original import Original
 from orthwrap.stores.replacing import scratch_folder
+from orthwrap.stores.store import FileStore
 
 if TYPE_CHECKING:
     from orthwrap.upgrades import Upgrade
@@ -75,44 +76,28 @@ def opened(model: Any, *, upgrade: bool = True) -> Iterator[Opened]:
 
 
 def _open(path: Path, new_folder: Callable[[], Path], upgrade: bool) -> Opened:
-    if is_saved_model(path):
-        if not upgrade:
-            raise FileFault(
-                f"{path} is a SavedModel folder, which is read only by bringing it up to Keras 3: "
-                "use `orthwrap upgrade` first, or leave --no-upgrade out"
-            )
-        from orthwrap.upgrades.saved_model import read_config, upgrade_saved_model
-
-        _, version = read_config(path)
-        copy = new_folder() / "model.keras"
-        upgrades = upgrade_saved_model(path, copy)
-        return Opened(_renamed(open_file(copy), path, "saved_model", version), upgrades)
-    store = open_file(path)
-    source = path
+    if not upgrade:
+        return Opened(open_file(path))
+    found = format_at(path)
+    store = found.open(path)
     version = store.record.keras_version or ""
-    if not upgrade or version.startswith("3."):
+    if found.editing is None or (found.becomes is None and version.startswith("3.")):
         return Opened(store)
-    from orthwrap.upgrades import apply_h5, plan_h5, plan_keras_zip, upgrade_keras_zip
+    from orthwrap.upgrades import modernised
 
     try:
-        if is_keras_folder(path):
-            source = new_folder() / "packed.keras"
-            store.write(source, store.root)
-        plan = plan_h5(source) if store.format == "h5" else plan_keras_zip(source)
-        if not plan.upgrades:
+        edits = modernised(found.editing.described(store))
+        if not edits.upgrades:
             return Opened(store)
-        copy = new_folder() / f"model.{store.format}"
-        if store.format == "h5":
-            apply_h5(source, copy, plan)
-        else:
-            upgrade_keras_zip(source, copy)
+        copy = new_folder() / f"model{new_suffix(found.name)}"
+        found.editing.write_edited(store, copy, edits)
     except BaseException:
         store.close()
         raise
     store.close()
-    modern = _renamed(open_file(copy), path, store.format, store.record.keras_version)
-    modern.old_names = dict(plan.renamed)
-    return Opened(modern, plan.upgrades)
+    modern = _renamed(open_file(copy), path, found.name, store.record.keras_version)
+    modern.old_names = dict(edits.renamed)
+    return Opened(modern, edits.upgrades)
 
 
 def _renamed(store: FileStore, path: Path, format: str, version: str | None) -> FileStore:
@@ -120,8 +105,3 @@ def _renamed(store: FileStore, path: Path, format: str, version: str | None) -> 
     record = replace(store.record, path=str(path), format=format)
     store.record = record if version is None else replace(record, keras_version=version)
     return store
-
-
-def is_saved_model(path: Path) -> bool:
-    """True for a TensorFlow SavedModel folder."""
-    return path.is_dir() and (path / "saved_model.pb").exists()

@@ -13,9 +13,10 @@ from orthwrap.loading.loading import load_compiled
 from orthwrap.loading.saving import save_model
 from orthwrap.opening import Opened
 from orthwrap.plan.decision import Decision, Plan
-from orthwrap.stores.files import FileStore
-from orthwrap.stores.outputs import DEFAULT_SUFFIX, format_of
+from orthwrap.stores.formats import new_suffix
+from orthwrap.stores.outputs import format_of
 from orthwrap.stores.replacing import replacing, scratch_folder
+from orthwrap.stores.store import FileStore
 
 _SAME_OUTPUTS = 1e-5  # the largest difference that arithmetic in another order may make
 
@@ -135,7 +136,7 @@ def load_changed(
     """The model of a file with its config as in `root`; and notes of what was not loaded."""
     store: FileStore = source.store
     with scratch_folder() as folder:
-        copy = folder / f"model{DEFAULT_SUFFIX[store.format]}"
+        copy = folder / f"model{new_suffix(store.format)}"
         store.write(copy, root)
         source.check_unchanged()
         return load_compiled(copy, custom_objects, unsafe_lambda=unsafe_lambda, shown=source.path)

@@ -30,7 +30,7 @@ from orthwrap.data.arrays import find_arrays
 from orthwrap.data.images import ImageRows, Pixels, _check_signatures
 from orthwrap.data.ports import Port
 from orthwrap.errors import FileFault
-from orthwrap.stores import open_file
+from orthwrap.stores.files import open_file
 from orthwrap.stores.members import UnpackedFolder
 from orthwrap.stores.regular import held, open_regular
 from tests import bombs

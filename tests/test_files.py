@@ -17,7 +17,7 @@ import pytest
 import orthwrap
 from orthwrap.errors import FileFault
 from orthwrap.model_config.tree import is_ours
-from orthwrap.stores import open_file
+from orthwrap.stores.files import open_file
 from orthwrap.stores.replacing import replacing
 from tests.samples import nested_file, small_file
 

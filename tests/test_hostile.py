@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orthwrap.stores import open_file
+from orthwrap.stores.files import open_file
 from tests.conftest import REPOSITORY
 from tests.hostile import (
     KERNELS,

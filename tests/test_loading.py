@@ -14,7 +14,7 @@ from keras import layers
 
 import orthwrap
 from orthwrap.loading.loading import load_compiled
-from orthwrap.upgrades.h5_file import STATE_ASIDE
+from orthwrap.upgrades.by_format import STATE_ASIDE
 from tests.conftest import REAL_MODELS
 
 SHAPES = {"kernel": (6, 3), "bias": (3,)}

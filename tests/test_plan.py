@@ -17,8 +17,8 @@ from orthwrap.plan.as_it_is import plan_strip
 from orthwrap.plan.decide import plan
 from orthwrap.plan.decision import Plan
 from orthwrap.rules.rule import Rule
-from orthwrap.stores import WeightRef, open_file
-from orthwrap.stores.store import ModelRecord
+from orthwrap.stores.files import open_file
+from orthwrap.stores.store import ModelRecord, WeightRef
 from orthwrap.survey import survey
 from tests.samples import nested_file
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import orthwrap
-from orthwrap.stores import open_file
+from orthwrap.stores.files import open_file
 from tests.conftest import REAL_MODELS
 
 pytestmark = pytest.mark.skipif(not REAL_MODELS.exists(), reason="the real models are not here")

@@ -16,12 +16,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from upgrade_helpers import TOLERANCE, difference, load, make_vintages, oracle, real, run
+from upgrade_helpers import TOLERANCE, difference, load, make_vintages, oracle, real, run, upgrade
 
 import orthwrap
 from orthwrap.errors import FileFault
 from orthwrap.stores.tensor_bundle import Checkpoint
-from orthwrap.upgrades import upgrade_saved_model
 from orthwrap.upgrades.saved_models.layer_arrays import arrays_of
 from tests.hostile import flipped
 from tests.saved_models import dense, kernels, node, sequential, write, write_config
@@ -31,7 +30,7 @@ PREFIX = "variables/variables"
 
 @pytest.fixture(scope="module")
 def vintages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_vintages(tmp_path_factory.mktemp("folders"), "folders") / "folders"
+    return make_vintages(tmp_path_factory.mktemp("made"), "folders") / "folders"
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def refusal(folder: Path, target: Path) -> str:
     """The one line that a folder is refused with; nothing is left behind."""
     before = set(target.parent.iterdir())
     with pytest.raises(FileFault) as caught:
-        upgrade_saved_model(folder, target)
+        upgrade(folder, target)
     assert "\n" not in str(caught.value)
     assert set(target.parent.iterdir()) == before
     return str(caught.value)
@@ -57,7 +56,7 @@ def test_outputs_and_weights_are_those_of_keras_2(vintages: Path, tmp_path: Path
     folders = sorted(path for path in vintages.iterdir() if path.is_dir())
     for folder in folders:
         out = tmp_path / f"{folder.name}.keras"
-        upgrades = {upgrade.name for upgrade in upgrade_saved_model(folder, out)}
+        upgrades = {upgrade.name for upgrade in upgrade(folder, out)}
         model = load(out)
         inputs, outputs = oracle(vintages / f"{folder.name}.npz")
         worst = difference(run(model, inputs), outputs)
@@ -221,15 +220,14 @@ def test_a_layer_of_a_class_without_arrays_stays(tmp_path: Path) -> None:
 
 def test_the_table_agrees_with_keras_2(vintages: Path) -> None:
     """Shapes of the table for a model of every kind of layer, against the arrays themselves."""
-    from orthwrap.upgrades.saved_model import read_config
-    from orthwrap.upgrades.saved_models.laid_out import lay_out
+    from orthwrap.stores.saved_model import SavedModelFolder, described
+    from orthwrap.upgrades.by_format import modernised
 
     for folder in (path for path in vintages.iterdir() if path.is_dir()):
-        checkpoint = Checkpoint(folder / PREFIX)
-        layout = lay_out(read_config(folder)[0], checkpoint.objects(), checkpoint.entries)
+        placed = modernised(described(SavedModelFolder(folder))).placed
         with np.load(vintages / f"{folder.name}.npz") as data:
             count = sum(key[0] == "w" and "StateVar" not in key for key in data.files)
-        assert sum(map(len, layout.groups.values())) == count, folder.name
+        assert sum(map(len, placed.values())) == count, folder.name
     assert arrays_of("Conv2D", {"filters": 4, "kernel_size": [3, 2]}) == {
         "kernel": (3, 2, None, 4),
         "bias": (4,),
@@ -292,7 +290,7 @@ def test_flipped_bytes(
     try:
         path.write_bytes(flipped(whole, changes))
         with contextlib.suppress(FileFault):
-            upgrade_saved_model(folder, folder / "out.keras")
+            upgrade(folder, folder / "out.keras")
     finally:
         path.write_bytes(whole)
 
@@ -381,7 +379,7 @@ def test_forged_indexes(tmp_path: Path, entries: dict[str, bytes], expected: str
     }
     index = folder / f"{PREFIX}.index"
     index.write_bytes(table(honest))
-    assert upgrade_saved_model(folder, tmp_path / "honest.keras")
+    assert upgrade(folder, tmp_path / "honest.keras")
     index.write_bytes(table({**honest, **entries}))
     assert expected in refusal(folder, tmp_path / "out.keras")
 
@@ -449,7 +447,7 @@ def test_objects_that_hold_each_other(tmp_path: Path) -> None:
             saved_models, "graph_of", lambda paths, keep=None: with_ring(paths, keep, True)
         )
         lost = write(tmp_path / "lost", sequential(dense("a")), kernels((4, 3)))
-    assert upgrade_saved_model(ring, tmp_path / "ring.keras")
+    assert upgrade(ring, tmp_path / "ring.keras")
     assert "objects which it does not hold" in refusal(lost, tmp_path / "out.keras")
 
 
@@ -466,7 +464,7 @@ def test_names_stay_inside_the_file(tmp_path: Path) -> None:
     """Class names become names of groups: what could lead elsewhere is not in them."""
     config = sequential({**dense("a"), "class_name": "../../x>Dense"})
     folder = write(tmp_path / "m", config, kernels((4, 3)))
-    upgrade_saved_model(folder, tmp_path / "out.keras")
+    upgrade(folder, tmp_path / "out.keras")
     import zipfile
 
     with zipfile.ZipFile(tmp_path / "out.keras") as archive:

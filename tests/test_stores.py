@@ -23,8 +23,9 @@ import pytest
 
 import orthwrap
 from orthwrap.errors import FileFault
-from orthwrap.stores import hdf5, open_file
+from orthwrap.stores import hdf5
 from orthwrap.stores import replacing as replacing_module
+from orthwrap.stores.files import open_file
 from orthwrap.stores.replacing import replacing, scratch_folder
 from tests.conftest import needs_keras
 from tests.samples import nested_file, small_file

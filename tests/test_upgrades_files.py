@@ -11,10 +11,9 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from upgrade_helpers import REAL, TOLERANCE, config_of, difference, load, oracle, real, run
+from upgrade_helpers import REAL, TOLERANCE, config_of, difference, load, oracle, real, run, upgrade
 
 from orthwrap.errors import FileFault
-from orthwrap.upgrades import plan_h5, upgrade_h5, upgrade_keras_zip, upgrade_saved_model
 
 WHOLE = [
     "astrorapid_lstm.hdf5",
@@ -40,7 +39,7 @@ LOADABLE = [
 
 def upgraded(name: str, tmp_path: Path) -> Path:
     old, new = real(name), tmp_path / "new.h5"
-    return new if upgrade_h5(old, new) else old
+    return new if upgrade(old, new) else old
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -159,13 +158,13 @@ def test_the_input_is_never_changed(name: str, tmp_path: Path) -> None:
     copy = tmp_path / "copy.h5"
     shutil.copyfile(real(name), copy)
     before = copy.read_bytes()
-    upgrade_h5(copy, tmp_path / "new.h5")
+    upgrade(copy, tmp_path / "new.h5")
     assert copy.read_bytes() == before
 
 
 def test_keras_3_is_left_alone(tmp_path: Path) -> None:
     old = real("deeplc_k333.keras")
-    assert upgrade_keras_zip(old, tmp_path / "new.keras") == ()
+    assert upgrade(old, tmp_path / "new.keras") == ()
     assert not (tmp_path / "new.keras").exists()
 
 
@@ -181,7 +180,7 @@ def test_keras_3_h5_is_left_alone_unread(tmp_path: Path, monkeypatch: pytest.Mon
         warnings.simplefilter("ignore")
         model.save(path)
     monkeypatch.setattr(h5py.Dataset, "__getitem__", read)
-    assert upgrade_h5(path, tmp_path / "new.h5") == ()
+    assert upgrade(path, tmp_path / "new.h5") == ()
     assert not (tmp_path / "new.h5").exists()
 
 
@@ -190,7 +189,7 @@ def test_keras_3_h5_is_left_alone_unread(tmp_path: Path, monkeypatch: pytest.Mon
 )
 def test_no_model_inside(name: str) -> None:
     with pytest.raises(FileFault) as caught:
-        plan_h5(real(name))
+        upgrade(real(name))
     assert "\n" not in str(caught.value)
 
 
@@ -198,7 +197,7 @@ def test_no_model_inside(name: str) -> None:
 def test_saved_model(tmp_path: Path) -> None:
     name = "SM_medaka_r941_min_sup_g507"
     out = tmp_path / "model.keras"
-    upgrades = upgrade_saved_model(real(name), out)
+    upgrades = upgrade(real(name), out)
     assert upgrades[0].name == "SavedModel"
     inputs, outputs = oracle(REAL / "expected" / f"{name}.npz")
     assert difference(run(load(out), inputs), outputs) < TOLERANCE
@@ -209,9 +208,9 @@ def test_not_an_archive(tmp_path: Path) -> None:
     path = tmp_path / "x.keras"
     path.write_bytes(b"PK nothing")
     with pytest.raises(FileFault):
-        upgrade_keras_zip(path, tmp_path / "y.keras")
+        upgrade(path, tmp_path / "y.keras")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("config.json", "[1, 2]")
         archive.writestr("metadata.json", "{}")
     with pytest.raises(FileFault):
-        upgrade_keras_zip(path, tmp_path / "y.keras")
+        upgrade(path, tmp_path / "y.keras")

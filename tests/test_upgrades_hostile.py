@@ -15,18 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_upgrades_table import functional, layer, node, sequential
-from upgrade_helpers import write_h5
+from upgrade_helpers import upgrade, write_h5
 
 from orthwrap.errors import FileFault, OrthwrapError
-from orthwrap.upgrades import (
-    modernise,
-    modernise_keras_config,
-    plan_h5,
-    upgrade_h5,
-    upgrade_keras_zip,
-    upgrade_saved_model,
-)
-from orthwrap.upgrades.saved_model import read_config
+from orthwrap.stores.edits import Described
+from orthwrap.stores.saved_model import SavedModelFolder
+from orthwrap.upgrades import modernise, modernised
+from orthwrap.upgrades.saved_models.whole_folder import model_config, plain
 from tests.hostile import places
 
 SEEDS: list[tuple[Any, str]] = [
@@ -162,7 +157,7 @@ def outcome(config: Any, training: Any, version: str) -> None:
 
     messages = [
         told(h5),
-        told(lambda: modernise_keras_config(config, {"keras_version": version})),
+        told(lambda: modernised(Described("keras", config, version))),
     ]
     for message in messages:
         assert "\n" not in message
@@ -203,7 +198,7 @@ def test_weights_of_the_wrong_shape(tmp_path: Path) -> None:
         weights = [(f"w{i}", np.zeros(shape)) for i, shape in enumerate(shapes)]
         config = sequential(layer("CuDNNGRU", units=2), shape=(None, 3, 2))
         path = write_h5(tmp_path / "old.h5", config, {"cudnngru": weights})
-        assert "\n" not in told(lambda path=path: upgrade_h5(path, tmp_path / "new.h5"))
+        assert "\n" not in told(lambda path=path: upgrade(path, tmp_path / "new.h5"))
 
 
 @pytest.mark.parametrize("kind", ["soft", "external", "virtual", "elsewhere"])
@@ -228,7 +223,7 @@ def test_links_that_lead_elsewhere(tmp_path: Path, kind: str) -> None:
             (tmp_path / "raw").write_bytes(b"\1" * 32)
             group.create_dataset("k", (4, 2), "float32", external=[(str(tmp_path / "raw"), 0, 32)])
     with pytest.raises(FileFault) as caught:
-        upgrade_h5(path, tmp_path / "new.h5")
+        upgrade(path, tmp_path / "new.h5")
     assert "\n" not in str(caught.value)
 
 
@@ -239,7 +234,7 @@ def test_a_shape_beyond_the_file(tmp_path: Path) -> None:
         group = file["model_weights/dense"]
         del group["k"]
         group.create_dataset("k", (1 << 30, 1 << 10), "float32", chunks=(1 << 10, 1 << 10))
-    assert "does not fit" in told(lambda: upgrade_h5(path, tmp_path / "new.h5"))
+    assert "does not fit" in told(lambda: upgrade(path, tmp_path / "new.h5"))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -252,7 +247,7 @@ def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, data: st.DataOb
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content[: data.draw(st.integers(len(content) // 2, len(content)))])
-    assert "\n" not in told(lambda: upgrade_h5(path, folder / "new.h5"))
+    assert "\n" not in told(lambda: upgrade(path, folder / "new.h5"))
 
 
 @pytest.mark.parametrize("text", ["", "[1", "[]", "3", '{"class_name": 3}', "[" * 100_000])
@@ -262,7 +257,7 @@ def test_attributes_that_are_no_config(tmp_path: Path, text: str) -> None:
         file.attrs.create("model_config", text, dtype=h5py.string_dtype())
         file.create_group("model_weights")
     with pytest.raises(FileFault):
-        plan_h5(path)
+        upgrade(path)
 
 
 def archive(path: Path, *members: tuple[str, str | bytes]) -> Path:
@@ -277,14 +272,14 @@ def test_archives(tmp_path: Path) -> None:
     whole = ("config.json", config), ("metadata.json", '{"keras_version": "2.13.0"}')
     target = tmp_path / "new.keras"
     bomb = archive(tmp_path / "a.keras", *whole, ("model.weights.h5", b"\0" * (64 << 20)))
-    assert "unpacks" in told(lambda: upgrade_keras_zip(bomb, target))
+    assert "would unpack to" in told(lambda: upgrade(bomb, target))
     with pytest.warns(UserWarning, match="Duplicate"):
         twice = archive(tmp_path / "b.keras", *whole, ("config.json", "{}"))
-    assert "two members" in told(lambda: upgrade_keras_zip(twice, target))
+    assert "names a member twice" in told(lambda: upgrade(twice, target))
     short = archive(tmp_path / "c.keras", *whole[:1])
-    assert "metadata.json" in told(lambda: upgrade_keras_zip(short, target))
+    assert "metadata.json" in told(lambda: upgrade(short, target))
     junk = archive(tmp_path / "d.keras", *whole, ("model.weights.h5", "junk"))
-    assert "HDF5" in told(lambda: upgrade_keras_zip(junk, target))
+    assert "broken weights (model.weights.h5" in told(lambda: upgrade(junk, target))
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
@@ -302,6 +297,7 @@ def saved_model(folder: Path, metadata: Any) -> Path:
     text = metadata if isinstance(metadata, bytes) else json.dumps(metadata).encode()
     folder.mkdir()
     message = field(1, field(3, b"root") + field(5, text))
+    (folder / "saved_model.pb").touch()
     (folder / "keras_metadata.pb").write_bytes(message)
     return folder
 
@@ -311,7 +307,7 @@ def test_thirty_bidirectional_layers_around_one_another() -> None:
     for _ in range(30):
         inner = layer("Bidirectional", layer=inner)
     with pytest.raises(FileFault, match="too many Bidirectional"):
-        modernise_keras_config(sequential(inner), {"keras_version": "2.9.0"})
+        modernise(sequential(inner), keras_version="2.9.0")
 
 
 def test_saved_model_config(tmp_path: Path) -> None:
@@ -321,9 +317,10 @@ def test_saved_model_config(tmp_path: Path) -> None:
         "items": [None, 4],
     }
     folder = saved_model(tmp_path / "m", {"model_config": config, "keras_version": "2.7.0"})
-    found, version = read_config(folder)
+    store = SavedModelFolder(folder)
+    found = model_config(plain(store.metadata))
     assert found["config"]["layers"][0]["config"]["batch_input_shape"] == [None, 4]
-    assert version == "2.7.0"
+    assert store.record.keras_version == "2.7.0"
 
 
 @pytest.mark.parametrize(
@@ -343,7 +340,7 @@ def test_saved_model_config(tmp_path: Path) -> None:
 def test_saved_models_that_cannot_be_rebuilt(tmp_path: Path, metadata: Any, expected: str) -> None:
     folder = saved_model(tmp_path / "m", metadata)
     with pytest.raises(FileFault, match=expected) as caught:
-        upgrade_saved_model(folder, tmp_path / "out.keras")
+        upgrade(folder, tmp_path / "out.keras")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out.keras").exists()
 
@@ -354,4 +351,4 @@ def test_broken_protocol_buffers(tmp_path_factory: pytest.TempPathFactory, data:
     folder = tmp_path_factory.mktemp("sm")
     (folder / "saved_model.pb").write_bytes(data)
     with pytest.raises(FileFault):
-        read_config(folder)
+        SavedModelFolder(folder)

@@ -8,10 +8,9 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from upgrade_helpers import TOLERANCE, config_of, difference, load, real, run, write_h5
+from upgrade_helpers import TOLERANCE, config_of, difference, load, real, run, upgrade, write_h5
 
 from orthwrap.errors import FileFault
-from orthwrap.upgrades import plan_h5, upgrade_h5
 
 RNG = np.random.default_rng(3)
 
@@ -105,7 +104,7 @@ def gru(x: Any, weights: list[Any]) -> Any:
 
 def upgraded(path: Path, tmp_path: Path) -> Any:
     out = tmp_path / "new.h5"
-    assert upgrade_h5(path, out)
+    assert upgrade(path, out)
     return load(out)
 
 
@@ -464,7 +463,7 @@ def test_what_has_no_successor(
     model = sequential((layer, {"name": "x", "batch_input_shape": [None, 4, 4, 2], **config}))
     path = write_h5(tmp_path / "old.h5", model, {"x": []}, "1.2.2", None)
     with pytest.raises(FileFault, match=expected) as caught:
-        plan_h5(path)
+        upgrade(path)
     assert "\n" not in str(caught.value)
 
 
@@ -472,7 +471,7 @@ def test_layers_at_the_root_move(tmp_path: Path) -> None:
     config = sequential(("Dense", {"name": "d", "output_dim": 2, "batch_input_shape": [None, 3]}))
     weights = {"d": [("d_W:0", normal(3, 2)), ("d_b:0", normal(2))]}
     path = write_h5(tmp_path / "old.h5", config, weights, "1.0.4", None, at_root=True)
-    upgrade_h5(path, tmp_path / "new.h5")
+    upgrade(path, tmp_path / "new.h5")
     with h5py.File(tmp_path / "new.h5") as file:
         assert list(file["model_weights"]) == ["d"]
     assert config_of(path)["config"][0]["class_name"] == "Dense"

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from orthwrap.errors import FileFault
-from orthwrap.upgrades import Modernised, Weight, modernise, modernise_keras_config
+from orthwrap.stores.edits import Weight
+from orthwrap.upgrades import Modernised, modernise
 from orthwrap.upgrades.arrays.store_paths import snake_case
 from orthwrap.upgrades.layers.arguments import ACCEPTED
 from orthwrap.upgrades.layers.hard_sigmoid import REGISTERED, scale_gates
@@ -517,10 +518,10 @@ def test_modules_of_older_keras() -> None:
     config = sequential(layer("Dense", units=2))
     config |= {"module": "tf_keras.src.engine.sequential", "registered_name": "Sequential"}
     only(Modernised(config, None)).update(module="keras.src.layers.core.dense")
-    result = modernise_keras_config(config, {"keras_version": "2.13.1"})
+    result = modernise(config, keras_version="2.13.1")
     assert result.model_config["module"] == "keras"
     assert only(result)["module"] == "keras.layers"
-    assert modernise_keras_config(config, {"keras_version": "3.0.0"}).upgrades == ()
+    assert modernise(config, keras_version="3.0.0").upgrades == ()
 
 
 def test_group_names_follow_classes() -> None:
@@ -533,7 +534,7 @@ def test_group_names_follow_classes() -> None:
         layer("Activation", activation="hard_sigmoid"),
         sequential(layer("Dense", units=2, activation="hard_sigmoid")),
     )
-    result = modernise_keras_config(model, {"keras_version": "2.13.1"})
+    result = modernise(model, keras_version="2.13.1")
     assert [edit.path for edit in result.store_edits] == ["layers/sequential/layers/dense"]
     assert [(m.old, m.new_name) for m in result.store_moves] == [
         ("layers/activation", "sequential"),

@@ -12,9 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from upgrade_helpers import TOLERANCE, difference, load, make_vintages, oracle, run
-
-from orthwrap.upgrades import upgrade_h5, upgrade_keras_zip
+from upgrade_helpers import TOLERANCE, difference, load, make_vintages, oracle, run, upgrade
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +45,6 @@ def failures(
             continue
         found += 1
         try:
-            upgrade = upgrade_h5 if suffix == ".h5" else upgrade_keras_zip
             model = load(new if upgrade(old, new) else old)
             inputs, outputs = oracle(path.with_suffix(".npz"))
             names = ["a", "b"] if name == "dict_inputs" else None
@@ -127,8 +124,8 @@ def test_a_second_upgrade_does_nothing(vintages: Path, tmp_path: Path) -> None:
     """An upgraded file says Keras 3, so that its weights are not scaled twice."""
     for name in ("slashes", "op_arithmetic", "encoder_decoder", "nested_twice", "lstm_hard"):
         new, again = tmp_path / f"{name}.h5", tmp_path / f"{name}-again.h5"
-        assert upgrade_h5(vintages / f"{name}.h5", new)
-        assert upgrade_h5(new, again) == ()
+        assert upgrade(vintages / f"{name}.h5", new)
+        assert upgrade(new, again) == ()
         assert not again.exists()
 
 
@@ -151,7 +148,7 @@ def test_names_of_2_13(vintages: Path, tmp_path: Path) -> None:
                                 file.move(group, f"{parent}_layer_checkpoint_dependencies")
                     data = weights.read_bytes()
                 target.writestr(entry.filename, data)
-        assert upgrade_keras_zip(old, new)
+        assert upgrade(old, new)
         inputs, outputs = oracle(vintages / f"{name}.npz")
         assert difference(run(load(new), inputs), outputs) < TOLERANCE
 
@@ -162,7 +159,6 @@ def test_compiled(vintages: Path, tmp_path: Path) -> None:
     wrong = []
     for old in sorted([*folder.glob("*.h5"), *folder.glob("*.keras")]):
         new = tmp_path / old.name
-        upgrade = upgrade_h5 if old.suffix == ".h5" else upgrade_keras_zip
         try:
             path = new if upgrade(old, new) else old
             with warnings.catch_warnings():

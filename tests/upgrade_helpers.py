@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -16,6 +17,9 @@ import h5py
 import numpy as np
 import pytest
 
+from orthwrap.opening import opened
+from orthwrap.upgrades import Upgrade
+
 REAL = Path(__file__).parents[2] / "shared" / "models"
 TOLERANCE = 1e-5
 
@@ -26,6 +30,14 @@ def real(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"{name} is not at hand")
     return path
+
+
+def upgrade(source: Path, target: Path | None = None) -> tuple[Upgrade, ...]:
+    """What opening a file does to it; its modernised copy goes to `target`, where there is one."""
+    with opened(source) as found:
+        if found.upgrades and target is not None:
+            shutil.copyfile(found.store.path, target)
+        return found.upgrades
 
 
 def load(path: Path, compile: bool = False) -> Any:

@@ -6,14 +6,10 @@ Keras is imported when a function is called, not before.
 from __future__ import annotations
 
 import contextlib
-import json
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import h5py
 
 from orthwrap.errors import FileFault, OrthwrapError
 from orthwrap.loading.needed import known_metrics_only, known_objects, refuse_code
@@ -22,10 +18,12 @@ from orthwrap.model_config import needs
 from orthwrap.model_config.tree import Node
 from orthwrap.opening import opened
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
-from orthwrap.stores import hdf5
 from orthwrap.stores.faults import reading
-from orthwrap.stores.files import is_hdf5, open_file
-from orthwrap.stores.outputs import DEFAULT_SUFFIX, FORMATS, PathLike, as_path
+from orthwrap.stores.files import open_file
+from orthwrap.stores.formats import new_suffix, suffixes
+from orthwrap.stores.h5 import H5Store
+from orthwrap.stores.h5_edit import write_compiled
+from orthwrap.stores.outputs import PathLike, as_path
 from orthwrap.stores.replacing import scratch_folder
 from orthwrap.upgrades.models.compile_config import spelled_out
 
@@ -57,12 +55,10 @@ def load_model(
     unsafe = unsafe_lambda or kwargs.get("safe_mode") is False
     with opened(path) as source, contextlib.ExitStack() as stack:
         read = source.store.path  # of a file of an older Keras, its modernised copy
-        if FORMATS.get(read.suffix) != source.store.format and not read.is_dir():
+        if suffixes().get(read.suffix) != source.store.format and not read.is_dir():
             # Keras goes by the suffix, and here it does not say what the file is.
-            link = (
-                stack.enter_context(scratch_folder())
-                / f"model{DEFAULT_SUFFIX[source.store.format]}"
-            )
+            folder = stack.enter_context(scratch_folder())
+            link = folder / f"model{new_suffix(source.store.format)}"
             link.symlink_to(read.resolve())
             read = link
         model, _ = _load(read, path, custom_objects, unsafe, kwargs)
@@ -100,7 +96,8 @@ def _load(
     without_unknown_metrics: bool = False,
 ) -> tuple[Any, tuple[str, ...]]:
     given = custom_objects_of(custom_objects)
-    root = _config_of(path, compiled=kwargs.get("compile", True))
+    root, format = _config_of(path, compiled=kwargs.get("compile", True))
+    saved = root.get(needs.COMPILED)
     refuse_code(root, shown, unsafe_lambda)
     import keras
 
@@ -108,9 +105,9 @@ def _load(
 
     given = known_objects(root, given, shown)
     notes: tuple[str, ...] = ()
-    if without_unknown_metrics and is_hdf5(path):
+    if without_unknown_metrics and format == "h5":
         root, notes = known_metrics_only(root, given)
-    with _quiet_keras(), _readable(path, root) as readable:
+    with _quiet_keras(), _readable(path, root, saved, format) as readable:
         try:
             model = keras.models.load_model(
                 readable, custom_objects=given, **{**kwargs, "safe_mode": not unsafe_lambda}
@@ -122,7 +119,7 @@ def _load(
             if ours is not None:
                 raise type(ours)(str(ours)) from e
             raise FileFault(f"Keras cannot load {shown}: {_keras_reason(e)}") from e
-    if is_hdf5(path) and getattr(model, "compiled", False) and model.optimizer is not None:
+    if format == "h5" and getattr(model, "compiled", False) and model.optimizer is not None:
         notes += restore_optimizer(model, path)
     return model, notes
 
@@ -130,46 +127,36 @@ def _load(
 # What the file needs, found from its config before Keras is asked
 
 
-def _config_of(path: Path, compiled: bool) -> Node:
-    """The config that Keras will read, that of training with it only where Keras reads it too."""
-    with reading(path):
-        store = open_file(path)
-    try:
+def _config_of(path: Path, compiled: bool) -> tuple[Node, str]:
+    """The config that Keras will read, that of training with it only where Keras reads it too.
+
+    And the format that it is in.
+    """
+    with reading(path), contextlib.closing(open_file(path)) as store:
         root = dict(store.root)
-    finally:
-        store.close()
-    if not compiled:
-        root.pop(needs.COMPILED, None)
-    elif store.format == "h5":
-        root[needs.COMPILED] = _training_of(path)
-    return root
+        if not compiled:
+            root.pop(needs.COMPILED, None)
+        elif isinstance(store, H5Store):
+            with contextlib.suppress(FileFault):  # Keras says what is wrong with it
+                root[needs.COMPILED] = store.training_config()
+    return root, store.format
 
 
 @contextlib.contextmanager
-def _readable(path: Path, root: Node) -> Iterator[Path]:
+def _readable(path: Path, root: Node, saved: Any, format: str) -> Iterator[Path]:
     """The file, or a copy that is compiled as `root` says, in names that Keras can read.
 
-    Only an `.h5` needs it; its losses must not be abbreviated.
+    Only an `.h5` needs it; its losses must not be abbreviated. `saved` is what the file says.
     """
     training = root.get(needs.COMPILED)
-    wanted = spelled_out(training) if training and is_hdf5(path) else None
-    if wanted is None or wanted == _training_of(path):
+    wanted = spelled_out(training) if training and format == "h5" else None
+    if wanted is None or wanted == saved:
         yield path
         return
     with scratch_folder() as folder:
         copy = folder / f"model{path.suffix}"
-        shutil.copyfile(path, copy)
-        with hdf5.open_hdf5(copy, "r+") as f:
-            f.attrs.create("training_config", json.dumps(wanted), dtype=h5py.string_dtype())
+        write_compiled(path, copy, wanted)
         yield copy
-
-
-def _training_of(path: Path) -> dict[str, Any] | None:
-    """How an `.h5` says that its model was compiled; None where it says nothing readable."""
-    with hdf5.open_hdf5(path) as f, contextlib.suppress(ValueError):
-        training = json.loads(hdf5.text(f, "training_config") or "null")
-        return training if isinstance(training, dict) else None
-    return None
 
 
 def _ours_within(error: BaseException) -> OrthwrapError | None:

@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from orthwrap.stores import hdf5
-from orthwrap.stores.regular import held
-from orthwrap.upgrades.h5_file import STATE_ASIDE
+from orthwrap.stores.h5 import group_of_arrays
+from orthwrap.upgrades.by_format import STATE, STATE_ASIDE
 
 
 def restore_optimizer(model: Any, path: Path) -> tuple[str, ...]:
@@ -20,18 +17,10 @@ def restore_optimizer(model: Any, path: Path) -> tuple[str, ...]:
     optimizer = new_from_config(model.optimizer)
     optimizer.build(model.trainable_variables)
     set_optimizer(model, optimizer)
-    with hdf5.open_hdf5(path) as f:
-        group = hdf5.child_group(f, "optimizer_weights") or hdf5.child_group(f, STATE_ASIDE)
-        if group is None:
-            return ()
-        names = hdf5.names(group, "weight_names")
-        allowance, copied = hdf5.Allowance(held(path)), hdf5.Allowance(held(path))
-        saved = []
-        for name in names:
-            found = hdf5.dataset(group, name, allowance)
-            if found is not None:
-                copied.take(hdf5.bytes_of(found), name)
-                saved.append(np.asarray(hdf5.read(found)))
+    found = group_of_arrays(path, STATE, STATE_ASIDE)
+    if found is None:
+        return ()
+    names, saved = found
     arranged = _arrange(saved, names, optimizer.variables, model.trainable_variables)
     if arranged is None:
         return ("the file's optimizer state does not fit this optimizer: it starts afresh",)

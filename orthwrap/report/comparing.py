@@ -8,7 +8,7 @@ from orthwrap.plan.decision import Decision
 from orthwrap.report.make import figures
 from orthwrap.report.measure import relative_change
 from orthwrap.report.record import Comparison
-from orthwrap.stores import Store, WeightRef
+from orthwrap.stores.store import Store, WeightRef
 from orthwrap.survey import Kernel, survey
 
 Key = tuple[str, str, str]  # path, slot, kernel

@@ -15,7 +15,7 @@ from orthwrap.plan.decision import KEPT, Decision, Plan
 from orthwrap.plan.reasons import FROZEN, IS_FROZEN, about_anew
 from orthwrap.report.measure import EXACT_LIMIT, measure, together
 from orthwrap.report.record import Deviation, LayerRecord, RegularizerRecord, Report
-from orthwrap.stores import Store, WeightRef
+from orthwrap.stores.store import Store, WeightRef
 from orthwrap.survey import Kernel, Survey, survey
 from orthwrap.text import listed
 

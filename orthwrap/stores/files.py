@@ -1,91 +1,67 @@
-"""A path → the store that reads it, or one line that says why there is none."""
+"""A path → the format of what is there and its store, or one line that says why there is none."""
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 from orthwrap.errors import FileFault
-from orthwrap.stores.h5 import H5Store
-from orthwrap.stores.keras_zip import CONFIG, KerasStore
+from orthwrap.stores import formats
+from orthwrap.stores.formats import Format, suffix_list
 from orthwrap.stores.regular import open_regular
 from orthwrap.stores.replacing import reason
-
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-
-FileStore = H5Store | KerasStore
+from orthwrap.stores.store import FileStore
 
 
 def open_file(path: Path) -> FileStore:
-    """Opens a model file by what is in it, not by its suffix.
+    """The store of a model file, told by what is in it, not by its suffix.
 
     Raises:
         FileFault: it is missing, a folder that is none of Keras's, neither HDF5 nor a Keras zip,
-            broken, or holds weights alone.
+            broken, holds weights alone, or is read only by bringing it up to date.
     """
-    if is_keras_folder(path):
-        return KerasStore(path)
-    check_readable(path)
-    if is_hdf5(path):
-        return H5Store(path)
-    if zipfile.is_zipfile(path):
-        return KerasStore(path)
-    if path.stat().st_size == 0:
-        raise FileFault(f"{path} is empty: expected a Keras model (.h5, .hdf5 or .keras)")
-    if path.name.endswith(".weights.json"):
+    found = format_at(path)
+    if found.becomes is not None:
         raise FileFault(
+            f"{path} is of the format {found.name}, which is read only by bringing it up to Keras "
+            "3: use `orthwrap upgrade` first, or leave --no-upgrade out"
+        )
+    store: FileStore = found.open(path)
+    return store
+
+
+def format_at(path: Path) -> Format:
+    """The format of what is at a path; FileFault where it is none that is read."""
+    if not path.is_dir():
+        check_readable(path)
+    found = next((row for row in formats.FORMATS if row.recognises(path)), None)
+    if found is None:
+        raise FileFault(_why_none(path))
+    return found
+
+
+def _why_none(path: Path) -> str:
+    if path.is_dir():
+        return f"{path} is a folder: expected a model file ({suffix_list()})"
+    if path.stat().st_size == 0:
+        return f"{path} is empty: expected a Keras model ({suffix_list()})"
+    if path.name.endswith(".weights.json"):
+        return (
             f"{path} lists files of weights only, no model: build the model in Python, "
             "model.load_weights(file), then model.save('model.keras') and use that file"
         )
-    raise FileFault(
+    return (
         f"{path} is neither an HDF5 file nor a .keras archive, or is cut short: "
         "save the model again with model.save('model.keras')"
     )
 
 
-def is_keras_folder(path: Path) -> bool:
-    """True for a `.keras` that lies unpacked in a folder."""
-    return path.is_dir() and (path / CONFIG).is_file()
-
-
 def check_readable(path: Path) -> None:
     """FileFault unless `path` is a file that can be read."""
     try:
-        if path.is_dir():
-            raise FileFault(_what_folder(path))
         if not path.exists():
-            raise FileFault(f"{path} does not exist: give the path of a .h5, .hdf5 or .keras file")
+            raise FileFault(f"{path} does not exist: give the path of a {suffix_list()} file")
         if not path.is_file():
-            raise FileFault(f"{path} is not a regular file: expected .h5, .hdf5 or .keras")
+            raise FileFault(f"{path} is not a regular file: expected {suffix_list()}")
         open_regular(path).close()
     except OSError as e:
         raise FileFault(f"{path} cannot be read: {reason(e)}") from e
-
-
-def _what_folder(path: Path) -> str:
-    if (path / "saved_model.pb").exists():
-        return (
-            f"{path} is a SavedModel folder, which holds no Keras 3 model: load it where it "
-            "was written and save it with model.save('model.keras')"
-        )
-    return f"{path} is a folder: expected a model file (.h5, .hdf5 or .keras)"
-
-
-def is_hdf5(path: Path) -> bool:
-    """True where the file begins as HDF5 does (after a user block, if it has one).
-
-    A zip may hold HDF5 at the very place where a user block would end.
-    """
-    size = path.stat().st_size
-    with open_regular(path) as f:
-        if f.read(4) == b"PK\x03\x04":
-            return False
-        offset = 0
-        while offset < size:
-            f.seek(offset)
-            if f.read(8) == _HDF5_SIGNATURE:
-                return True
-            offset = 512 if offset == 0 else offset * 2
-            if offset > 1 << 20:
-                break
-    return False

@@ -10,19 +10,43 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from orthwrap.errors import FileFault
 from orthwrap.model_config.layers import KernelSpec
 from orthwrap.model_config.tree import Layer, Node, walk, with_old_names
 from orthwrap.stores import hdf5
-from orthwrap.stores.config import parse_config, same_json
+from orthwrap.stores.config import parse_config, parse_json, same_json
 from orthwrap.stores.faults import reading, unreadable
 from orthwrap.stores.heaps import check_heaps
-from orthwrap.stores.regular import check_holes, held
+from orthwrap.stores.regular import check_holes, held, open_regular
 from orthwrap.stores.store import Known, ModelRecord, WeightRef
 from orthwrap.text import first_line
 
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MOST_COMPARED = 500  # weights of one group whose names are compared one by one
+
+
+def is_hdf5(path: Path) -> bool:
+    """True where the file begins as HDF5 does (after a user block, if it has one).
+
+    A zip may hold HDF5 at the very place where a user block would end.
+    """
+    if not path.is_file():
+        return False
+    size = path.stat().st_size
+    with open_regular(path) as f:
+        if f.read(4) == b"PK\x03\x04":
+            return False
+        offset = 0
+        while offset < size:
+            f.seek(offset)
+            if f.read(8) == _HDF5_SIGNATURE:
+                return True
+            offset = 512 if offset == 0 else offset * 2
+            if offset > 1 << 20:
+                break
+    return False
 
 
 class H5Store:
@@ -41,7 +65,7 @@ class H5Store:
         check_holes(path, length, self.size)
         try:
             check_heaps(path)
-            self._file = hdf5.open_hdf5(path)
+            self.file = hdf5.open_hdf5(path)
         except FileFault as e:
             raise FileFault(f"{path} is {e}: copy or save it again") from e
         except OSError as e:
@@ -56,7 +80,7 @@ class H5Store:
             self.record = ModelRecord(
                 path=str(path),
                 format=self.format,
-                keras_version=self._text("keras_version"),
+                keras_version=self.text("keras_version"),
                 parameters=parameters,
             )
         except (OSError, RuntimeError) as e:
@@ -87,7 +111,7 @@ class H5Store:
             return [self._find(top, index, layer, spec) for spec in specs]
 
     def close(self) -> None:
-        self._file.close()
+        self.file.close()
 
     def write(self, target: Path, root: Node) -> None:
         """A copy of the file in which only the config attribute differs."""
@@ -104,23 +128,38 @@ class H5Store:
 
     # Reading
 
-    def _text(self, name: str) -> str | None:
-        for holder in (self._file, hdf5.child_group(self._file, "model_weights")):
+    def text(self, name: str) -> str | None:
+        """An attribute of the file or of its weights; None where neither has it."""
+        for holder in (self.file, hdf5.child_group(self.file, "model_weights")):
             if holder is not None and (value := hdf5.text(holder, name)) is not None:
                 return value
         return None
 
+    def training_config(self) -> dict[str, Any] | None:
+        """How the model was compiled; None where the file does not say.
+
+        Raises:
+            FileFault: it is no object, no JSON, or too long.
+        """
+        text = hdf5.text(self.file, "training_config")
+        if text is None:
+            return None
+        found = parse_json(text, self.shown, self.size)
+        if found is not None and not isinstance(found, dict):
+            raise FileFault(f"training_config: expected an object, found {type(found).__name__}")
+        return found
+
     def _read_config(self) -> Node:
-        text = hdf5.text(self._file, "model_config")
+        text = hdf5.text(self.file, "model_config")
         if text is None:
             raise FileFault(self._why_no_config())
         return parse_config(text, self.path, self.size)
 
     def _why_no_config(self) -> str:
         if (
-            "layer_names" in self._file.attrs
-            or "layers" in self._file
-            or "_layer_checkpoint_dependencies" in self._file
+            "layer_names" in self.file.attrs
+            or "layers" in self.file
+            or "_layer_checkpoint_dependencies" in self.file
         ):
             return (
                 f"{self.path} holds weights only, no model: build the model in Python, "
@@ -134,8 +173,8 @@ class H5Store:
     def _model_weights(self) -> Any:
         """The group of weights; Keras 1 could put the layers at the root."""
         if self._top is None:
-            group = hdf5.child_group(self._file, "model_weights")
-            self._top = self._file if group is None else group
+            group = hdf5.child_group(self.file, "model_weights")
+            self._top = self.file if group is None else group
         return self._top
 
     def _count_parameters(self) -> int:
@@ -199,6 +238,27 @@ def reference(dataset: Any, known: dict[hdf5.Key, WeightRef], path: Path) -> Wei
         blocks = None if slices.is_chunked else slices
         known[key] = WeightRef(slices.shape, lambda: slices[()], key, blocks, Known())
     return known[key]
+
+
+def group_of_arrays(path: Path, *groups: str) -> tuple[list[str], list[Any]] | None:
+    """Names and arrays that stand beside the layers, in the first group that there is.
+
+    None where a file has none of the groups.
+    """
+    size = held(path)
+    allowance, copied = hdf5.Allowance(size), hdf5.Allowance(size)
+    with hdf5.open_hdf5(path) as file:
+        found = (hdf5.child_group(file, name) for name in groups)
+        group = next((g for g in found if g is not None), None)
+        if group is None:
+            return None
+        names, arrays = hdf5.names(group, "weight_names"), []
+        for name in names:
+            dataset = hdf5.dataset(group, name, allowance)
+            if dataset is not None:
+                copied.take(hdf5.bytes_of(dataset), name)
+                arrays.append(np.asarray(hdf5.read(dataset)))
+    return names, arrays
 
 
 class _Index:

@@ -35,6 +35,11 @@ _MAX_METADATA = 1 << 20  # bytes: a version and a date
 _MAX_MAP = 16 << 20  # bytes of the list that says which shard holds what
 
 
+def is_keras(path: Path) -> bool:
+    """True for a zip archive, and for a `.keras` that lies unpacked in a folder."""
+    return (path / CONFIG).is_file() if path.is_dir() else zipfile.is_zipfile(path)
+
+
 class KerasStore:
     """Reads one `.keras`, packed or unpacked. Nothing in it is run or written to."""
 
@@ -47,11 +52,11 @@ class KerasStore:
         self._open: list[IO[bytes]] = []
         self._references: dict[hdf5.Key, WeightRef] = {}
         self._places: list[_Place] = []  # their roots
-        self._members: Members = UnpackedFolder(path) if path.is_dir() else Archive(path)
-        self._allowance = hdf5.Allowance(self._members.size)
+        self.members: Members = UnpackedFolder(path) if path.is_dir() else Archive(path)
+        self._allowance = hdf5.Allowance(self.members.size)
         try:
             self._check_members()
-            self.root = parse_config(self._members.read(CONFIG), path, self._members.size)
+            self.root = parse_config(self.members.read(CONFIG), path, self.members.size)
             self.metadata = self._read_metadata()
             self._open_weights()
             version = self.metadata.get("keras_version")
@@ -95,23 +100,23 @@ class KerasStore:
             file.close()
         for handle in self._open:
             handle.close()
-        self._members.close()
+        self.members.close()
 
     def write(self, target: Path, root: Node) -> None:
         """An archive in which only config.json differs."""
-        self._members.copy_to(target, {CONFIG: json.dumps(root)})
+        self.members.copy_to(target, {CONFIG: json.dumps(root)})
 
     def check_copy(self, target: Path, root: Node) -> None:
         """FileFault unless the archive just written reads back as it should."""
         with zipfile.ZipFile(target) as copy:
             config = copy.read(CONFIG).decode("utf-8")
-            if not self._members.is_copy(copy, {CONFIG: config}) or not same_json(config, root):
+            if not self.members.is_copy(copy, {CONFIG: config}) or not same_json(config, root):
                 raise FileFault(f"{target} did not read back as it was written: try again")
 
     # Reading
 
     def _check_members(self) -> None:
-        names = self._members.names
+        names = self.members.names
         missing = [n for n in (CONFIG, METADATA) if n not in names]
         if missing and not self.path.is_dir():
             raise FileFault(
@@ -128,14 +133,14 @@ class KerasStore:
 
     def _read_metadata(self) -> dict[str, Any]:
         try:
-            metadata = json.loads(self._members.read(METADATA, _MAX_METADATA))
+            metadata = json.loads(self.members.read(METADATA, _MAX_METADATA))
         except (ValueError, RecursionError):
             metadata = None
         return metadata if isinstance(metadata, dict) else {}
 
     def _open_weights(self) -> None:
         for name in self._weight_files():
-            handle = self._members.open(name)
+            handle = self.members.open(name)
             self._open.append(handle)
             try:
                 check_heaps(handle)
@@ -148,14 +153,14 @@ class KerasStore:
                 ) from e
 
     def _weight_files(self) -> list[str]:
-        names = self._members.names
+        names = self.members.names
         if WEIGHTS in names:
             return [WEIGHTS]
         if SHARDS not in names:
             return []
         try:
-            text = self._members.read(SHARDS, _MAX_MAP)
-            check_length(text, self.path, self._members.size)
+            text = self.members.read(SHARDS, _MAX_MAP)
+            check_length(text, self.path, self.members.size)
             places = json.loads(text)["weight_map"].values()
             found = {n for place in places for n in ([place] if isinstance(place, str) else place)}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:

@@ -14,7 +14,7 @@ import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -41,11 +41,11 @@ class Members(Protocol):
         """A large member as a file that can be sought in."""
         ...
 
-    def copy_to(self, target: Path, changed: dict[str, str]) -> None:
-        """An archive of all members, those in `changed` with another text."""
+    def copy_to(self, target: Path, changed: Mapping[str, str | Path]) -> None:
+        """An archive of all members, those in `changed` with another text, or that of a file."""
         ...
 
-    def is_copy(self, copy: zipfile.ZipFile, changed: dict[str, str]) -> bool:
+    def is_copy(self, copy: zipfile.ZipFile, changed: Mapping[str, str]) -> bool:
         """Whether an archive just written holds the same members."""
         ...
 
@@ -111,13 +111,13 @@ class Archive:
             raise
         return unpacked
 
-    def copy_to(self, target: Path, changed: dict[str, str]) -> None:
+    def copy_to(self, target: Path, changed: Mapping[str, str | Path]) -> None:
         with zipfile.ZipFile(target, "w") as out:
             out.comment = self._zip.comment
             for info in self._infos.values():
                 entry = _like(info)
                 if info.filename in changed:
-                    out.writestr(entry, changed[info.filename])
+                    _write(out, entry, changed[info.filename])
                     continue
                 try:
                     with (
@@ -131,7 +131,7 @@ class Archive:
                         "file again from where it came"
                     ) from e
 
-    def is_copy(self, copy: zipfile.ZipFile, changed: dict[str, str]) -> bool:
+    def is_copy(self, copy: zipfile.ZipFile, changed: Mapping[str, str]) -> bool:
         def sums(archive: zipfile.ZipFile) -> dict[str, int]:
             return {i.filename: i.CRC for i in archive.infolist() if i.filename not in changed}
 
@@ -191,17 +191,17 @@ class UnpackedFolder:
     def open(self, name: str) -> IO[bytes]:
         return open_regular(self._files[name])
 
-    def copy_to(self, target: Path, changed: dict[str, str]) -> None:
+    def copy_to(self, target: Path, changed: Mapping[str, str | Path]) -> None:
         with zipfile.ZipFile(target, "w") as out:
             for name, path in self._files.items():
                 entry = _dated(path, name)
                 if name in changed:
-                    out.writestr(entry, changed[name])
+                    _write(out, entry, changed[name])
                 else:
                     with open_regular(path) as source, out.open(entry, "w") as sink:
                         shutil.copyfileobj(source, sink, _BLOCK)
 
-    def is_copy(self, copy: zipfile.ZipFile, changed: dict[str, str]) -> bool:
+    def is_copy(self, copy: zipfile.ZipFile, changed: Mapping[str, str]) -> bool:
         sizes = {i.filename: i.file_size for i in copy.infolist() if i.filename not in changed}
         return sizes == {n: p.stat().st_size for n, p in self._files.items() if n not in changed}
 
@@ -227,6 +227,15 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
                 yield path.relative_to(folder).as_posix(), path
             elif not stat.S_ISDIR(mode):
                 raise FileFault(f"{path} is not a regular file: no Keras wrote this folder")
+
+
+def _write(out: zipfile.ZipFile, entry: zipfile.ZipInfo, content: str | Path) -> None:
+    """A member of another content than it had: a text, or that of a file."""
+    if isinstance(content, str):
+        out.writestr(entry, content)
+        return
+    with content.open("rb") as source, out.open(entry, "w", force_zip64=True) as sink:
+        shutil.copyfileobj(source, sink, _BLOCK)
 
 
 def leads_out(name: str) -> bool:

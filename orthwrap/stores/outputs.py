@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from orthwrap.errors import FileFault
+from orthwrap.stores.formats import new_suffix, suffix_list, suffixes
 from orthwrap.stores.replacing import check_place, check_regular, is_stream
 
 PathLike = str | os.PathLike[str]
 
 SUFFIXES = {"apply": "-orth", "finetune": "-tuned", "strip": "-plain", "upgrade": "-keras3"}
-FORMATS = {".h5": "h5", ".hdf5": "h5", ".keras": "keras"}
-DEFAULT_SUFFIX = {"h5": ".h5", "keras": ".keras"}
 
 
 def output_for(path: Path, output: PathLike | None, command: str, format: str) -> Path:
@@ -34,8 +33,8 @@ def output_for(path: Path, output: PathLike | None, command: str, format: str) -
             )
         format_of(target)
         return target
-    known = path.suffix in FORMATS
-    suffix = path.suffix if known and not path.is_dir() else DEFAULT_SUFFIX[format]
+    known = path.suffix in suffixes()
+    suffix = path.suffix if known and not path.is_dir() else new_suffix(format)
     stem = path.stem if known else path.name or path.resolve().name
     if not path.name:  # `.`: what lies beside it is not called by its name
         path = path.resolve()
@@ -50,12 +49,13 @@ def as_path(output: PathLike) -> Path:
 
 
 def format_of(target: Path) -> str:
-    """`h5` or `keras`, by the suffix; FileFault for any other."""
-    if target.suffix not in FORMATS:
+    """The format that a suffix says; FileFault where it says none."""
+    known = suffixes()
+    if target.suffix not in known:
         raise FileFault(
-            f"output {target} must end in .h5, .hdf5 or .keras, which says the format to write"
+            f"output {target} must end in {suffix_list()}, which says the format to write"
         )
-    return FORMATS[target.suffix]
+    return known[target.suffix]
 
 
 def check_output(target: Path, source: Path | None, force: bool) -> None:

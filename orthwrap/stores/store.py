@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -74,6 +75,28 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Lets go of the file."""
+        ...
+
+
+class FileStore(Store, Protocol):
+    """A store that reads a file, and writes copies of it.
+
+    Attributes:
+        format: the name of its row in the table of formats.
+        path: of the file.
+        old_names: a layer's name → the one that modernising took, which rules may still use.
+    """
+
+    format: str
+    path: Path
+    old_names: Mapping[str, str]
+
+    def write(self, target: Path, root: Node) -> None:
+        """A copy of the file in which only the config differs."""
+        ...
+
+    def check_copy(self, target: Path, root: Node) -> None:
+        """FileFault unless the copy just written reads back as it should."""
         ...
 
 

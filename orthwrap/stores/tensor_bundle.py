@@ -12,7 +12,7 @@ import errno
 import math
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING
 
 from orthwrap.errors import FileFault
 from orthwrap.stores import wire
+from orthwrap.stores.edits import HeldObject
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,14 +101,6 @@ class Entry:
     text: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One object: what it holds by which name, and the key of its array if it is a variable."""
-
-    children: Mapping[str, int]
-    key: str | None = None
-
-
 class Checkpoint:
     """A checkpoint's index; arrays are read one by one.
 
@@ -141,7 +134,7 @@ class Checkpoint:
             raise FileFault(f"{self._prefix}: {key!r:.200} is no array of numbers")
         return np.frombuffer(self._bytes(key, entry), entry.dtype).reshape(entry.shape)
 
-    def objects(self) -> list[Node]:
+    def objects(self) -> list[HeldObject]:
         """The objects that held the arrays; the first is the model."""
         with _whole(Path(f"{self._prefix}.index")):
             entry = self.entries.get(OBJECT_GRAPH)
@@ -154,7 +147,7 @@ class Checkpoint:
             graph = data[start + 4 :]  # a checksum stands between
             if length != len(graph):
                 raise wire.WireError("a graph of objects of another length")
-            nodes: list[Node] = []
+            nodes: list[HeldObject] = []
             links = 0
             for message in wire.messages(graph, 1):
                 nodes.append(_node(message))
@@ -263,7 +256,7 @@ def _entry(message: memoryview) -> Entry:
     return Entry(dtype, dims, shard, offset, size, kind == _STRING)
 
 
-def _node(message: memoryview) -> Node:
+def _node(message: memoryview) -> HeldObject:
     children = {
         wire.text(wire.first(child, 2)): wire.number(child, 1)
         for child in wire.messages(message, 1)
@@ -273,4 +266,4 @@ def _node(message: memoryview) -> Node:
         for attribute in wire.messages(message, 2)
         if wire.text(wire.first(attribute, 1)) == "VARIABLE_VALUE"
     ]
-    return Node(children, keys[0] if keys else None)
+    return HeldObject(children, keys[0] if keys else None)

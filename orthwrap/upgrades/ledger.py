@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
-from orthwrap.stores.edits import StoreEdit, StoreMove, WeightEdit
-
-if TYPE_CHECKING:
-    pass
+from orthwrap.stores.edits import Edits
 
 Config = dict[str, Any]
+
+# What an upgraded file says of itself, so that it is not upgraded again: any Keras 3 reads it.
+TARGET_VERSION = "3.0.0"
 
 
 @dataclass(frozen=True)
@@ -29,19 +28,17 @@ class Upgrade:
 
 
 @dataclass(frozen=True)
-class Modernised:
-    """A model's config in the words of Keras 3, and the edits that its weights still need."""
+class Modernised(Edits):
+    """A model's config in the words of Keras 3, and the edits that its weights still need.
 
-    model_config: Config
-    training_config: Config | None
+    There is nothing to do where `upgrades` is empty.
+    """
+
+    keras_version: str = TARGET_VERSION
+    # Kernels that Theano had turned are turned back.
+    backend: str = "tensorflow"
     upgrades: tuple[Upgrade, ...] = ()
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    weight_edits: tuple[WeightEdit, ...] = ()
     needs_orthwrap: tuple[str, ...] = ()
-    # Set the optimizer's state aside; see `h5_file.STATE_ASIDE`.
-    state_aside: bool = False
-    store_edits: tuple[StoreEdit, ...] = ()
-    store_moves: tuple[StoreMove, ...] = ()
 
 
 class Ledger:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from orthwrap.errors import FileFault
-from orthwrap.stores.edits import WeightEdit, WeightsView
+from orthwrap.stores.edits import StoreEdit, Transform, Weight, WeightEdit, WeightsView
 from orthwrap.upgrades.ledger import Config, Modernised
 from orthwrap.upgrades.models import compile_config, keras1, modules, naming
 from orthwrap.upgrades.models.walk import Walker, is_model
@@ -33,57 +33,59 @@ def readable_faults(what: str) -> Iterator[None]:
 def modernise(
     model_config: Config,
     *,
-    training_config: Config | None,
-    keras_version: str,
-    backend: str,
-    weights: WeightsView | None,
+    training_config: Config | None = None,
+    keras_version: str = "",
+    backend: str = "",
+    weights: WeightsView | None = None,
 ) -> Modernised:
-    """Bring a model's config to Keras 3, and say what its weights need."""
+    """Bring a model's config to Keras 3, and say what its weights need.
+
+    Args:
+        training_config: how it is compiled, where the config does not say so itself.
+        keras_version, backend: "" where the file does not say.
+        weights: of a file that keeps arrays by layer.
+
+    Raises:
+        FileFault: it is no config, or holds what no Keras 3 can have.
+    """
     version = parse_version(keras_version)
     if version >= (3, 0):
         return Modernised(model_config, training_config)
     with readable_faults("model config"):
         run = Rewriting(version, backend, weights)
         model, edits = _model(model_config, run)
+        if model.get("compile_config") is not None:
+            model["compile_config"] = compile_config.modernise_compile(model["compile_config"], run)
         new_training = compile_config.modernise_training(training_config, run)
-        return _result(run, model, new_training, edits, model_config, training_config)
-
-
-def modernise_keras_config(config_json: Config, metadata: Config) -> Modernised:
-    """The same for the `config.json` of a `.keras`, which holds how the model was compiled."""
-    version = metadata.get("keras_version")
-    if isinstance(version, str) and parse_version(version) >= (3, 0):
-        return Modernised(config_json, None)
-    with readable_faults("config.json"):
-        run = Rewriting(parse_version(version if isinstance(version, str) else "2"), "", None)
-        model, edits = _model(config_json, run)
-        compiled = model.get("compile_config")
-        if compiled is not None:
-            model["compile_config"] = compile_config.modernise_compile(compiled, run)
-        return _result(run, model, None, edits, config_json, None)
-
-
-def _result(
-    run: Rewriting,
-    model: Config,
-    new_training: Config | None,
-    edits: list[WeightEdit],
-    old_model: Config,
-    old_training: Config | None,
-) -> Modernised:
-    upgrades = run.ledger.upgrades()
+        upgrades = run.ledger.upgrades()
     if not upgrades:
-        return Modernised(old_model, old_training)
+        return Modernised(model_config, training_config)
     return Modernised(
         model,
         new_training,
-        upgrades,
-        dict(run.renamed),
-        tuple(edits),
-        tuple(run.needs),
-        store_edits=tuple(run.store_edits),
+        renamed=dict(run.renamed),
+        weight_edits=tuple(
+            WeightEdit(e.layer, _guarded(f"weights of layer {e.layer!r}", e.transform))
+            for e in edits
+        ),
+        store_edits=tuple(
+            StoreEdit(e.path, _guarded(f"weights in {e.path!r}", e.transform))
+            for e in run.store_edits
+        ),
         store_moves=tuple(run.store_moves),
+        upgrades=upgrades,
+        needs_orthwrap=tuple(run.needs),
     )
+
+
+def _guarded(what: str, transform: Transform) -> Transform:
+    """The same, where arrays of a form that is not known take one line to say."""
+
+    def run(weights: list[Weight]) -> list[Weight]:
+        with readable_faults(what):
+            return transform(weights)
+
+    return run
 
 
 def _model(model_config: Any, run: Rewriting) -> tuple[Config, list[WeightEdit]]:

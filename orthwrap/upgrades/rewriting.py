@@ -10,9 +10,6 @@ from orthwrap.errors import FileFault
 from orthwrap.stores.edits import StoreEdit, StoreMove, Transform, WeightsView
 from orthwrap.upgrades.ledger import Config, Ledger
 
-# What an upgraded file says of itself, so that it is not upgraded again: any Keras 3 reads it.
-TARGET_VERSION = "3.0.0"
-
 # Deeper nesting than any model needs; beyond it, Python's own recursion would give out.
 MAX_DEPTH = 40
 

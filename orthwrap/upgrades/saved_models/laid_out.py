@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from orthwrap.errors import FileFault
-from orthwrap.stores.tensor_bundle import Entry, Node
+from orthwrap.stores.edits import HeldObject
 from orthwrap.upgrades.arrays import store_paths
 from orthwrap.upgrades.ledger import Config
 from orthwrap.upgrades.models.naming import name_of
@@ -45,13 +45,15 @@ class Layout:
     left: tuple[str, ...]
 
 
-def lay_out(model: Config, objects: Sequence[Node], entries: Mapping[str, Entry]) -> Layout:
+def lay_out(
+    model: Config, objects: Sequence[HeldObject], shapes: Mapping[str, tuple[int, ...]]
+) -> Layout:
     """Find each weight's array.
 
     Args:
         model: the config of Keras 2, its root a model with layers.
         objects: the checkpoint's graph of objects; the first is the model.
-        entries: the checkpoint's arrays by key.
+        shapes: of the checkpoint's arrays, by key.
 
     Raises:
         FileFault: config and checkpoint disagree, or a layer that orthwrap does not know keeps
@@ -59,11 +61,11 @@ def lay_out(model: Config, objects: Sequence[Node], entries: Mapping[str, Entry]
     """
     if not objects:
         raise FileFault("the checkpoint holds no objects, so no weights can be told apart")
-    walk = _Walk(objects, entries)
+    walk = _Walk(objects, shapes)
     walk.model(model, 0, "", "", 0)
     walk.check_all_placed()
     placed = {key for keys in walk.groups.values() for key in keys}
-    left = (_left(key) for key, entry in entries.items() if key not in placed and not entry.text)
+    left = (_left(key) for key in shapes if key not in placed)
     return Layout(walk.groups, tuple(dict.fromkeys(name for name in left if name)))
 
 
@@ -79,9 +81,11 @@ def _left(key: str) -> str:
 
 
 class _Walk:
-    def __init__(self, objects: Sequence[Node], entries: Mapping[str, Entry]) -> None:
+    def __init__(
+        self, objects: Sequence[HeldObject], shapes: Mapping[str, tuple[int, ...]]
+    ) -> None:
         self.objects = objects
-        self.entries = entries
+        self.shapes = shapes
         self.groups: dict[str, tuple[str, ...]] = {}
         self._layers: list[tuple[int, str, Config]] = []
 
@@ -148,9 +152,9 @@ class _Walk:
         for name, shape in layer_arrays.arrays_of(class_name, config).items():
             found = self._find(place, name)
             key = None if found is None else self.objects[found].key
-            entry = None if key is None else self.entries.get(key)
-            if key is None or entry is None or not layer_arrays.fits(entry.shape, shape):
-                has = "has none" if entry is None else f"holds {layer_arrays.shown(entry.shape)}"
+            held = None if key is None else self.shapes.get(key)
+            if key is None or held is None or not layer_arrays.fits(held, shape):
+                has = "has none" if held is None else f"holds {layer_arrays.shown(held)}"
                 asked = "" if shape is None else f" of shape {layer_arrays.shown(shape)}"
                 raise FileFault(
                     f"layer {path!r} ({class_name}): its config asks for {name}{asked}, the "
