@@ -1,4 +1,4 @@
-"""The one place that acts: a plan becomes a new file, or a new model."""
+"""4. The one place that acts: a plan becomes a new file, or a new model."""
 
 from __future__ import annotations
 

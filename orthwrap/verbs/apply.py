@@ -1,4 +1,4 @@
-"""The verbs: inspect, apply, finetune, strip, upgrade, compare. They parse and print nothing."""
+"""apply: attaches regularizers to the kernels that match; with data, fine-tunes as well."""
 
 from __future__ import annotations
 
