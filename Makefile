@@ -43,7 +43,10 @@ coverage: $(VENV)/ready
 	$(BIN)/coverage run -m pytest $(DECISION_TESTS)
 	$(BIN)/coverage report
 
-DECISION_TESTS := @@
+DECISION_TESTS := tests/penalties tests/test_plan.py tests/test_plan_edges.py tests/test_patterns.py \
+	tests/test_words.py tests/test_user_words_edges.py tests/test_schedule_text.py \
+	tests/test_walker.py tests/test_layouts.py tests/test_measure.py \
+	tests/test_kernels_in_blocks.py tests/test_report_data.py
 
 # The penalties and their regularizers on Keras's other backends. JAX compiles anew for each shape,
 # which takes longer than what is compiled runs: it does not optimise here, and the gradients are

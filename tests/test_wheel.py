@@ -1,7 +1,7 @@
 """The wheel, installed into an environment of its own, works from outside the checkout.
 
-`make release-check` hands over what it has built and installed: `ORTHWRAP_DIST`, a folder with sdist
-and wheel, and `ORTHWRAP_INSTALLED`, an environment with the wheel and its dependencies.
+`make release-check` hands over what it has made: `ORTHWRAP_DIST`, a folder with sdist and wheel,
+and `ORTHWRAP_INSTALLED`, an environment with the wheel and its dependencies.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def installed(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv = tmp_path_factory.mktemp("installed") / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
     (wheel,) = dist.glob("*.whl")
-    pip = [venv / "bin" / "python", *"-m pip install --quiet --no-deps --no-index".split(), wheel]
+    python = venv / "bin" / "python"
+    pip = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel]
     subprocess.run(list(map(str, pip)), check=True, capture_output=True)
     # The dependencies are the ones that are here already; of them orthwrap is not one, because an
     # editable install lives in a .pth file, which Python does not read from a folder added by one.
