@@ -5,7 +5,8 @@ LOWEST ?= .venv-lowest
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-fast lint types unit test-backends test-lowest bench docs fuzz clean
+.PHONY: demo test test-fast lint types unit coverage test-backends test-lowest bench docs fuzz \
+	release-check clean
 
 # The environment is made anew when its ingredients change.
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -36,6 +37,16 @@ unit: $(VENV)/ready
 # For daily work: every module, without what is marked `slow`.
 test-fast: $(VENV)/ready
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+
+# How much of the rooms that decide (pyproject.toml lists them) their own tests reach.
+coverage: $(VENV)/ready
+	$(BIN)/coverage run -m pytest $(DECISION_TESTS)
+	$(BIN)/coverage report
+
+DECISION_TESTS := tests/penalties tests/test_plan.py tests/test_plan_edges.py tests/test_patterns.py \
+	tests/test_words.py tests/test_user_words_edges.py tests/test_schedule_text.py \
+	tests/test_walker.py tests/test_layouts.py tests/test_measure.py \
+	tests/test_kernels_in_blocks.py tests/test_report_data.py
 
 # The penalties and their regularizers on Keras's other backends. JAX compiles anew for each shape,
 # which takes longer than what is compiled runs: it does not optimise here, and the gradients are
@@ -70,14 +81,29 @@ bench: $(VENV)/ready
 	$(BIN)/python benchmarks/bench_penalties.py
 	$(BIN)/python benchmarks/bench_files.py
 
-# What the docs say of the penalties, from their descriptors.
+# The pages that are made from the code: the penalties' descriptors, the tables of words.
 docs: $(VENV)/ready
 	$(BIN)/python docs/regularizers.py
+	$(BIN)/python -m orthwrap_cli.reference > docs/words.md
 
 # Broken and hostile files by the ten thousand, and runs that are killed: about an hour and a half.
 fuzz: $(VENV)/ready
 	ORTHWRAP_FUZZ=20 ORTHWRAP_KILLS=200 $(BIN)/pytest -n 2 tests/fuzz tests/test_hostile.py \
 		tests/test_killed.py
 
+# What would be released: the sdist, the wheel made from it, what is in them, and how the wheel does
+# in a clean environment, outside the checkout.
+release-check: $(VENV)/ready
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/twine check --strict dist/*
+	set -e; place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; \
+	$(PYTHON) -m venv "$$place/venv"; \
+	"$$place/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt "$$(ls dist/*.whl)[demo]"; \
+	ORTHWRAP_DIST=dist ORTHWRAP_INSTALLED="$$place/venv" $(BIN)/pytest tests/test_wheel.py; \
+	cp examples/demo.py "$$place"; cd "$$place"; \
+	env -u PYTHONPATH PATH="$$place/venv/bin:$$PATH" python demo.py
+
 clean:
-	rm -rf $(VENV) $(LOWEST) build dist demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist demo .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""A path or a live model → its store; older files are read as modernised copies."""
+"""1. A path or a live model → its store; older files are read as modernised copies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store → every slot of every layer that could carry a regularizer, with its kernels."""
+"""2. A store → every slot of every layer that could carry a regularizer, with its kernels."""
 
 from __future__ import annotations
 

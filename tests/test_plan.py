@@ -3,56 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from orthwrap.errors import NoMatchError, UsageError, ValueFault
-from orthwrap.model_config.layers import KernelSpec
-from orthwrap.model_config.tree import Layer, edit, is_ours, walk
+from orthwrap.model_config.tree import edit, is_ours
 from orthwrap.penalties.attachment import Attachment
 from orthwrap.plan.as_it_is import plan_strip
 from orthwrap.plan.decide import plan
 from orthwrap.plan.decision import Plan
 from orthwrap.rules.rule import Rule
 from orthwrap.stores.files import open_file
-from orthwrap.stores.store import ModelRecord, WeightRef
 from orthwrap.survey import survey
+from tests.dict_store import DictStore, node, store
 from tests.samples import nested_file
-
-
-class DictStore:
-    """A store over a config tree, whose kernels are given by path."""
-
-    def __init__(self, root: dict, kernels: dict[str, Any]) -> None:
-        self.root, self._kernels = root, kernels
-        self.record = ModelRecord(None, "memory", None, 0)
-
-    def layers(self) -> tuple[Layer, ...]:
-        return walk(self.root)
-
-    def weights(self, layer: Layer, specs: Sequence[KernelSpec]) -> list[WeightRef | None]:
-        found = []
-        for spec in specs:
-            array = self._kernels.get(f"{layer.path}:{spec.name}", self._kernels.get(layer.path))
-            found.append(
-                None if array is None else WeightRef(array.shape, lambda a=array: a, id(array))
-            )
-        return found
-
-    def close(self) -> None: ...
-
-
-def node(cls: str, name: str, **config: object) -> dict:
-    base = {"name": name, "trainable": True, "kernel_regularizer": None}
-    return {"class_name": cls, "config": {**base, **config}}
-
-
-def store(*layers: dict, **kernels: Any) -> DictStore:
-    root = {"class_name": "Functional", "config": {"name": "m", "layers": list(layers)}}
-    return DictStore(root, kernels)
 
 
 def planned(source: Any, **rule: Any) -> Plan:

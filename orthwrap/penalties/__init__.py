@@ -1,5 +1,5 @@
 """The mathematics: one file a penalty, with its descriptor; `table` is the one list of them.
 
 Nothing here imports Keras, but inside functions that compute on tensors (and in `tensors` and
-`outputs`, which those functions import). A new penalty is a new file and a line in `table`.
+`activity`, which those functions import). A new penalty is a new file and a line in `table`.
 """

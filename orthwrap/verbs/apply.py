@@ -1,4 +1,4 @@
-"""apply: attaches regularizers, and trains where there is data."""
+"""apply: attaches regularizers to the kernels that match; with data, fine-tunes as well."""
 
 from __future__ import annotations
 
