@@ -1,7 +1,9 @@
 """One checkpoint's file: written, and read as what may come from anybody.
 
 A `.npz` of uncompressed arrays without pickles, and a line of JSON about the run. Each field, type
-and size is held against what orthwrap writes before anything is made of it.
+and size is held against what orthwrap writes before anything is made of it. By hand, because
+`keras.callbacks.BackupAndRestore` keeps no seeds, draws or place within an epoch, without which a run
+that goes on is not the same to the bit.
 """
 
 from __future__ import annotations
