@@ -24,8 +24,8 @@ from orthwrap.training.goal.distillation import (
     distillation_losses,
     imitating,
     kinds_of,
-    teacher_outputs,
     note_on_batch_statistics,
+    teacher_outputs,
 )
 from orthwrap.training.goal.inputs_outputs import outputs_of
 

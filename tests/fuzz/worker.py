@@ -91,13 +91,13 @@ def _is_special(path: str) -> bool:
 
 def prepare() -> None:
     """What orthwrap itself imports is there before a file is looked at."""
-    import orthwrap.render
+    import orthwrap.report
     import orthwrap.stores
     import orthwrap.upgrades
 
     for name in IMPORTED:
         importlib.import_module(name)
-    for package in (orthwrap.render, orthwrap.stores, orthwrap.upgrades):
+    for package in (orthwrap.report, orthwrap.stores, orthwrap.upgrades):
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             if not module.name.endswith((".live", ".compiled", "_worker", ".functions")):
                 importlib.import_module(module.name)
