@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import orthwrap
+from tests.conftest import REPOSITORY
 
 # Rooms that promise to do without Keras, TensorFlow, JAX and PyTorch when they are imported.
 WITHOUT_FRAMEWORKS = (
@@ -65,3 +68,34 @@ def test_no_two_modules_have_one_name() -> None:
     ]
     twice = sorted({n for n in names if names.count(n) > 1})
     assert twice == []
+
+
+# A function's lines from the first statement after its docstring to its last: its signature, which
+# may list many keywords, and its docstring do not count.
+LIMIT = 40
+# Still longer. Whoever shortens one takes it out; none comes in.
+LONGER = {
+    "orthwrap/training/fit.py:finetune",
+    "orthwrap/upgrades/models/compile_config.py:optimizer",
+    "orthwrap/upgrades/models/keras1.py:convert",
+    "orthwrap/upgrades/models/walk.py:layer",
+    "orthwrap/upgrades/models/walk.py:model",
+}
+
+
+def functions() -> Iterator[tuple[str, int]]:
+    """Every function and method by its place, and how many lines its body has."""
+    for folder in ("orthwrap", "cli"):
+        for path in sorted((REPOSITORY / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    continue
+                body = node.body[ast.get_docstring(node) is not None :]
+                lines = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+                yield f"{path.relative_to(REPOSITORY)}:{node.name}", lines
+
+
+def test_functions_are_short() -> None:
+    found = list(functions())
+    assert len(found) > 1500
+    assert {place for place, lines in found if lines > LIMIT} <= LONGER

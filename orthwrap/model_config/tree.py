@@ -1,5 +1,8 @@
 """A model's config tree → its layers, with their paths; and edits of the tree.
 
+One of two walkers: this one finds layers and sets keys of their configs, and leaves all else as it
+stands; `upgrades/models/walk.py` rewrites a whole tree of an older Keras, with its weights.
+
 Pure functions over dicts, no Keras. Both dialects are read: the legacy nodes of `.h5` files
 (`class_name`, `config`, `inbound_nodes`) and Keras 3's (`module`, `registered_name` as well).
 """

@@ -29,13 +29,13 @@ class TrainingProgress:
         self._epochs: TaskID | None = None
         self._steps: TaskID | None = None
         self._total = 0
-        self._told = 0.0  # when the last line was written
+        self._shown_at = 0.0  # when the last line was written
 
     def start(self, choices: tuple[str, ...], epochs: int, steps: int | None) -> None:
         for choice in choices:
             self._console.print(choice, style="dim", soft_wrap=True)
         self._total = epochs
-        self._told = time.monotonic()
+        self._shown_at = time.monotonic()
         if not self._console.is_terminal:
             return
         self._bars = Progress(
@@ -54,8 +54,8 @@ class TrainingProgress:
     def step(self, epoch: int, step: int, logs: Mapping[str, float]) -> None:
         if self._bars is not None and self._steps is not None:
             self._bars.update(self._steps, completed=step, logs=_line(logs, short=True))
-        elif time.monotonic() - self._told > _EVERY:
-            self._told = time.monotonic()
+        elif time.monotonic() - self._shown_at > _EVERY:
+            self._shown_at = time.monotonic()
             line = f"epoch {epoch + 1}, step {step:,}  {_line(logs, short=True)}"
             self._console.print(line, style="dim", soft_wrap=True)
 
@@ -66,7 +66,7 @@ class TrainingProgress:
         if self._bars is not None and self._epochs is not None:
             self._bars.update(self._epochs, completed=epoch + 1)
         self._console.print(line, soft_wrap=True)
-        self._told = time.monotonic()
+        self._shown_at = time.monotonic()
 
     def stop(self) -> None:
         if self._bars is not None:

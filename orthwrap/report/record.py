@@ -26,8 +26,34 @@ def place_of(path: str, slot: str) -> str:
     return path if slot == "kernel" else f"{path}@{slot}"
 
 
+class _Flat:
+    """A record of names and numbers alone."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {k: finite(v) for k, v in dataclasses.asdict(self).items()}  # type: ignore[call-overload]
+
+
+class _Shown:
+    """What a command ends with: shown on a screen, or saved."""
+
+    kind: ClassVar[str]
+
+    def __str__(self) -> str:
+        """As the commands show it, at 100 columns."""
+        return str(_found("terminal").text_of(self))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Saves the report, whole or not at all, in the form of the suffix: .json, .csv or .md.
+
+        Raises:
+            ValueFault: another suffix.
+            FileFault: it cannot be written, or a file is there that is no such report.
+        """
+        _found("exports").save(self, path)
+
+
 @dataclass(frozen=True)
-class Deviation:
+class Deviation(_Flat):
     """How far a kernel's matrices are from orthonormal (the worst of the batch where several).
 
     Attributes:
@@ -50,12 +76,9 @@ class Deviation:
     coherence: float | None
     penalty: float | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        return {k: finite(v) for k, v in dataclasses.asdict(self).items()}
-
 
 @dataclass(frozen=True)
-class RegularizerRecord:
+class RegularizerRecord(_Flat):
     """A regularizer as the report names it."""
 
     name: str
@@ -65,9 +88,6 @@ class RegularizerRecord:
     estimate: str | None = None
     every: int | None = None
     combined_with: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        return {k: finite(v) for k, v in dataclasses.asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -198,7 +218,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(_Shown):
     """What a command did to a model, layer by layer, with its reasons and figures.
 
     Attributes:
@@ -241,19 +261,6 @@ class Report:
             "penalty_before": _total_penalty(carrying, "before"),
             "penalty_after": _total_penalty(carrying, "after"),
         }
-
-    def __str__(self) -> str:
-        """As the commands show it, at 100 columns."""
-        return str(_found("terminal").text_of(self))
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Saves the report, whole or not at all, in the form of the suffix: .json, .csv or .md.
-
-        Raises:
-            ValueFault: another suffix.
-            FileFault: it cannot be written, or a file is there that is no such report.
-        """
-        _found("exports").save(self, path)
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-ready data, schema `orthwrap.report/1`; no NaN, no Infinity."""
@@ -330,7 +337,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class CompareReport:
+class CompareReport(_Shown):
     """Two models, kernel by kernel."""
 
     before: ModelRecord
@@ -352,19 +359,6 @@ class CompareReport:
                 c.regularizer_before != c.regularizer_after for c in self.layers
             ),
         }
-
-    def __str__(self) -> str:
-        """As the command shows it, at 100 columns."""
-        return str(_found("terminal").text_of(self))
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Saves the report, whole or not at all, in the form of the suffix: .json, .csv or .md.
-
-        Raises:
-            ValueFault: another suffix.
-            FileFault: it cannot be written, or a file is there that is no such report.
-        """
-        _found("exports").save(self, path)
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as JSON-ready data, schema `orthwrap.compare/1`."""

@@ -2,7 +2,8 @@
 
 HDF5 lets a name lead out of the file (soft and external links, external and virtual datasets) and
 lets a few bytes declare terabytes. Every lookup here goes by hard links alone, and every size is
-held against the size of the file before anything is read.
+held against the size of the file before anything is read. By hand, because neither h5py nor the
+HDF5 library can be told to refuse either.
 """
 
 from __future__ import annotations

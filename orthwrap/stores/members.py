@@ -1,7 +1,8 @@
 """The members of a `.keras`, from its zip archive or from a folder that holds them unpacked.
 
 Nothing is ever unpacked by its own name, so that no name can lead out of anywhere; what could
-exhaust memory or disk, or would mislead another reader of the copy, is refused.
+exhaust memory or disk, or would mislead another reader of the copy, is refused. By hand, because
+`zipfile` neither sets limits nor copies a member from one archive to another.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The wire format of protocol buffers, as far as finding values inside a message needs it.
 
 https://protobuf.dev/programming-guides/encoding: a message is a row of fields, each a key (number
-and kind) and a value; messages, texts and bytes are all a length and that many bytes.
+and kind) and a value; messages, texts and bytes are all a length and that many bytes. By hand,
+because the library makes objects of all of a message before anything can be held against a limit.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import keras
 from orthwrap import keras_inside
 from orthwrap.errors import NoMatchError, UsageError, ValueFault
 from orthwrap.live.live_store import LiveStore
+from orthwrap.model_config.tree import Layer
 from orthwrap.rules.patterns import Candidate, Pattern, nearest, parse
 from orthwrap.survey import survey
 from orthwrap.training.settings import Settings
@@ -31,41 +32,12 @@ def freeze(model: Any, settings: Settings) -> tuple[str, ...]:
         _check_trained(model, "every layer of the model is frozen: unfreeze those to train")
         return ()
     store = LiveStore(model)
-    families: dict[str, list[str]] = {}
-    for slot in survey(store).slots:
-        families.setdefault(slot.layer.path, []).extend(slot.families)
     layers = [
         layer
         for layer in store.layers()
         if not (layer.is_operation or layer.class_name == "InputLayer")
     ]
-    candidates = {
-        layer.path: [
-            Candidate(layer.paths, layer.class_name, None, family, layer)
-            for family in (families.get(layer.path) or (None,))
-        ]
-        for layer in layers
-    }
-    chosen = {
-        word: _chosen(getattr(settings, word), word, candidates) for word in ("freeze", "unfreeze")
-    }
-    trained: dict[int, tuple[Any, bool]] = {}
-    counts = {"freeze": 0, "unfreeze": 0}
-    for layer in layers:
-        live = store.object_of(layer)
-        if live is None or layer.is_container or not live.weights:
-            continue
-        wanted = layer.trainable
-        statistics = settings.freeze_batchnorm and isinstance(live, keras.layers.BatchNormalization)
-        if statistics:
-            wanted = False
-        elif chosen["unfreeze"](layer.paths):
-            wanted = True
-        elif chosen["freeze"](layer.paths):
-            wanted = False
-        if wanted != layer.trainable:
-            counts["unfreeze" if wanted else "freeze"] += 1
-        trained[id(live)] = (live, wanted)
+    wanted = _wanted(store, layers, settings)
     own = [
         (variable, variable.trainable)
         for layer in layers
@@ -74,15 +46,53 @@ def freeze(model: Any, settings: Settings) -> tuple[str, ...]:
     ]
     # A model that is frozen itself hides what is trained inside it, so all are set anew.
     model.trainable = True
-    for live, wanted in trained.values():
-        live.trainable = wanted
-    for variable, wanted in own:
-        variable.trainable = wanted
+    for layer, is_trained in wanted:
+        store.object_of(layer).trainable = is_trained
+    for variable, is_trained in own:
+        variable.trainable = is_trained
     _check_trained(model, "nothing is left to train: freeze fewer layers, or unfreeze some")
-    words = {"freeze": "frozen", "unfreeze": "unfrozen"}
-    changed = ", ".join(f"{n} {words[word]}" for word, n in counts.items() if n)
+    moved = [is_trained for layer, is_trained in wanted if is_trained != layer.trainable]
+    counts = {"frozen": moved.count(False), "unfrozen": moved.count(True)}
+    changed = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
     numbers = sum(_size(v) for v in model.trainable_variables)
     return (f"layers: {changed or 'none frozen or unfrozen'}; {numbers:,} weights are trained",)
+
+
+def _wanted(
+    store: LiveStore, layers: Sequence[Layer], settings: Settings
+) -> list[tuple[Layer, bool]]:
+    """Each layer with weights of its own, and whether it is to be trained."""
+    candidates = _candidates(store, layers)
+    is_frozen = _chosen(settings.freeze, "freeze", candidates)
+    is_unfrozen = _chosen(settings.unfreeze, "unfreeze", candidates)
+    wanted = []
+    for layer in layers:
+        live = store.object_of(layer)
+        if live is None or layer.is_container or not live.weights:
+            continue
+        is_trained = layer.trainable
+        if settings.freeze_batchnorm and isinstance(live, keras.layers.BatchNormalization):
+            is_trained = False
+        elif is_unfrozen(layer.paths):
+            is_trained = True
+        elif is_frozen(layer.paths):
+            is_trained = False
+        wanted.append((layer, is_trained))
+    return wanted
+
+
+def _candidates(store: LiveStore, layers: Sequence[Layer]) -> dict[str, list[Candidate]]:
+    """What patterns are held against, by the layer's path."""
+    families: dict[str, list[str]] = {}
+    for slot in survey(store).slots:
+        families.setdefault(slot.layer.path, []).extend(slot.families)
+    return {
+        layer.path: [
+            Candidate(layer.paths, layer.class_name, None, family, layer)
+            for family in (families.get(layer.path) or (None,))
+        ]
+        for layer in layers
+    }
 
 
 def _check_trained(model: Any, message: str) -> None:

@@ -47,65 +47,82 @@ def choose(
     check_finite(labels, name)
     width = output_shape[-1] if output_shape else 1
     whole = bool(labels.size) and bool(np.all(np.equal(np.mod(labels, 1), 0)))
-    logits = activation not in ("softmax", "sigmoid")
-    kind = f"{activation or 'unknown'} output"
     sample = labels.shape[1:]
     places = output_shape[:-1]
-    as_outputs = _fits(sample, output_shape)
     as_classes = whole and (_fits(sample, places) or _fits(sample, (*places, 1)))
-
     if width is not None and width > 1 and as_classes:
-        if activation == "sigmoid":
-            raise ValueFault(
-                f"output {name!r} has {width} sigmoids and y holds class numbers of shape "
-                f"{sample}: give y as {width} columns of 0 and 1"
-            )
-        check_classes(labels, width, name)
-        return Objective(
-            "sparse_categorical_crossentropy",
-            logits,
-            "sparse_categorical_accuracy",
-            f"{kind} of {width} with whole-number labels",
-            width,
-        )
-    if not as_outputs and not (width == 1 and _fits(sample, places)):
+        return _of_class_numbers(labels, width, activation, name)
+    if not _fits(sample, output_shape) and not (width == 1 and _fits(sample, places)):
         raise ValueFault(
             f"y has samples of shape {sample}; output {name!r} gives {output_shape}: "
             "they must agree, or y hold class numbers"
         )
     binary = whole and bool(np.all((labels == 0) | (labels == 1)))
     if width == 1:
-        if activation == "sigmoid" and binary:
-            return Objective(
-                "binary_crossentropy", False, "binary_accuracy", "one sigmoid, labels 0 and 1"
-            )
-        if binary and labels.dtype.kind in "biu" and logits:
-            return Objective(
-                "binary_crossentropy", True, "binary_accuracy", f"one {kind}, labels 0 and 1"
-            )
-        return Objective(
-            "mean_squared_error", False, "mean_absolute_error", f"one {kind}, numeric labels"
+        return _of_one_number(labels, activation, binary)
+    return _of_columns(labels, width, activation, name, binary)
+
+
+def _has_logits(activation: str | None) -> bool:
+    return activation not in ("softmax", "sigmoid")
+
+
+def _kind(activation: str | None) -> str:
+    return f"{activation or 'unknown'} output"
+
+
+def _of_class_numbers(
+    labels: NDArray[Any], width: int, activation: str | None, name: str
+) -> Objective:
+    if activation == "sigmoid":
+        raise ValueFault(
+            f"output {name!r} has {width} sigmoids and y holds class numbers of shape "
+            f"{labels.shape[1:]}: give y as {width} columns of 0 and 1"
         )
-    sums_to_one = bool(np.allclose(labels.sum(axis=-1), 1.0, atol=1e-4)) and bool(
-        np.all(labels >= 0)
+    check_classes(labels, width, name)
+    return Objective(
+        "sparse_categorical_crossentropy",
+        _has_logits(activation),
+        "sparse_categorical_accuracy",
+        f"{_kind(activation)} of {width} with whole-number labels",
+        width,
     )
+
+
+def _of_one_number(labels: NDArray[Any], activation: str | None, binary: bool) -> Objective:
+    if activation == "sigmoid" and binary:
+        why = "one sigmoid, labels 0 and 1"
+        return Objective("binary_crossentropy", False, "binary_accuracy", why)
+    if binary and labels.dtype.kind in "biu" and _has_logits(activation):
+        why = f"one {_kind(activation)}, labels 0 and 1"
+        return Objective("binary_crossentropy", True, "binary_accuracy", why)
+    why = f"one {_kind(activation)}, numeric labels"
+    return Objective("mean_squared_error", False, "mean_absolute_error", why)
+
+
+def _of_columns(
+    labels: NDArray[Any], width: int | None, activation: str | None, name: str, binary: bool
+) -> Objective:
+    """Labels of the output's own shape."""
+    kind = _kind(activation)
     if activation == "sigmoid" and np.all((labels >= 0) & (labels <= 1)):
-        return Objective(
-            "binary_crossentropy", False, "binary_accuracy", f"{width} sigmoids, one label each"
-        )
+        why = f"{width} sigmoids, one label each"
+        return Objective("binary_crossentropy", False, "binary_accuracy", why)
+    sums_to_one = np.allclose(labels.sum(axis=-1), 1.0, atol=1e-4) and np.all(labels >= 0)
     if sums_to_one and (activation == "softmax" or binary):
-        what = "one-hot labels" if binary else "labels that sum to 1"
-        return Objective(
-            "categorical_crossentropy", logits, "categorical_accuracy", f"{kind}, {what}"
-        )
+        why = f"{kind}, {'one-hot labels' if binary else 'labels that sum to 1'}"
+        logits = _has_logits(activation)
+        return Objective("categorical_crossentropy", logits, "categorical_accuracy", why)
     if activation == "softmax":
         raise ValueFault(
             f"output {name!r} is a softmax, but the rows of y do not sum to 1: "
             "give class numbers or one-hot labels"
         )
     if binary and labels.dtype.kind in "biu":
-        return Objective("binary_crossentropy", True, "binary_accuracy", f"{kind}, labels 0 and 1")
-    return Objective("mean_squared_error", False, "mean_absolute_error", f"{kind}, numeric labels")
+        why = f"{kind}, labels 0 and 1"
+        return Objective("binary_crossentropy", True, "binary_accuracy", why)
+    why = f"{kind}, numeric labels"
+    return Objective("mean_squared_error", False, "mean_absolute_error", why)
 
 
 def _fits(sample: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:

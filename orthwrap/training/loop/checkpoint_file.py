@@ -1,7 +1,9 @@
 """One checkpoint's file: written, and read as what may come from anybody.
 
 A `.npz` of uncompressed arrays without pickles, and a line of JSON about the run. Each field, type
-and size is held against what orthwrap writes before anything is made of it.
+and size is held against what orthwrap writes before anything is made of it. By hand, because
+a run that goes on is to be the same to the bit: its draws, factors, best epoch and place in the
+data are what no callback of Keras's keeps.
 """
 
 from __future__ import annotations

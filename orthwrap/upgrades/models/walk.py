@@ -1,5 +1,7 @@
 """Walks a model's config tree and rewrites it in place, layer by layer.
 
+One of two walkers: `model_config/tree.py` finds the layers of any tree and leaves it as it stands.
+
 On the way back it composes the edits of weights, so that each top-level layer ends up with one
 function for its list of arrays.
 """
