@@ -17,6 +17,7 @@ from orthwrap.training.goal.task import Measured, Task
 from orthwrap.training.pull.kernels import DrivenKernel
 from orthwrap.training.pull.pulling import Pulling
 
+
 @dataclass(frozen=True)
 class Pursued:
     """What to do with a kernel.
@@ -70,7 +71,12 @@ class Pursuit:
             if p.rate is not None or (aim is not None and p.kernel.regularizer.has_pull)
         ]
         self._pulling: Pulling | None = None
-        self.progress = GoalProgress(None if aim is None else str(aim), ())
+        self._progress = GoalProgress(None if aim is None else str(aim), ())
+
+    @property
+    def progress(self) -> GoalProgress:
+        """So far."""
+        return self._progress
 
     def begin(
         self, state: Mapping[str, Any] | None = None, arrays: Sequence[NDArray[Any]] = ()
@@ -99,10 +105,10 @@ class Pursuit:
             kernels.append(
                 KernelGoal(kernel.place, kernel.driven, start, target, i in self._pulled)
             )
-        self.progress = replace(self.progress, kernels=tuple(kernels))
+        self._progress = replace(self.progress, kernels=tuple(kernels))
         if self._task is not None:
             self._original = self._reference = self._task.measure()
-            self.progress = replace(
+            self._progress = replace(
                 self.progress,
                 task=self._task.name,
                 lower_is_better=self._task.lower_is_better,
@@ -124,9 +130,9 @@ class Pursuit:
             task = self._task.standing(self.progress.original or 0.0, self._reference, now)
         seconds = self._clock() - self._began
         done = GoalEpoch(epoch, residuals, self._rates, task, seconds)
-        self.progress = self.progress.with_epoch(done)
+        self._progress = self.progress.with_epoch(done)
         if self._aim is not None:
-            self.progress = replace(self.progress, ended=ending(self.progress))
+            self._progress = replace(self.progress, ended=ending(self.progress))
             moved = zip(next_rates(self.progress, self._course), self._fixed, strict=True)
             self._rates = tuple(rate if own is None else own for rate, own in moved)
             self._assign()
@@ -144,6 +150,16 @@ class Pursuit:
         if self._pulling is None:
             return ()
         return tuple(kernel.place for kernel in self._pulling.without_gradient)
+
+    @property
+    def rates(self) -> tuple[float | None, ...]:
+        """Of the next epoch; None for kernels that are not pulled."""
+        return self._rates
+
+    @property
+    def allowed(self) -> float:
+        """What the task may lose, in its own unit; 0 where there is none."""
+        return 0.0 if self._task is None else self._task.allowed(self.progress.original or 0.0)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -168,7 +184,7 @@ class Pursuit:
             raise ValueError(f"rates {rates}")
         if (self._task is None) != (not arrays):
             raise ValueError("another task")
-        self.progress, self._rates = progress, rates
+        self._progress, self._rates = progress, rates
         if arrays:
             self._reference = Measured(float(arrays[0]), arrays[1] if len(arrays) > 1 else None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -15,14 +15,13 @@ from orthwrap.errors import FileFault, ValueFault
 from orthwrap.live.compiled import inner_of
 from orthwrap.live.store import regularizers_of
 from orthwrap.regularizers import Attached, OrthogonalityRegularizer
-from orthwrap.regularizers.multiplier import MULTIPLIER
+from orthwrap.regularizers.multiplier import MULTIPLIER, RATES
+from orthwrap.report.goal_progress import GoalProgress
 from orthwrap.stores.replacing import TextOutput
-from orthwrap.training.goal.pursuit import Pursuit
 from orthwrap.training.loop.checkpoints import CheckpointFolder, State
 from orthwrap.training.loop.interrupts import Interrupts
 from orthwrap.training.loop.logs import Board, csv_of
 from orthwrap.training.loop.monitor import is_lower_better
-from orthwrap.training.pull.pulling import RATES
 from orthwrap.training.settings import Settings
 
 _EXPLODED = 1e4  # times what loss and penalty were before training
@@ -61,6 +60,21 @@ class Outcome:
         if self.step:
             return f"in epoch {self.epoch + 1}, after step {self.step}"
         return f"after epoch {self.epoch}" if self.epoch else "before the first step"
+
+
+class Pursuit(Protocol):
+    """Who drives the kernels; `orthwrap.training.goal.pursuit` says what the methods do."""
+
+    @property
+    def progress(self) -> GoalProgress: ...
+    @property
+    def state(self) -> dict[str, Any]: ...
+    @property
+    def arrays(self) -> list[NDArray[Any]]: ...
+    def begin(
+        self, state: Mapping[str, Any] | None = None, arrays: Sequence[NDArray[Any]] = ()
+    ) -> None: ...
+    def epoch_done(self, epoch: int) -> object: ...
 
 
 class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
