@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from orthwrap.rules.rule import Rule
     from orthwrap.rules.schedules import Schedule
     from orthwrap.training.factors.schedule_callback import FactorSchedule
+    from orthwrap.training.goal.goal_callback import Goal
+    from orthwrap.training.pull.pull_callback import Pull
     from orthwrap.training.settings import TrainingWords
     from orthwrap.verbs.apply import apply
     from orthwrap.verbs.compare import compare
@@ -70,6 +72,8 @@ _WHERE = {
     "Result": "orthwrap.verbs.endings",
     **{verb: f"orthwrap.verbs.{verb}" for verb in _VERBS},
     "FactorSchedule": "orthwrap.training.factors.schedule_callback",
+    "Goal": "orthwrap.training.goal.goal_callback",
+    "Pull": "orthwrap.training.pull.pull_callback",
     "Schedule": "orthwrap.rules.schedules",
     "TrainingWords": "orthwrap.training.settings",
     "load_model": "orthwrap.loading.loading",
@@ -84,6 +88,7 @@ __all__ = [
     "FactorSchedule",
     "FileFault",
     "Frobenius",
+    "Goal",
     "Interrupted",
     "LOrth",
     "NoMatchError",
@@ -91,6 +96,7 @@ __all__ = [
     "OrthogonalityRegularizer",
     "OrthwrapError",
     "Penalty",
+    "Pull",
     "RebuildError",
     "Report",
     "Result",

@@ -257,6 +257,28 @@ def direction_of(metric: Any) -> str | None:
     return getattr(metric, "_direction", None)
 
 
+def compiled_metrics(model: Any) -> list[Any]:
+    """The metrics that `compile` was given, in order, once a batch was seen; else none.
+
+    Keras ≥ 3.5: `Model._compile_metrics`, `CompileMetrics.metrics`.
+    """
+    own = getattr(model, "_compile_metrics", None)
+    return [] if own is None else list(own.metrics)
+
+
+def function_of_each(metric: Any) -> Any:
+    """(y, output) → a figure of each sample, whose mean a metric is; None of those that are none.
+
+    Keras ≥ 3.5: `MeanMetricWrapper._fn`, `MeanMetricWrapper._fn_kwargs`.
+    """
+    import keras
+
+    if not isinstance(metric, keras.metrics.MeanMetricWrapper):
+        return None
+    function, words = metric._fn, metric._fn_kwargs
+    return lambda y, output: function(y, output, **words)
+
+
 # A training step
 
 
@@ -374,6 +396,30 @@ def rate_of(optimizer: Any) -> Any:
     Keras ≥ 3.5: `Optimizer._learning_rate`.
     """
     return optimizer._learning_rate
+
+
+def steps_of(optimizer: Any) -> Any:
+    """The variable that counts every call of `apply`, those that only gather gradients too.
+
+    Keras ≥ 3.5: `Optimizer._iterations`.
+    """
+    return optimizer._iterations
+
+
+def track_in(optimizer: Any, variable: Any) -> None:
+    """Makes a variable one of the optimizer's, so that JAX hands it to each step.
+
+    Keras ≥ 3.5: `Optimizer._track_variable`.
+    """
+    optimizer._track_variable(variable)
+
+
+def untrack_in(optimizer: Any, variable: Any) -> None:
+    """The inverse of `track_in`.
+
+    Keras ≥ 3.5: `Optimizer._untrack_variable`.
+    """
+    optimizer._untrack_variable(variable)
 
 
 def copy_exclusions(source: Any, target: Any, pairs: Iterable[tuple[Any, Any]] = ()) -> None:

@@ -131,13 +131,14 @@ def _attach(slot: Slot, p: ParsedRule, target: Pattern) -> Decision:
         value=attachment.to_node(),
         auto=auto,
         schedule=rule.schedule,
+        pull=rule.pull,
     )
     changed: Reasons = ()
     if current is not None and current.to_node() == decided.value:
         decided = Decision(
             slot, ALREADY, because(f"already has {current}"), target.text, current, measured=True
         )
-        decided = replace(decided, auto=auto, schedule=rule.schedule)
+        decided = replace(decided, auto=auto, schedule=rule.schedule, pull=rule.pull)
     elif current is not None:
         changed = because(f"was {current}" if auto else f"{current} → {attachment}")
     text = f"factor auto: {attachment.factor:g} until training finds it"

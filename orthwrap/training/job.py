@@ -80,6 +80,7 @@ class Job:
         *,
         auto: Sequence[Place] = (),
         schedules: Sequence[tuple[Any, Sequence[Place]]] = (),
+        pulls: Sequence[tuple[float, Sequence[Place]]] = (),
         with_figures: bool = True,
     ) -> tuple[Report, Outcome]:
         """Trains `model`, and reports it.
@@ -89,9 +90,10 @@ class Job:
             report: of the plan, with the figures before.
             auto: the regularizers whose factors are found first.
             schedules: of the factors, where rules have their own, each with its regularizers.
+            pulls: rates, where rules have their own, each with its regularizers.
             with_figures: measure the trained kernels.
         """
-        done = finetune(model, data, self.session, self.progress, auto, schedules)
+        done = finetune(model, data, self.session, self.progress, auto, schedules, pulls)
         report = with_resolved(report, done.chosen, done.resolved)
         factors = {
             r.place: r.regularizer.factor
@@ -99,7 +101,8 @@ class Job:
             if r.carries and r.regularizer is not None
         }
         report = replace(report, training=replace(done.training, factors=factors))
-        return with_trained(report, LiveStore(model), with_figures=with_figures), done.outcome
+        report = with_trained(report, LiveStore(model), with_figures=with_figures)
+        return _with_pulls(report), done.outcome
 
     def save(self, model: Any, outcome: Outcome, target: Path | None) -> Path | None:
         """Saves the trained model, by one process alone.
@@ -145,3 +148,20 @@ class Job:
         error = Interrupted(message) if outcome.interrupted else OrthwrapError(message)
         error.model = model
         return error
+
+
+def _with_pulls(report: Report) -> Report:
+    """The report with the rate of each kernel that was pulled in the epoch that is kept."""
+    training = report.training
+    goal = None if training is None else training.goal
+    epoch = None if training is None or goal is None else goal.at(training.kept_epoch)
+    if goal is None or epoch is None:
+        return report
+    rates = dict(zip((k.place for k in goal.kernels), epoch.rates, strict=True))
+    layers = []
+    for record in report.layers:
+        rate = rates.get(record.place, rates.get(f"{record.place}/{record.kernel}"))
+        if record.regularizer is not None and rate is not None:
+            record = replace(record, regularizer=replace(record.regularizer, pull=rate))
+        layers.append(record)
+    return replace(report, layers=tuple(layers))

@@ -23,10 +23,10 @@ from orthwrap.rules.words import documented, words_of
 from orthwrap.stores.outputs import PathLike
 from orthwrap.surgery import changed_model, load_changed, save, write_changed
 from orthwrap.survey import survey
-from orthwrap.training.settings import TrainingWords, settings_of
+from orthwrap.training.settings import DEFAULT_GOAL, TrainingWords, settings_of
 from orthwrap.verbs.endings import Result, finished, trained
 from orthwrap.verbs.places import refuse_in_place, target_of
-from orthwrap.verbs.training_words import check_effect, job_of
+from orthwrap.verbs.training_words import check_effect, check_pulls, job_of, says_how_strong
 
 if TYPE_CHECKING:
     from orthwrap.data import Data
@@ -96,6 +96,8 @@ def apply(
     settings = settings_of(
         training, has_data=data is not None, others=(*attach, *(apply.__kwdefaults__ or ()))
     )
+    if settings is not None and not says_how_strong(training, rules):
+        settings = settings.replace(goal=DEFAULT_GOAL)
     if dry_run and settings is not None:  # which makes no folders
         settings = settings.replace(checkpoint_dir=None, resume=False, tensorboard=None)
     if in_place and settings is not None and settings.devices is not None:
@@ -129,6 +131,9 @@ def _check_data(rules: Sequence[Rule], training: Mapping[str, Any], *, has_data:
         raise UsageError("factor auto needs data: give data, or a number like 1e-3")
     if schedule and not has_data:
         raise UsageError("a schedule is about training, which needs data")
+    if any(rule.pull is not None for rule in rules) and not has_data:
+        raise UsageError("a pull is about training, which needs data")
+    check_pulls(training, rules)
     check_effect(training, auto=auto, schedule=schedule)
 
 
@@ -204,7 +209,8 @@ class _Apply:
             data,
             report,
             auto=[_place(d) for d in planned.decisions if d.auto],
-            schedules=_schedules(planned),
+            schedules=_said_of(planned, "schedule"),
+            pulls=_said_of(planned, "pull"),
             with_figures=self.measure,
         )
 
@@ -215,16 +221,17 @@ def _restored_on_error(model: Any) -> contextlib.AbstractContextManager[None]:
     return restored_on_error(model)
 
 
-def _schedules(planned: Plan) -> list[tuple[Any, list[tuple[str, str]]]]:
-    """The rules' own schedules, each with the slots it is for."""
+def _said_of(planned: Plan, word: str) -> list[tuple[Any, list[tuple[str, str]]]]:
+    """What the rules say of training in a word, each with the slots it is for."""
     found: list[tuple[Any, list[tuple[str, str]]]] = []
     for decision in planned.decisions:
-        if decision.schedule is None:
+        said = getattr(decision, word)
+        if said is None:
             continue
-        places = next((p for s, p in found if s == decision.schedule), None)
+        places = next((p for s, p in found if s == said), None)
         if places is None:
             places = []
-            found.append((decision.schedule, places))
+            found.append((said, places))
         places.append(_place(decision))
     return found
 
