@@ -55,7 +55,13 @@ class Deviation:
 
 @dataclass(frozen=True)
 class RegularizerRecord:
-    """A regularizer as the report names it."""
+    """A regularizer as the report names it.
+
+    Attributes:
+        drives: the figure of a `Deviation` that it drives to its minimum: `residual`,
+            `scaled_residual` with scale preserve, `penalty` where lengths are free; None on
+            outputs, and for one that is no penalty of orthogonality.
+    """
 
     name: str
     factor: float
@@ -64,6 +70,7 @@ class RegularizerRecord:
     estimate: str | None = None
     every: int | None = None
     combined_with: str | None = None
+    drives: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {k: finite(v) for k, v in dataclasses.asdict(self).items()}
@@ -141,6 +148,11 @@ class LayerRecord:
     def place(self) -> str:
         """Layer and slot, as patterns name them: `conv1`, `lstm@recurrent`."""
         return place_of(self.path, self.slot)
+
+    @property
+    def drives(self) -> str:
+        """The figure that its regularizer drives; the residual where there is none."""
+        return (self.regularizer and self.regularizer.drives) or "residual"
 
     @property
     def carries(self) -> bool:

@@ -245,7 +245,7 @@ def _layer_table(report: Report, shown: list[LayerRecord], width: int) -> Table:
     )
     figure = {"justify": "right", "no_wrap": True}
     if measured:
-        columns.append(("residual", figure))
+        columns.append((_residual_of(shown), figure))
         if trained and not wide:
             columns.append(("", figure))
         if sigmas:
@@ -277,9 +277,10 @@ def _cells(
     cells = [Text(record.class_name, style="dim")] if wide else []
     cells += [_shape(record.shape), _what(record, command, wide)]
     if measured:
-        cells.append(_residual(record.before, record.after))
+        driven = [_driven(record, figures) for figures in (record.before, record.after)]
+        cells.append(_residual(*driven))
         if trained and not wide:
-            cells.append(_gain(record.before, record.after))
+            cells.append(_gain(*driven))
         last = record.after or record.before
         if sigmas:
             cells.append(_sigmas(last))
@@ -357,22 +358,39 @@ def _carried(record: LayerRecord, command: str, wide: bool) -> Text:
     return text
 
 
-def _residual(before: Deviation | None, after: Deviation | None) -> Text:
+def _residual_of(shown: Sequence[LayerRecord]) -> str:
+    """The header of the residuals that are driven."""
+    kinds = {_is_scaled(r) for r in shown if r.before is not None}
+    return "scaled residual" if kinds == {True} else "residual"
+
+
+def _is_scaled(record: LayerRecord) -> bool:
+    return record.drives == "scaled_residual"
+
+
+def _driven(record: LayerRecord, figures: Deviation | None) -> float | None:
+    """The residual that the regularizer drives."""
+    if figures is None:
+        return None
+    return figures.scaled_residual if _is_scaled(record) else figures.residual
+
+
+def _residual(before: float | None, after: float | None) -> Text:
     if before is None:
         return Text("–", style="dim")
-    text = Text(f"{before.residual:.3g}")
+    text = Text(f"{before:.3g}")
     if after is not None:
-        shown = f"{after.residual:.3g}"
-        style = "bold green" if after.residual <= before.residual else "bold red"
+        shown = f"{after:.3g}"
+        style = "bold green" if after <= before else "bold red"
         is_same = shown == text.plain
         text.append(" → ", "dim").append(shown, "" if is_same else style)
     return text
 
 
-def _gain(before: Deviation | None, after: Deviation | None) -> Text:
-    if before is None or after is None or not before.residual or not after.residual:
+def _gain(before: float | None, after: float | None) -> Text:
+    if not before or not after:
         return Text("")
-    ratio = before.residual / after.residual
+    ratio = before / after
     if f"{max(ratio, 1 / ratio):.3g}" == "1":
         return Text("")
     return Text(f"÷{ratio:.3g}" if ratio >= 1 else f"×{1 / ratio:.3g}", style="dim")
@@ -415,6 +433,10 @@ def _verdict(report: Report, hidden: int) -> RenderableType:
         count = summary["kernels"]
         kernels = "1 kernel carries no" if count == 1 else f"{count} kernels, none carries an"
         lines.append(Text(f"{kernels} orthwrap regularizer"))
+    measured = [r for r in report.layers if r.before is not None]
+    if any(map(_is_scaled, measured)) and not all(map(_is_scaled, measured)):
+        note = "with preserve the residual is that of W/α, α being the kernel's RMS singular value"
+        lines.append(Text(note, style="dim"))
     if summary["penalty_before"] is not None:
         line = Text(f"penalty {summary['penalty_before']:.4g}")
         if summary["penalty_after"] is not None:
@@ -538,9 +560,10 @@ def _compare_cells(row: Comparison, wide: bool) -> list[Text]:
     ]
     change = f" {row.weight_change:.2%}" if row.status == "changed" and row.weight_change else ""
     cells.append(Text(f"{row.status}{change}", style=style))
-    same = row.status == "same"
+    first, last = row.before or row.after, row.after
+    is_one = row.status == "same" or row.before is None
     cells.append(
-        _residual(row.before or row.after, None if same or row.before is None else row.after)
+        _residual(first and first.residual, None if is_one else last and last.residual)
     )
     before, after = row.regularizer_before or "–", row.regularizer_after or "–"
     if before == after:
