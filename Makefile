@@ -58,11 +58,13 @@ $(LOWEST)/ready: pyproject.toml constraints-lowest.txt
 
 test-lowest: $(LOWEST)/ready
 	$(LOWEST)/bin/pytest -n 2 --dist worksteal $(LOWEST_TESTS)
+	$(LOWEST)/bin/pytest tests/test_finetune.py -k "$(LOWEST_TRAINING)"
 
 LOWEST_TOOLS := pytest pytest-xdist hypothesis
 LOWEST_TESTS := tests/test_lowest.py tests/test_keras_inside.py tests/test_layouts.py \
 	tests/test_walker.py tests/test_measure.py tests/test_stores.py tests/test_files.py \
 	tests/test_live.py tests/test_loading.py tests/test_optimizers.py
+LOWEST_TRAINING := make_up_the_loss or split or of_a_file or penalty_in_the_history
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/bench_penalties.py

@@ -377,6 +377,30 @@ def rate_of(optimizer: Any) -> Any:
     return optimizer._learning_rate
 
 
+def steps_of(optimizer: Any) -> Any:
+    """The variable that counts every call of `apply`, those that only gather gradients too.
+
+    Keras ≥ 3.5: `Optimizer._iterations`.
+    """
+    return optimizer._iterations
+
+
+def track_in(optimizer: Any, variable: Any) -> None:
+    """Makes a variable one of the optimizer's, so that JAX hands it to each step.
+
+    Keras ≥ 3.5: `Optimizer._track_variable`.
+    """
+    optimizer._track_variable(variable)
+
+
+def untrack_in(optimizer: Any, variable: Any) -> None:
+    """The inverse of `track_in`.
+
+    Keras ≥ 3.5: `Optimizer._untrack_variable`.
+    """
+    optimizer._untrack_variable(variable)
+
+
 def copy_exclusions(source: Any, target: Any, pairs: Iterable[tuple[Any, Any]] = ()) -> None:
     """Which variables an optimizer's weight decay passes over; its config does not say.
 

@@ -48,4 +48,5 @@ PENALTY = Penalty(
     on_outputs=on_outputs,
     figure=figure,
     figure_from_so=_from_so,
+    pull=single.pull,
 )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from orthwrap.penalties.penalty import NOT_SQUARED, Penalty
+from orthwrap.penalties.so import pull
 
 Tensor = Any
 
@@ -54,4 +55,5 @@ PENALTY = Penalty(
     exact=frobenius,
     on_outputs=on_outputs,
     figure=lambda matrices: float(np.sqrt(matrices.square_deviation()).sum()),
+    pull=pull,
 )

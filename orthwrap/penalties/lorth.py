@@ -5,7 +5,8 @@ See `conv_gram` for how the convolution of a kernel with itself becomes a sum of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any
 
@@ -49,17 +50,53 @@ def lorth(
     taps = _taps(kernel, geometry)
     if prod(geometry.taps) == 1:
         return so(ops.reshape(taps, shape), probes) + geometry.constant
-    real, imaginary = (
-        ops.reshape(ops.convert_to_tensor(table, dtype=kernel.dtype) @ taps, (-1, *shape[1:]))
-        for table in half_spectrum(geometry.taps)
-    )
     zero = ops.reshape(ops.sum(taps, 0), shape)
+    real, imaginary = (
+        ops.reshape(table @ taps, (-1, *shape[1:])) for table in _tables(geometry, kernel.dtype)
+    )
     if probes is None:
         total = so(zero) + 2 * t.differentiable(_complex_so, real, imaginary)
     else:
         rest = t.differentiable(_complex_so_sketch, real, imaginary, constants=(probes[groups:],))
         total = so(zero, probes[:groups]) + 2 * rest
     return total / prod(geometry.points) + geometry.constant
+
+
+def lorth_pull(
+    kernel: Tensor, strides: Sequence[int] | None = None, groups: int = 1
+) -> tuple[Tensor, Tensor]:
+    """A quarter of the gradient of `lorth`, and a bound of the σ² at any frequency.
+
+    Arguments as of `lorth`.
+    """
+    from keras import ops
+
+    from orthwrap.penalties import tensors as t
+
+    geometry = _geometry(kernel.shape, strides, groups)
+    shape = (groups, geometry.rows, geometry.filters)
+    taps = _taps(kernel, geometry)
+    direction, bound = t.towards(ops.reshape(ops.sum(taps, 0), shape), operator.sub)
+    direction, bound = ops.reshape(direction, (1, -1)), ops.max(bound)
+    if prod(geometry.taps) > 1:
+        tables = [*_tables(geometry, kernel.dtype)]
+        a, b = (ops.reshape(table @ taps, (-1, *shape[1:])) for table in tables)
+        real, imaginary = _complex_deviation(a, b)
+        rows = ops.sum(ops.abs(real + t.eye_like(a)) + ops.abs(imaginary), -1)
+        bound = ops.maximum(bound, ops.max(rows))
+        for table, part in zip(tables, _complex_times(a, b, real, imaginary), strict=True):
+            part = ops.reshape(part, (table.shape[0], -1))
+            direction = direction + 2 * ops.transpose(table) @ part
+        direction = direction / prod(geometry.points)
+    return _from_taps(direction, kernel.shape, geometry), bound
+
+
+def _tables(geometry: ConvGeometry, dtype: Any) -> Iterator[Tensor]:
+    """Taps → real and imaginary part at one of every pair of mirrored frequencies."""
+    from keras import ops
+
+    for table in half_spectrum(geometry.taps):
+        yield ops.convert_to_tensor(table, dtype=dtype)
 
 
 def _taps(kernel: Tensor, geometry: ConvGeometry) -> Tensor:
@@ -70,6 +107,18 @@ def _taps(kernel: Tensor, geometry: ConvGeometry) -> Tensor:
     padded = ops.pad(kernel, widths) if any(geometry.padding) else kernel
     split = ops.transpose(ops.reshape(padded, geometry.split_shape), geometry.split_order)
     return ops.reshape(split, (prod(geometry.taps), -1))
+
+
+def _from_taps(taps: Tensor, shape: Sequence[int], geometry: ConvGeometry) -> Tensor:
+    """The inverse of `_taps`, for a kernel of `shape`."""
+    from keras import ops
+
+    split, order = geometry.split_shape, geometry.split_order
+    phases = ops.reshape(taps, tuple(split[a] for a in order))
+    phases = ops.transpose(phases, tuple(order.index(a) for a in range(len(order))))
+    sizes = [q * p for q, p in zip(geometry.taps, geometry.phases, strict=True)]
+    padded = ops.reshape(phases, (*sizes, *shape[-2:]))
+    return padded[tuple(slice(k) for k in geometry.kernel_size)]
 
 
 def _geometry(shape: Sequence[int], strides: Sequence[int] | None, groups: int) -> ConvGeometry:
@@ -128,25 +177,35 @@ def why_none_exists(
 def _complex_so(a: Tensor, b: Tensor) -> tuple[Tensor, Any]:
     from keras import ops
 
-    from orthwrap.penalties import tensors as t
-
-    tall = t.is_tall(a)
-    cross = t.transposed(a) @ b if tall else a @ t.transposed(b)
-    real = t.gram(a) + t.gram(b) - t.eye_like(a)
-    imaginary = cross - t.transposed(cross)
+    real, imaginary = _complex_deviation(a, b)
     value = ops.sum(ops.square(real)) + ops.sum(ops.square(imaginary))
 
     def pullback(upstream: Tensor) -> tuple[Tensor, Tensor]:
-        # (A + iB)(R + iJ) when tall, its transpose's counterpart when wide, by three products
-        # instead of four.
-        p, j = (4 * upstream) * real, (4 * upstream) * imaginary
-        j = j if tall else -j
-        first = t.multiplied(a + b, p)
-        second = t.multiplied(a, j - p)
-        third = t.multiplied(b, p + j)
-        return first - third, first + second
+        return _complex_times(a, b, (4 * upstream) * real, (4 * upstream) * imaginary)
 
     return value, pullback
+
+
+def _complex_deviation(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """R − I and J."""
+    from orthwrap.penalties import tensors as t
+
+    cross = t.transposed(a) @ b if t.is_tall(a) else a @ t.transposed(b)
+    return t.gram(a) + t.gram(b) - t.eye_like(a), cross - t.transposed(cross)
+
+
+def _complex_times(a: Tensor, b: Tensor, real: Tensor, imaginary: Tensor) -> tuple[Tensor, Tensor]:
+    """(A + iB)(R + iJ) when tall, its transpose's counterpart when wide.
+
+    By three products instead of four.
+    """
+    from orthwrap.penalties import tensors as t
+
+    imaginary = imaginary if t.is_tall(a) else -imaginary
+    first = t.multiplied(a + b, real)
+    second = t.multiplied(a, imaginary - real)
+    third = t.multiplied(b, real + imaginary)
+    return first - third, first + second
 
 
 def _complex_so_sketch(a: Tensor, b: Tensor, probes: Tensor) -> tuple[Tensor, Any]:
@@ -202,6 +261,10 @@ def _exact(kernel: Tensor, layout: Layout) -> Tensor:
     return lorth(kernel, layout.strides or None, layout.parts)
 
 
+def _pull(kernel: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    return lorth_pull(kernel, layout.strides or None, layout.parts)
+
+
 def _sketch(kernel: Tensor, layout: Layout, draw: Any, probes: int) -> Tensor:
     strides, groups = layout.strides or None, layout.parts
     shape = lorth_probe_shape(kernel.shape, strides, groups, probes)
@@ -242,4 +305,6 @@ PENALTY = Penalty(
     sketch=_sketch,
     figure=_figure,
     problem=_problem,
+    pull=_pull,
+    own_residual=True,
 )

@@ -46,6 +46,13 @@ def _sketch(w: Tensor, probes: Tensor) -> tuple[Tensor, Any]:
     return ops.sum(ops.square(image)) / count, pullback
 
 
+def pull(w: Tensor) -> tuple[Tensor, Tensor]:
+    """W(G−diag G)"""
+    from orthwrap.penalties import tensors as t
+
+    return t.towards(w, _without_diagonal)
+
+
 def on_outputs(g: Tensor, rows: Tensor) -> Tensor:
     """‖G⊙(1−I)‖_F²"""
     from keras import ops
@@ -71,4 +78,6 @@ PENALTY = Penalty(
     on_outputs=on_outputs,
     figure=lambda matrices: float(matrices.sum_of_squares(_without_diagonal).sum()),
     concerns_alpha=False,
+    pull=pull,
+    own_residual=True,
 )

@@ -49,12 +49,19 @@ class Penalty:
         on_outputs: `on_outputs(g, rows)`, its form on a layer's outputs, seen as A = (rows,
             features) over √rows with G = AᵀA, features × features; None where it has none.
         draws: `exact` and `on_outputs` take `draw=…` as well.
-        of_kernel: `exact`, `sketch` and `figure` take `(kernel, layout)` in place of matrices.
+        of_kernel: `exact`, `sketch`, `figure` and `pull` take `(kernel, layout)` in place of
+            matrices.
         figure_from_so: `figure_from_so(so, count, m, n)`, its value in a report where the matrices
             are so large that Σ ‖G−I‖_F² can only be estimated; None leaves it out.
         concerns_alpha: whether W and W/α have their minimum at other kernels. Where not, scale
             `preserve` is the penalty times a number, and `auto` takes `unit`.
         problem: `problem(layout, shape)`, why a kernel cannot have it, or `""`.
+        pull: `pull(w)` → (direction, b), what stands for it where kernels are pulled after each
+            optimizer step instead, W ← W − β·direction: a direction in the shape of w, and for each
+            matrix (of a kernel: for all) a bound b ≥ σ², by which β is limited to 1/(2·max(1, b)).
+            None where it has no such form.
+        own_residual: what it drives is √(penalty / (count·r)) of W/α, not the residual of W/α,
+            which leaves it free what it does not concern.
     """
 
     name: str
@@ -75,6 +82,8 @@ class Penalty:
     figure_from_so: Callable[..., float] | None = None
     concerns_alpha: bool = True
     problem: Callable[[Layout, tuple[int, ...]], str] = lambda layout, shape: ""
+    pull: Callable[..., tuple[Tensor, Tensor]] | None = None
+    own_residual: bool = False
 
     def __post_init__(self) -> None:
         if not (self.name.isidentifier() and self.name == self.name.lower()):

@@ -40,6 +40,13 @@ def _sketch(w: Tensor, probes: Tensor) -> tuple[Tensor, Any]:
     return ops.sum(ops.square(image)) / count, pullback
 
 
+def pull(w: Tensor) -> tuple[Tensor, Tensor]:
+    """W(G−I): Parseval's retraction (Cissé et al. 2017, arXiv:1704.08847)."""
+    from orthwrap.penalties import tensors as t
+
+    return t.towards(w, operator.sub)
+
+
 def on_outputs(g: Tensor, rows: Tensor) -> Tensor:
     """‖G−I‖_F²"""
     from keras import ops
@@ -65,4 +72,5 @@ PENALTY = Penalty(
     on_outputs=on_outputs,
     figure=lambda matrices: float(matrices.square_deviation().sum()),
     figure_from_so=lambda so, count, m, n: so,
+    pull=pull,
 )

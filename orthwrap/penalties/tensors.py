@@ -138,6 +138,17 @@ def square_of_gram(
     return value, lambda upstream: multiplied(w, whole(changed, 4 * upstream))
 
 
+def largest_row_sum(g: Tensor) -> Tensor:
+    """max Σ|Gᵢⱼ| over the rows of each Gram matrix: at least its largest eigenvalue."""
+    return ops.max(ops.sum(ops.abs(g), -1), -1)
+
+
+def towards(w: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """W·change(G, I), a quarter of the gradient of ‖change(G, I)‖_F², and a bound of each σ_max²."""
+    g = gram(w)
+    return multiplied(w, change(g, eye_like(w))), largest_row_sum(g)
+
+
 # A few vectors at a time: those of the m side of W are kept as columns (…, m, p), those of its
 # n side as rows (…, p, n). So every product reads W in the order in which it is stored, which
 # takes half as long as the other way round.

@@ -25,7 +25,7 @@ from orthwrap.plan.decision import (
     in_order,
 )
 from orthwrap.plan.explain import check_targets, warnings_of
-from orthwrap.plan.parsed import ParsedRule, matching, parsed
+from orthwrap.plan.parsed import ParsedRule, matching, parse_rule
 from orthwrap.plan.reasons import AUTO_FACTOR, IS_FROZEN, Reason, because
 from orthwrap.plan.scales import scaled
 from orthwrap.rules.patterns import Pattern
@@ -52,7 +52,7 @@ def plan(
     """
     if templates is None:
         templates = [template(rule) for rule in rules]
-    parsed = [parsed(rule, t) for rule, t in zip(rules, templates, strict=True)]
+    parsed = [parse_rule(rule, t) for rule, t in zip(rules, templates, strict=True)]
     check_targets(surveyed, parsed)
     decided = (_decide(slot, parsed) for slot in (*surveyed.slots, *surveyed.activities))
     decisions = [d for d in decided if d is not None]

@@ -25,7 +25,7 @@ class ParsedRule:
         return "activity" if self.rule.on == "activity" or pattern.slot == "activity" else "kernel"
 
 
-def parsed(rule: Rule, attachment: Attachment) -> ParsedRule:
+def parse_rule(rule: Rule, attachment: Attachment) -> ParsedRule:
     parsed = ParsedRule(
         rule=rule,
         target=tuple(parse(t) for t in rule.target),

@@ -19,7 +19,7 @@ from orthwrap.penalties.options import ESTIMATE, EVERY, PROBES, SEED, checked
 from orthwrap.penalties.penalty import Penalty
 from orthwrap.penalties.table import PENALTIES, with_each_penalty
 from orthwrap.penalties.template import template
-from orthwrap.penalties.tensors import rademacher
+from orthwrap.penalties.tensors import per_matrix, rademacher, unbatched
 from orthwrap.regularizers.base import _Regularizer, register
 from orthwrap.regularizers.clock import Clock, TickSeed
 from orthwrap.regularizers.foreign import Attached, _node_of, import_reference
@@ -51,6 +51,8 @@ class OrthogonalityRegularizer(_Regularizer):
     """
 
     penalty: ClassVar[str] = ""
+    # While its kernels are pulled after each step, it adds nothing to the loss.
+    is_pulled = False
 
     def __init__(
         self,
@@ -126,9 +128,9 @@ class OrthogonalityRegularizer(_Regularizer):
             self._clock.count = int(state["count"])
 
     def _value(self, x: Tensor) -> Tensor:
-        x = ops.convert_to_tensor(x)
-        if keras.backend.standardize_dtype(x.dtype) in ("float16", "bfloat16"):
-            x = ops.cast(x, "float32")
+        if self.is_pulled:
+            return ops.zeros((), _computed_in(x))
+        x = ops.cast(ops.convert_to_tensor(x), _computed_in(x))
         count = None if self._clock is None else self._clock.tick()
         if self._every == 1:
             return self._base.factor * self._penalty_of(x, count)
@@ -147,7 +149,7 @@ class OrthogonalityRegularizer(_Regularizer):
             words["draw"] = lambda shape: self._signs(shape, count, x.dtype)
         if penalty.on_outputs is not None and attachment.on == "activity":
             return penalty.on_outputs(*activity.gram(x), **words) / _replicas()
-        layout = self._layout_for(tuple(x.shape))
+        layout = self.layout_for(tuple(x.shape))
         if attachment.alpha != 1.0:
             x = x / attachment.alpha
         given = (x, layout) if penalty.of_kernel else (layout.to_matrices(x, ops),)
@@ -155,12 +157,39 @@ class OrthogonalityRegularizer(_Regularizer):
             return penalty.exact(*given, **words)
         return penalty.sketch(*given, **words, probes=attachment.option(PROBES))
 
+    @property
+    def has_pull(self) -> bool:
+        """Whether its penalty has a form in which kernels are pulled instead."""
+        return self._descriptor.pull is not None and self.attachment.on == "kernel"
+
+    def pulled(self, x: Tensor, rate: Tensor) -> Tensor:
+        """The kernel after one pull, W/α ← W/α − min(β, 1/(2·max(1, b)))·direction.
+
+        Args:
+            x: the kernel. float16 and bfloat16 are computed in float32.
+            rate: β, a scalar.
+        """
+        penalty, layout = self._descriptor, self.layout_for(tuple(x.shape))
+        assert penalty.pull is not None
+        scaled = ops.cast(x, _computed_in(x))
+        alpha = self.attachment.alpha
+        scaled = scaled if alpha == 1.0 else scaled / alpha
+        w = scaled if penalty.of_kernel else unbatched(layout.to_matrices(scaled, ops))
+        given = (w, layout) if penalty.of_kernel else (w,)
+        direction, bound = penalty.pull(*given, **self._words)
+        beta = ops.minimum(ops.cast(rate, w.dtype), 0.5 / ops.maximum(bound, 1.0))
+        step = (beta if penalty.of_kernel else per_matrix(beta)) * direction
+        if not penalty.of_kernel:
+            step = layout.from_matrices(step, x.shape, ops)
+        return x - ops.cast(alpha * step, x.dtype)
+
     def _signs(self, shape: tuple[int, ...], count: Any, dtype: Any) -> Tensor:
         """Independent random signs, other ones at each call."""
         name = keras.backend.standardize_dtype(dtype)
         return rademacher(shape, TickSeed(self._seed, count), name)
 
-    def _layout_for(self, shape: tuple[int, ...]) -> Layout:
+    def layout_for(self, shape: tuple[int, ...]) -> Layout:
+        """By which it reads a kernel of this shape; ValueFault where it does not describe it."""
         layout = self.attachment.layout
         if layout is not None:
             return layout.for_shape(shape)
@@ -168,6 +197,12 @@ class OrthogonalityRegularizer(_Regularizer):
         if isinstance(by_rank, str):
             raise ValueFault(f"{by_rank}; got shape {shape}: give the regularizer a layout")
         return by_rank
+
+
+def _computed_in(x: Tensor) -> str:
+    """float16 and bfloat16 are too coarse for sums of squares."""
+    dtype: str = keras.backend.standardize_dtype(x.dtype)
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 
 def _check_scale(scale: str, alpha: float) -> None:

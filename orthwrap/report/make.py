@@ -118,16 +118,7 @@ def _regularizer_record(attachment: Attachment) -> RegularizerRecord:
         estimate=attachment.option(ESTIMATE),
         every=attachment.option(EVERY),
         combined_with=combined,
-        drives=_driven(attachment),
     )
-
-
-def _driven(attachment: Attachment) -> str | None:
-    if attachment.penalty is None or attachment.on != "kernel":
-        return None
-    if not attachment.penalty.concerns_alpha:
-        return "penalty"
-    return "residual" if attachment.scale == "unit" else "scaled_residual"
 
 
 def _left_of_others(decision: Decision) -> str | None:

@@ -55,13 +55,7 @@ class Deviation:
 
 @dataclass(frozen=True)
 class RegularizerRecord:
-    """A regularizer as the report names it.
-
-    Attributes:
-        drives: the figure of a `Deviation` that it drives to its minimum: `residual`,
-            `scaled_residual` with scale preserve, `penalty` where lengths are free; None on
-            outputs, and for one that is no penalty of orthogonality.
-    """
+    """A regularizer as the report names it."""
 
     name: str
     factor: float
@@ -70,7 +64,6 @@ class RegularizerRecord:
     estimate: str | None = None
     every: int | None = None
     combined_with: str | None = None
-    drives: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {k: finite(v) for k, v in dataclasses.asdict(self).items()}
@@ -150,9 +143,10 @@ class LayerRecord:
         return place_of(self.path, self.slot)
 
     @property
-    def drives(self) -> str:
-        """The figure that its regularizer drives; the residual where there is none."""
-        return (self.regularizer and self.regularizer.drives) or "residual"
+    def driven(self) -> str:
+        """Which residual its scale drives: `residual`, or `scaled_residual` with preserve."""
+        preserve = self.regularizer is not None and self.regularizer.scale == "preserve"
+        return "scaled_residual" if preserve else "residual"
 
     @property
     def carries(self) -> bool:

@@ -365,14 +365,15 @@ def _residual_of(shown: Sequence[LayerRecord]) -> str:
 
 
 def _is_scaled(record: LayerRecord) -> bool:
-    return record.drives == "scaled_residual"
+    return record.driven == "scaled_residual"
 
 
 def _driven(record: LayerRecord, figures: Deviation | None) -> float | None:
     """The residual that the regularizer drives."""
     if figures is None:
         return None
-    return figures.scaled_residual if _is_scaled(record) else figures.residual
+    value: float = getattr(figures, record.driven)
+    return value
 
 
 def _residual(before: float | None, after: float | None) -> Text:

@@ -88,8 +88,8 @@ class FactorSchedule(keras.callbacks.Callback):  # type: ignore[misc]  # Keras i
         if not isinstance(self.schedule, Schedule):
             _check_callable(self.schedule)
         self.by = by
-        self._target = None if target is None else _patterns(target)
-        self._exclude = _patterns(exclude)
+        self._target = None if target is None else patterns_of(target)
+        self._exclude = patterns_of(exclude)
         self._given: tuple[_Regularizer, ...] | None = None
         # Over fits: (the factor it began with, the one it was left with).
         self._known: dict[_Regularizer, tuple[float, float]] = {}
@@ -145,7 +145,7 @@ class FactorSchedule(keras.callbacks.Callback):  # type: ignore[misc]  # Keras i
             self.schedule.at(0, total)  # which asks for the total
         held = self._given
         if held is None:
-            held = _chosen(model, self._target, self._exclude)
+            held = chosen_in(model, self._target, self._exclude)
         if not held:
             hint = "attach some with orthwrap.apply"
             raise NoMatchError(
@@ -320,7 +320,7 @@ def _check_callable(function: Callable[[int], Any]) -> None:
         ) from None
 
 
-def _patterns(words: Any) -> tuple[Pattern, ...]:
+def patterns_of(words: Any) -> tuple[Pattern, ...]:
     """One pattern or several; None is no pattern."""
     if words is None:
         return ()
@@ -328,7 +328,7 @@ def _patterns(words: Any) -> tuple[Pattern, ...]:
     return tuple(parse(word) for word in several)
 
 
-def _chosen(
+def chosen_in(
     model: Any, target: tuple[Pattern, ...] | None, exclude: tuple[Pattern, ...]
 ) -> tuple[_Regularizer, ...]:
     """The model's regularizers of ours, each once, that the patterns choose."""

@@ -1,0 +1,187 @@
+"""How far a run has come, kernel by kernel and epoch by epoch: what controller and verdict go by.
+
+Frozen data without Keras, that goes to JSON and back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orthwrap.rules.aims import FLOOR
+
+
+@dataclass(frozen=True)
+class KernelGoal:
+    """A kernel that is driven, and where to.
+
+    Attributes:
+        place: layer and slot, `conv1`, `lstm@recurrent`; of several kernels in one slot, the
+            kernel after a slash: `attention/query`.
+        driven: which residual its scale drives, `"residual"` or `"scaled_residual"`.
+        start: that residual before the first step.
+        target: what it is to come to; None where the run has no goal.
+        is_pulled: by `pull`; else a penalty in the loss drives it.
+    """
+
+    place: str
+    driven: str
+    start: float
+    target: float | None = None
+    is_pulled: bool = False
+
+    @property
+    def has_division(self) -> bool:
+        """Whether there is anything to divide: its start is above the floor."""
+        return self.start > FLOOR
+
+    def reached(self, residual: float) -> bool:
+        """Whether a residual of it is at its goal; False where there is none."""
+        if self.target is None:
+            return False
+        return residual <= max(self.target, 0.0 if self.has_division else FLOOR)
+
+    def division(self, residual: float) -> float | None:
+        """Start over residual; None where there is nothing to divide."""
+        return self.start / max(residual, 1e-12) if self.has_division else None
+
+
+@dataclass(frozen=True)
+class TaskStanding:
+    """How the task stands after an epoch, on the same samples as the original.
+
+    Attributes:
+        value: of the metric, or of the task loss.
+        reference: what it is held against: the better of the original's and the first epoch's.
+        worse_by: the mean paired difference to the reference; above 0 is worse.
+        standard_error: of that difference; 0 where samples could not be told apart.
+        margin: what may be lost, in the metric's own unit.
+    """
+
+    value: float
+    reference: float
+    worse_by: float
+    standard_error: float
+    margin: float
+
+    @property
+    def spent(self) -> bool:
+        """Whether more than the margin was lost, by more than chance of the samples."""
+        return self.worse_by - self.margin > self.standard_error
+
+
+@dataclass(frozen=True)
+class GoalEpoch:
+    """What held after an epoch.
+
+    Attributes:
+        epoch: counted from 1.
+        residuals: driven, in the order of the kernels.
+        rates: with which each kernel was pulled in it; None where it was not.
+        task: None where there was nothing to compare on.
+        seconds: since the run began.
+    """
+
+    epoch: int
+    residuals: tuple[float, ...]
+    rates: tuple[float | None, ...]
+    task: TaskStanding | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class GoalProgress:
+    """A run's way to its goal; without a goal, the way its kernels went all the same.
+
+    Attributes:
+        goal: as it is spoken, `10x`; None where the run has none.
+        kernels: that are driven, in the model's order.
+        epochs: that are done.
+        task: the figure that stands for the task, `accuracy`; None without one.
+        lower_is_better: of that figure.
+        original: that figure of the model before the first step.
+        ended: why the run ended before its last epoch: `"reached"`, `"margin"` (spent, and not
+            to be regained), or "".
+    """
+
+    goal: str | None
+    kernels: tuple[KernelGoal, ...]
+    epochs: tuple[GoalEpoch, ...] = ()
+    task: str | None = None
+    lower_is_better: bool = False
+    original: float | None = None
+    ended: str = ""
+
+    def with_epoch(self, epoch: GoalEpoch) -> GoalProgress:
+        return dataclasses.replace(self, epochs=(*self.epochs, epoch))
+
+    def at(self, epoch: int) -> GoalEpoch | None:
+        """What held after an epoch, counted from 1."""
+        return next((e for e in self.epochs if e.epoch == epoch), None)
+
+    def is_reached(self, epoch: GoalEpoch) -> bool:
+        """Whether every kernel was at its goal after this epoch."""
+        pairs = zip(self.kernels, epoch.residuals, strict=True)
+        return bool(self.kernels) and all(k.reached(r) for k, r in pairs)
+
+    @property
+    def first_reached(self) -> GoalEpoch | None:
+        """The first epoch after which every kernel was at its goal."""
+        return next((e for e in self.epochs if self.is_reached(e)), None)
+
+    def distance(self, epoch: GoalEpoch) -> float:
+        """How far the kernels are from their goals: the mean over them of log(residual / target).
+
+        A kernel at its goal, or at the floor where there is none, counts as 0.
+        """
+        gaps = [
+            max(math.log(max(r, 1e-12) / max(FLOOR if k.target is None else k.target, 1e-12)), 0.0)
+            for k, r in zip(self.kernels, epoch.residuals, strict=True)
+        ]
+        return sum(gaps) / len(gaps) if gaps else 0.0
+
+    def is_better(self, one: GoalEpoch, other: GoalEpoch) -> bool:
+        """Whether one epoch is rather to be kept: within the margin, then nearer to the goal.
+
+        Between two that spent the margin the one that lost less is kept; between two that are
+        equally near, the one whose task stands better.
+        """
+        return self._order(one) < self._order(other)
+
+    def _order(self, epoch: GoalEpoch) -> tuple[float, ...]:
+        task = epoch.task
+        lost = 0.0 if task is None else task.worse_by
+        spent = task is not None and task.spent
+        return (1.0, lost) if spent else (0.0, self.distance(epoch), lost)
+
+    @property
+    def best(self) -> GoalEpoch | None:
+        """The epoch to keep, the earlier of two that are equal; None before the first."""
+        best: GoalEpoch | None = None
+        for epoch in self.epochs:
+            if best is None or self.is_better(epoch, best):
+                best = epoch
+        return best
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> GoalProgress:
+        """The inverse of `to_json`."""
+        epochs = tuple(
+            GoalEpoch(
+                **{
+                    **e,
+                    "residuals": tuple(e["residuals"]),
+                    "rates": tuple(e["rates"]),
+                    "task": None if e["task"] is None else TaskStanding(**e["task"]),
+                }
+            )
+            for e in data["epochs"]
+        )
+        kernels = tuple(KernelGoal(**k) for k in data["kernels"])
+        return cls(**{**data, "kernels": kernels, "epochs": epochs})

@@ -1,0 +1,1 @@
+"""Kernels pulled towards orthogonality after each optimizer step, in place of a penalty."""

@@ -1,0 +1,68 @@
+"""What Keras calls on a kernel after each optimizer step: the pull, as the variable's constraint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from orthwrap import keras_inside
+from orthwrap.penalties.options import EVERY
+from orthwrap.regularizers import OrthogonalityRegularizer
+
+Tensor = Any
+
+
+class PullConstraint(keras.constraints.Constraint):  # type: ignore[misc]  # Keras is untyped
+    """W/α ← W/α − β·direction, and then whatever constraint was there.
+
+    Keras calls it at each `apply` of the optimizer. With gradient accumulation, and where the
+    penalty is paid for at one step in `every`, it acts at the step that counts alone.
+
+    Args:
+        owner: who put it there.
+        regularizer: of the kernel.
+        rate: gives β inside of a step, a scalar tensor.
+        optimizer: without a wrapper.
+        own: the constraint that was there, or None.
+
+    Attributes:
+        was_called: whether Keras has called it, also to compile a step. It does not where the
+            kernel has no gradient.
+    """
+
+    def __init__(
+        self,
+        owner: Any,
+        regularizer: OrthogonalityRegularizer,
+        rate: Callable[[], Tensor],
+        optimizer: Any,
+        own: Callable[[Tensor], Tensor] | None,
+    ) -> None:
+        self.owner = owner
+        self.own = own
+        self.was_called = False
+        self._regularizer = regularizer
+        self._rate = rate
+        self._optimizer = optimizer
+        self._every: int = regularizer.attachment.option(EVERY)
+
+    def __call__(self, w: Tensor) -> Tensor:
+        self.was_called = True
+        w = ops.convert_to_tensor(w)
+        period = self._every * (getattr(self._optimizer, "gradient_accumulation_steps", None) or 1)
+        if period == 1:
+            pulled = self._pulled(w)
+        else:  # Keras counts the step once its constraints are done
+            step = ops.convert_to_tensor(keras_inside.steps_of(self._optimizer)) + 1
+            counts = ops.equal(step % period, 0)
+            pulled = ops.cond(counts, lambda: self._pulled(w), lambda: w)
+        return pulled if self.own is None else self.own(pulled)
+
+    def _pulled(self, w: Tensor) -> Tensor:
+        return self._regularizer.pulled(w, self._every * self._rate())
+
+    def get_config(self) -> dict[str, Any]:
+        raise TypeError("a pull is of a training, not of a file")

@@ -1,0 +1,129 @@
+"""Which kernels of a model can be pulled, and how far each is from its goal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from orthwrap.errors import ValueFault
+from orthwrap.live.store import LiveStore
+from orthwrap.model_config.layout import Layout
+from orthwrap.penalties.attachment import Attachment
+from orthwrap.penalties.figures import Matrices
+from orthwrap.regularizers import OrthogonalityRegularizer
+from orthwrap.report.record import place_of
+from orthwrap.stores.store import as_float
+from orthwrap.survey import survey
+
+_DOUBLE = 1 << 10  # rows of a Gram matrix up to which it is computed in float64
+
+
+@dataclass(frozen=True)
+class DrivenKernel:
+    """A trained kernel with a penalty of ours.
+
+    Attributes:
+        place: layer and slot, `conv1`; of several kernels in a slot with its name, `mha/query`.
+        path, slot: of the layer.
+        variable: the kernel.
+        regularizer: on it.
+    """
+
+    place: str
+    path: str
+    slot: str
+    variable: Any
+    regularizer: OrthogonalityRegularizer
+
+    @property
+    def driven(self) -> str:
+        """Which residual the penalty drives: the name in a report, or the penalty's own."""
+        attachment = self.regularizer.attachment
+        if attachment.penalty is not None and attachment.penalty.own_residual:
+            return attachment.name
+        return "residual" if attachment.scale == "unit" else "scaled_residual"
+
+    def residual(self) -> float:
+        """What is driven, as it is now: √(Σ‖G−I‖_F² / (count·r)) of W/α, or √(penalty / (count·r)).
+
+        NaN where the kernel holds no finite numbers.
+        """
+        attachment = self.regularizer.attachment
+        kernel = as_float(keras.ops.convert_to_numpy(self.variable))
+        layout = self.regularizer.layout_for(kernel.shape)
+        count, m, n = layout.matrices(kernel.shape)
+        kernel = kernel.astype(np.float64 if min(m, n) <= _DOUBLE else np.float32, copy=False)
+        with np.errstate(all="ignore"):
+            square = _square(kernel / attachment.alpha, layout, attachment)
+        return math.sqrt(square / (count * min(m, n))) if math.isfinite(square) else math.nan
+
+
+def _square(kernel: Any, layout: Layout, attachment: Attachment) -> float:
+    """Σ‖G−I‖_F², or the penalty of W/α where that is what it drives."""
+    penalty = attachment.penalty
+    drives_itself = penalty is not None and penalty.own_residual
+    if penalty is not None and drives_itself and penalty.of_kernel:
+        found = penalty.figure(kernel, layout)
+        if found is not None:
+            return max(found, 0.0)
+    w = layout.to_matrices(kernel, np)
+    w = w if w.shape[2] <= w.shape[1] else np.swapaxes(w, 1, 2)
+    gram = np.swapaxes(w, 1, 2) @ w
+    if penalty is not None and drives_itself and not penalty.of_kernel:
+        words = penalty.words(attachment.options)
+        found = penalty.figure(Matrices(gram, np.zeros(gram.shape[:2]), w.shape[1]), **words)
+        if found is not None:
+            return found
+    diagonal = np.arange(gram.shape[1])
+    gram[:, diagonal, diagonal] -= 1
+    return float(np.vdot(gram, gram))
+
+
+def driven_kernels(model: Any, regularizers: Iterable[Any] | None = None) -> list[DrivenKernel]:
+    """The trained kernels that carry a penalty of ours, in the model's order.
+
+    Args:
+        regularizers: only those with one of these objects; None takes all.
+    """
+    wanted = None if regularizers is None else {id(r) for r in regularizers}
+    trained = {id(v): v for v in model.trainable_variables}
+    found = []
+    for slot in survey(LiveStore(model)).slots:
+        for kernel in slot.kernels:
+            variable = None if kernel.weight is None else trained.pop(kernel.weight.key, None)
+            regularizer = getattr(variable, "regularizer", None)
+            if not isinstance(regularizer, OrthogonalityRegularizer):
+                continue
+            if wanted is not None and id(regularizer) not in wanted:
+                continue
+            place = place_of(kernel.layer.path, slot.name)
+            if len(slot.kernels) > 1:
+                place += f"/{kernel.spec.name}"
+            path = slot.layer.path
+            found.append(DrivenKernel(place, path, slot.name, variable, regularizer))
+    return found
+
+
+def check_pullable(model: Any, kernels: Iterable[DrivenKernel]) -> None:
+    """ValueFault where a penalty has no pull, or one object serves a kernel that is not pulled."""
+    kernels = list(kernels)
+    for kernel in kernels:
+        if not kernel.regularizer.has_pull:
+            raise ValueFault(
+                f"{kernel.place}: {kernel.regularizer.penalty} has no pull: leave it out and give "
+                "it a factor, or attach so"
+            )
+    pulled = {id(k.variable) for k in kernels}
+    serving = {id(k.regularizer): k for k in kernels}
+    for variable in model.trainable_variables:
+        kernel = serving.get(id(variable.regularizer))
+        if kernel is not None and id(variable) not in pulled:
+            raise ValueFault(
+                f"{kernel.place} shares one regularizer object with {variable.path}, which is not "
+                "pulled: give each layer an object of its own"
+            )
