@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from orthwrap.rules.rule import Rule
     from orthwrap.rules.schedules import Schedule
     from orthwrap.training.factors.schedule_callback import FactorSchedule
+    from orthwrap.training.pull.pull_callback import Pull
     from orthwrap.training.settings import TrainingWords
     from orthwrap.verbs.apply import apply
     from orthwrap.verbs.compare import compare
@@ -70,6 +71,7 @@ _WHERE = {
     "Result": "orthwrap.verbs.endings",
     **{verb: f"orthwrap.verbs.{verb}" for verb in _VERBS},
     "FactorSchedule": "orthwrap.training.factors.schedule_callback",
+    "Pull": "orthwrap.training.pull.pull_callback",
     "Schedule": "orthwrap.rules.schedules",
     "TrainingWords": "orthwrap.training.settings",
     "load_model": "orthwrap.loading.loading",
@@ -91,6 +93,7 @@ __all__ = [
     "OrthogonalityRegularizer",
     "OrthwrapError",
     "Penalty",
+    "Pull",
     "RebuildError",
     "Report",
     "Result",

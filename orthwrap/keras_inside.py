@@ -258,6 +258,28 @@ def direction_of(metric: Any) -> str | None:
     return getattr(metric, "_direction", None)
 
 
+def compiled_metrics(model: Any) -> list[Any]:
+    """The metrics that `compile` was given, in order, once a batch was seen; else none.
+
+    Keras ≥ 3.5: `Model._compile_metrics`, `CompileMetrics.metrics`.
+    """
+    own = getattr(model, "_compile_metrics", None)
+    return [] if own is None else list(own.metrics)
+
+
+def function_of_each(metric: Any) -> Any:
+    """(y, output) → a figure of each sample, whose mean a metric is; None of those that are none.
+
+    Keras ≥ 3.5: `MeanMetricWrapper._fn`, `MeanMetricWrapper._fn_kwargs`.
+    """
+    import keras
+
+    if not isinstance(metric, keras.metrics.MeanMetricWrapper):
+        return None
+    function, words = metric._fn, metric._fn_kwargs
+    return lambda y, output: function(y, output, **words)
+
+
 # A training step
 
 

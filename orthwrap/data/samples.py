@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from orthwrap.data.arrays import gatherer
-from orthwrap.data.order import order, split
+from orthwrap.data.order import classes_in, order, split
 from orthwrap.data.ports import Array, NotFinite, shapes, some
 from orthwrap.errors import OrthwrapError, ValueFault
 
@@ -128,8 +128,13 @@ class Samples:
         parts = zip(*collected, strict=True)
         return self.with_targets(tuple(np.concatenate(part) for part in parts))
 
-    def split(self, fraction: float, seed: int) -> tuple[Samples, Samples]:
+    def split(
+        self, fraction: float, seed: int, *, stratified: bool = False
+    ) -> tuple[Samples, Samples]:
         """Samples to train on and to validate on, drawn by the seed; nothing is copied.
+
+        Args:
+            stratified: of each class as large a part, where the labels of one output are classes.
 
         Raises:
             ValueFault: a single sample.
@@ -141,7 +146,8 @@ class Samples:
             x_at, y_at = self._rows(numbers)
             return replace(self, x_at=x_at, y_at=y_at)
 
-        train, held_out = split(self.count, fraction, seed)
+        classes = classes_in(self.labels) if stratified else None
+        train, held_out = split(self.count, fraction, seed, classes)
         return chosen(train), chosen(held_out)
 
     def not_finite(self) -> NotFinite | None:

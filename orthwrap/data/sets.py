@@ -38,6 +38,10 @@ class Set(Protocol):
     def explain(self, error: BaseException) -> OrthwrapError | None: ...
 
 
+FEWEST_HELD_OUT = 20
+"""Samples: with fewer, chance of which they are is larger than what they are to tell."""
+
+
 @dataclass(frozen=True)
 class Data:
     """Samples to train on, and to validate on where there are any.
@@ -99,6 +103,19 @@ class Data:
         stream has batches of its own.
         """
         return replace(self, train=self.train.shared_by(devices))
+
+    def with_some_held_out(self, fraction: float, seed: int) -> Data:
+        """With a part of the samples to validate on, where there is none and enough of them.
+
+        Each class gives its share, where labels are classes. A stream, and fewer than
+        `FEWEST_HELD_OUT` samples, stay whole.
+        """
+        train = self.train
+        if self.held_out is not None or not isinstance(train, Samples):
+            return self
+        if round(train.count * fraction) < FEWEST_HELD_OUT:
+            return self
+        return Data(*train.split(fraction, seed, stratified=True))
 
     def describe(self) -> str:
         """Shapes, dtypes, numbers of samples and classes in one line."""

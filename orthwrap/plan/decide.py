@@ -166,6 +166,7 @@ def _attach(slot: Slot, p: ParsedRule, target: Pattern) -> Decision:
             measured=True,
             auto=auto,
             schedule=rule.schedule,
+            pull=rule.pull,
         )
     if current is not None:
         reasons += because(f"was {current}" if auto else f"{current} → {attachment}")
@@ -180,6 +181,7 @@ def _attach(slot: Slot, p: ParsedRule, target: Pattern) -> Decision:
         value=node,
         auto=auto,
         schedule=rule.schedule,
+        pull=rule.pull,
     )
 
 

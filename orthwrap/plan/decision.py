@@ -24,6 +24,7 @@ class Decision:
         value: the node to write; meaningful where `decision` is regularized or removed.
         auto: training finds its factor; until then it is the rule's or the regularizer's own.
         schedule: how its factor moves in training, where its rule says so.
+        pull: how hard its kernels are pulled instead, where its rule says so.
     """
 
     slot: Slot
@@ -36,6 +37,7 @@ class Decision:
     value: Any = None
     auto: bool = False
     schedule: Any = None
+    pull: float | None = None
 
     @property
     def reason(self) -> str:

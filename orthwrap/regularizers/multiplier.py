@@ -10,6 +10,7 @@ import keras
 from orthwrap import keras_inside
 
 MULTIPLIER = "factor_multiplier"  # what its variable is called
+RATES = "pull_rates"  # what the variable of pulls is called, which the optimizer has on JAX
 
 
 class Multiplier(keras.random.SeedGenerator):  # type: ignore[misc]  # Keras is untyped

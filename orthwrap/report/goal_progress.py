@@ -123,9 +123,10 @@ class GoalProgress:
         return next((e for e in self.epochs if e.epoch == epoch), None)
 
     def is_reached(self, epoch: GoalEpoch) -> bool:
-        """Whether every kernel was at its goal after this epoch."""
+        """Whether every kernel that has a goal was at it after this epoch; False where none has."""
         pairs = zip(self.kernels, epoch.residuals, strict=True)
-        return bool(self.kernels) and all(k.reached(r) for k, r in pairs)
+        held = [k.reached(r) for k, r in pairs if k.target is not None]
+        return bool(held) and all(held)
 
     @property
     def first_reached(self) -> GoalEpoch | None:
@@ -135,13 +136,15 @@ class GoalProgress:
     def distance(self, epoch: GoalEpoch) -> float:
         """How far the kernels are from their goals: the mean over them of log(residual / target).
 
-        A kernel at its goal, or at the floor where there is none, counts as 0.
+        A kernel at its goal counts as 0. In a run without a goal every kernel has the floor for
+        one; in a run with a goal, one that has none does not count.
         """
         gaps = [
-            max(math.log(max(r, 1e-12) / max(FLOOR if k.target is None else k.target, 1e-12)), 0.0)
+            0.0 if k.reached(r) else math.log(max(r, 1e-12) / max(target, 1e-12))
             for k, r in zip(self.kernels, epoch.residuals, strict=True)
+            if (target := FLOOR if self.goal is None else k.target) is not None
         ]
-        return sum(gaps) / len(gaps) if gaps else 0.0
+        return sum(max(gap, 0.0) for gap in gaps) / len(gaps) if gaps else 0.0
 
     def is_better(self, one: GoalEpoch, other: GoalEpoch) -> bool:
         """Whether one epoch is rather to be kept: within the margin, then nearer to the goal.
@@ -171,17 +174,21 @@ class GoalProgress:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> GoalProgress:
-        """The inverse of `to_json`."""
-        epochs = tuple(
-            GoalEpoch(
-                **{
-                    **e,
-                    "residuals": tuple(e["residuals"]),
-                    "rates": tuple(e["rates"]),
-                    "task": None if e["task"] is None else TaskStanding(**e["task"]),
-                }
-            )
-            for e in data["epochs"]
-        )
-        kernels = tuple(KernelGoal(**k) for k in data["kernels"])
-        return cls(**{**data, "kernels": kernels, "epochs": epochs})
+        """The inverse of `to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is not what that gives.
+        """
+        kernels = tuple(KernelGoal(**kernel) for kernel in data["kernels"])
+        epochs = []
+        for told in data["epochs"]:
+            task = told["task"]
+            lists = {name: tuple(told[name]) for name in ("residuals", "rates")}
+            if any(len(values) != len(kernels) for values in lists.values()):
+                raise ValueError(f"an epoch tells of other than {len(kernels)} kernels")
+            numbers = (*lists["residuals"], *(r for r in lists["rates"] if r is not None))
+            if not all(isinstance(n, (int, float)) for n in numbers):
+                raise ValueError("a residual or a rate is no number")
+            task = None if task is None else TaskStanding(**task)
+            epochs.append(GoalEpoch(**{**told, **lists, "task": task}))
+        return cls(**{**data, "kernels": kernels, "epochs": tuple(epochs)})

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from orthwrap.errors import ValueFault
 from orthwrap.plan.decision import CARRYING
 from orthwrap.plan.reasons import Reasons, because, joined
+from orthwrap.report.goal_progress import GoalProgress
 from orthwrap.stores.store import ModelRecord
 from orthwrap.text import first_line
 
@@ -64,6 +65,7 @@ class RegularizerRecord:
     estimate: str | None = None
     every: int | None = None
     combined_with: str | None = None
+    pull: float | None = None  # the rate, in the epoch that is kept
 
     def to_json(self) -> dict[str, Any]:
         return {k: finite(v) for k, v in dataclasses.asdict(self).items()}
@@ -167,6 +169,7 @@ class Training:
         held_out: whether the metrics are those on validation data; else of the training data.
         seed: what all that is random followed from; None where that was left as it was.
         class_names: of a folder of images, in the order of the class numbers.
+        goal: how far its kernels came, epoch by epoch; None where none was driven.
     """
 
     epochs: int
@@ -179,6 +182,7 @@ class Training:
     held_out: bool = False
     seed: int | None = None
     class_names: tuple[str, ...] = ()
+    goal: GoalProgress | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -192,6 +196,7 @@ class Training:
             "metrics_before": {k: finite(v) for k, v in self.metrics_before.items()},
             "metrics_after": {k: finite(v) for k, v in self.metrics_after.items()},
             "choices": list(self.choices),
+            "goal": self.goal and self.goal.to_json(),
         }
 
     @classmethod
@@ -199,7 +204,9 @@ class Training:
         """The inverse of `to_json`."""
         history = {name: tuple(values) for name, values in data["history"].items()}
         lists = {name: tuple(data[name]) for name in ("class_names", "choices")}
-        return _known(cls, {**data, **lists, "history": history})
+        goal = data.get("goal")
+        goal = None if goal is None else GoalProgress.from_json(goal)
+        return _known(cls, {**data, **lists, "history": history, "goal": goal})
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,16 @@ class RuleWords(AttachWords, total=False):
             python="A text, an `orthwrap.Schedule` or a callable, as `FactorSchedule` takes it.",
         ),
     ]
+    pull: Annotated[
+        float | None,
+        Word(
+            "Pull these kernels so hard after each step of training, instead of a penalty in the "
+            "loss: 0.01. Files of models know nothing of it.",
+            words.positive,
+            None,
+            _ATTACH,
+        ),
+    ]
 
 
 @documented(RuleWords)

@@ -181,6 +181,16 @@ def _positive(name: str, value: Any) -> float:
 positive = Kind(float, _positive)
 
 
+def _share(name: str, value: Any) -> float:
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (is_number and 0 <= value < 1):
+        raise ValueFault(f"{name} {value!r} must be at least 0 and below 1, as 0.005 is")
+    return float(value)
+
+
+share = Kind(float, _share)
+
+
 def between_0_and_1(example: float) -> Kind:
     """A number between 0 and 1, both left out."""
 

@@ -54,6 +54,8 @@ from orthwrap.training.goal.distillation import (
 from orthwrap.training.goal.freezing import batchnorm_momentum, freeze
 from orthwrap.training.goal.inputs_outputs import outputs_of
 from orthwrap.training.goal.labels import fit_labels
+from orthwrap.training.goal.pursuit import Pursuit
+from orthwrap.training.goal.pursuits import aim_of, pursuit_of, told_of_pursuit
 from orthwrap.training.loop.checkpoints import (
     CheckpointFolder,
     State,
@@ -150,6 +152,7 @@ def finetune(
     progress: Progress | None = None,
     auto: Sequence[Place] = (),
     schedules: Sequence[tuple[Any, Sequence[Place]]] = (),
+    pulls: Sequence[tuple[float, Sequence[Place]]] = (),
 ) -> Finetuned:
     """Trains `model` as it is, regularizers and all.
 
@@ -160,6 +163,8 @@ def finetune(
         auto: the regularizers whose factors are found first.
         schedules: each with the regularizers whose factors it moves; those of no schedule follow
             the one in the settings.
+        pulls: rates, each with the regularizers whose kernels it pulls; those of no rate follow
+            the settings.
 
     Raises:
         ValueFault: labels that fit no loss, or lie outside the classes; numbers that are none;
@@ -195,7 +200,7 @@ def finetune(
             choices += (f"on {settings.devices} devices{where}, each with its share of a batch",)
         if averages(model):
             choices += ("weights: at the end their averages over the steps, as use_ema asks",)
-        words = _words(model, data, session, schedules) if session.folder is not None else {}
+        words = _words(model, data, session, schedules, pulls) if session.folder is not None else {}
         if session.folder is not None and not session.folder.is_locked:
             choices += ("checkpoints: no locks here, so see to it that no other run writes there",)
         state = session.state or State(0, 0, session.seed, words)
@@ -217,6 +222,7 @@ def finetune(
             stack.enter_context(interrupts)
         before = _figures(model, data, settings, kinds)
         check_figures(model, data, before, settings)
+        pursuit = _pursuit(model, data, settings, kinds, pulls)
         run = Run(
             settings,
             state,
@@ -226,11 +232,14 @@ def finetune(
             session.log,
             progress,
             interrupts,
+            pursuit,
         )
         run.set_model(model)
+        stack.callback(_stop, pursuit)
         run.begin(before)
         if session.state is not None:
             run.restore()
+        choices += told_of_pursuit(model, pursuit, settings, data.steps(settings.batch_size))
         moving = _schedules(model, data, session, state, schedules)
         if state.epoch >= settings.epochs:
             for schedule in moving:
@@ -238,10 +247,12 @@ def finetune(
         if progress is not None:
             progress.start(choices, settings.epochs, data.steps(settings.batch_size))
         try:
-            _fit(model, data, session, state, [*moving, run, *settings.callbacks])
+            if pursuit is None or not pursuit.progress.ended:
+                _fit(model, data, session, state, [*moving, run, *settings.callbacks])
         finally:
             for schedule in moving:
                 schedule.stop()
+            _stop(pursuit)
             if progress is not None:
                 progress.stop()
         run.finish()
@@ -260,6 +271,7 @@ def finetune(
         held_out=data.held_out is not None,
         seed=session.seed if session.is_seeded else None,
         class_names=data.class_names,
+        goal=None if pursuit is None else pursuit.progress,
     )
     return Finetuned(training, out, chosen, resolved)
 
@@ -283,6 +295,26 @@ def _fit(model: Any, data: Data, session: Session, state: State, callbacks: Sequ
                 shuffle=False,
                 verbose=0,
             )
+
+
+def _pursuit(
+    model: Any,
+    data: Data,
+    settings: Settings,
+    kinds: tuple[str, ...],
+    pulls: Sequence[tuple[float, Sequence[Place]]],
+) -> Pursuit | None:
+    """Who drives the kernels, held against the samples that the figures are of."""
+    batches = None
+    if data.held_out is not None or data.are_kept[0]:  # a stream's order may be another each time
+        # Without gradients there is room for larger batches.
+        batches = lambda: data.evaluation(4 * settings.batch_size)  # noqa: E731
+    return pursuit_of(model, batches, settings, data.steps(settings.batch_size), kinds, pulls)
+
+
+def _stop(pursuit: Pursuit | None) -> None:
+    if pursuit is not None:
+        pursuit.stop()
 
 
 def _distilled(
@@ -364,6 +396,7 @@ def _words(
     data: Data,
     session: Session,
     schedules: Sequence[tuple[Any, Sequence[Place]]],
+    pulls: Sequence[tuple[float, Sequence[Place]]],
 ) -> dict[str, Any]:
     """What may not change from one part of a run to the next."""
     settings = session.settings
@@ -387,6 +420,7 @@ def _words(
         "regularizers": f"{names} ({checksum(kinds)})",
         "factors": f"{min(factors):g} to {max(factors):g} ({checksum(factors)})" if held else None,
         "rho": [settings.rho, settings.rho_over],
+        "goal": [str(aim_of(model, settings)), settings.task_margin, settings.pull, list(pulls)],
         "schedules": [_in_words(s) for s in (settings.schedule, *(s for s, _ in schedules)) if s],
     }
 

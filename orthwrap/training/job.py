@@ -82,6 +82,7 @@ class Job:
         *,
         auto: Sequence[Place] = (),
         schedules: Sequence[tuple[Any, Sequence[Place]]] = (),
+        pulls: Sequence[tuple[float, Sequence[Place]]] = (),
         with_figures: bool = True,
     ) -> tuple[Report, Outcome]:
         """Trains `model`, and reports it.
@@ -91,9 +92,10 @@ class Job:
             report: of the plan, with the figures before.
             auto: the regularizers whose factors are found first.
             schedules: of the factors, where rules have their own, each with its regularizers.
+            pulls: rates, where rules have their own, each with its regularizers.
             with_figures: measure the trained kernels.
         """
-        done = finetune(model, data, self.session, self.progress, auto, schedules)
+        done = finetune(model, data, self.session, self.progress, auto, schedules, pulls)
         report = with_resolved(report, done.chosen, done.resolved)
         factors = {
             r.place: r.regularizer.factor
@@ -101,4 +103,22 @@ class Job:
             if r.carries and r.regularizer is not None
         }
         report = replace(report, training=replace(done.training, factors=factors))
-        return with_trained(report, LiveStore(model), with_figures=with_figures), done.outcome
+        report = with_trained(report, LiveStore(model), with_figures=with_figures)
+        return _with_pulls(report), done.outcome
+
+
+def _with_pulls(report: Report) -> Report:
+    """The report with the rate of each kernel that was pulled in the epoch that is kept."""
+    training = report.training
+    goal = None if training is None else training.goal
+    epoch = None if training is None or goal is None else goal.at(training.kept_epoch)
+    if goal is None or epoch is None:
+        return report
+    rates = dict(zip((k.place for k in goal.kernels), epoch.rates, strict=True))
+    layers = []
+    for record in report.layers:
+        rate = rates.get(record.place, rates.get(f"{record.place}/{record.kernel}"))
+        if record.regularizer is not None and rate is not None:
+            record = replace(record, regularizer=replace(record.regularizer, pull=rate))
+        layers.append(record)
+    return replace(report, layers=tuple(layers))

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypedDict
 
 from orthwrap.errors import UsageError
 from orthwrap.rules import words
+from orthwrap.rules.aims import Aim
 from orthwrap.rules.rule import SCHEDULE
 from orthwrap.rules.words import Said, Word, documented, spoken, words_of
 
@@ -17,6 +18,11 @@ DEFAULT_TEMPERATURE = 2.0
 
 _DATA, _GOAL, _LAYERS = "Data", "What to optimise", "Layers that are trained"
 _FACTOR, _KEPT = "The factor while training", "What is shown and kept"
+
+GOAL = words.Kind(str, lambda name, value: Aim.parse(value))
+
+# What is taken where nothing says how strong.
+DEFAULT_GOAL = Aim(division=10.0)
 
 # What no command and no file can give.
 PYTHON_ALONE = words.Kind(None, words.several.check)
@@ -131,6 +137,40 @@ class TrainingWords(TypedDict, total=False):
             DEFAULT_TEMPERATURE,
             _GOAL,
             metavar="T",
+        ),
+    ]
+    goal: Annotated[
+        Any,
+        Word(
+            "How orthogonal each kernel is to become: 10x divides its residual by 10, residual=0.1 "
+            "brings it there. Default, without a factor: 10x.",
+            GOAL,
+            None,
+            _GOAL,
+            metavar="Nx|residual=X",
+            python="See `orthwrap.Goal`, which does the same in a `fit` of one's own.",
+        ),
+    ]
+    task_margin: Annotated[
+        float | None,
+        Word(
+            "What the task may lose for it: of accuracy, or a share of the loss. Default: 0.005, "
+            "0.05 of a loss.",
+            words.share,
+            None,
+            _GOAL,
+            metavar="SHARE",
+        ),
+    ]
+    pull: Annotated[
+        float | None,
+        Word(
+            "Pull the kernels so hard after each step, instead of a penalty in the loss: 0.01.",
+            words.positive,
+            None,
+            _GOAL,
+            metavar="RATE",
+            python="See `orthwrap.Pull`, which does the same in a `fit` of one's own.",
         ),
     ]
     seed: Annotated[
@@ -291,6 +331,8 @@ class Settings(Said):
             raise UsageError("distill has a loss of its own: leave loss out")
         if self.freeze_batchnorm and self.batchnorm_momentum is not None:
             raise UsageError("freeze batchnorm and batchnorm momentum exclude each other: give one")
+        if self.goal is not None and self.pull is not None:
+            raise UsageError("a goal finds the pull by itself: give goal or pull")
         if self.keep == "last" and self.monitor is not None:
             raise UsageError("monitor is about keep best: leave one out")
 

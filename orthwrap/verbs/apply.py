@@ -24,10 +24,10 @@ from orthwrap.rules.words import documented, words_of
 from orthwrap.stores.outputs import PathLike, format_of
 from orthwrap.surgery import changed_model, temporary_copy, write_copy
 from orthwrap.survey import survey
-from orthwrap.training.settings import TrainingWords, settings_of
+from orthwrap.training.settings import DEFAULT_GOAL, TrainingWords, settings_of
 from orthwrap.verbs.endings import Result, ended, saved
 from orthwrap.verbs.places import refuse_in_place, target_of
-from orthwrap.verbs.training_words import check_effect, job_of
+from orthwrap.verbs.training_words import check_effect, check_pulls, job_of, says_how_strong
 
 if TYPE_CHECKING:
     from orthwrap.data import Data
@@ -109,6 +109,9 @@ def apply(
         raise UsageError("factor auto needs data: give data, or a number like 1e-3")
     if data is None and any(rule.schedule is not None for rule in rules):
         raise UsageError("a schedule is about training, which needs data")
+    if data is None and any(rule.pull is not None for rule in rules):
+        raise UsageError("a pull is about training, which needs data")
+    check_pulls(training, rules)
     check_effect(
         training,
         auto=any(rule.is_auto for rule in rules),
@@ -118,6 +121,8 @@ def apply(
     settings = settings_of(
         training, has_data=data is not None, others=(*attach, *(apply.__kwdefaults__ or ()))
     )
+    if settings is not None and not says_how_strong(training, rules):
+        settings = settings.replace(goal=DEFAULT_GOAL)
     if dry_run and settings is not None:  # which makes no folders
         settings = settings.replace(checkpoint_dir=None, resume=False, tensorboard=None)
     if in_place and settings is not None and settings.devices is not None:
@@ -199,7 +204,8 @@ class _Apply:
             data,
             report,
             auto=[_place(d) for d in planned.decisions if d.auto],
-            schedules=_schedules(planned),
+            schedules=_said_of(planned, "schedule"),
+            pulls=_said_of(planned, "pull"),
             with_figures=self.measure,
         )
 
@@ -217,16 +223,17 @@ def _restored_on_error(model: Any) -> contextlib.AbstractContextManager[None]:
     return restored_on_error(model)
 
 
-def _schedules(planned: Plan) -> list[tuple[Any, list[tuple[str, str]]]]:
-    """The rules' own schedules, each with the slots it is for."""
+def _said_of(planned: Plan, word: str) -> list[tuple[Any, list[tuple[str, str]]]]:
+    """What the rules say of training in a word, each with the slots it is for."""
     found: list[tuple[Any, list[tuple[str, str]]]] = []
     for decision in planned.decisions:
-        if decision.schedule is None:
+        said = getattr(decision, word)
+        if said is None:
             continue
-        places = next((p for s, p in found if s == decision.schedule), None)
+        places = next((p for s, p in found if s == said), None)
         if places is None:
             places = []
-            found.append((decision.schedule, places))
+            found.append((said, places))
         places.append(_place(decision))
     return found
 

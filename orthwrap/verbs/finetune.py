@@ -19,7 +19,7 @@ from orthwrap.survey import survey
 from orthwrap.training.settings import TrainingWords, settings_of
 from orthwrap.verbs.endings import Result, ended
 from orthwrap.verbs.places import target_of
-from orthwrap.verbs.training_words import check_effect, job_of
+from orthwrap.verbs.training_words import check_effect, check_pulls, job_of
 
 if TYPE_CHECKING:
     from orthwrap.training.fit import Progress
@@ -49,6 +49,7 @@ def finetune(
         output: from a path, None writes `name-tuned` beside the input.
     """
     check_effect(training)
+    check_pulls(training)
     settings = settings_of(
         training, has_data=data is not None, others=finetune.__kwdefaults__ or ()
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from orthwrap.errors import UsageError
+from orthwrap.rules.rule import Rule
 from orthwrap.rules.words import spoken
 from orthwrap.training.settings import Settings
 
@@ -28,6 +29,31 @@ def check_effect(
         for word in words:
             if training.get(word) is not None and not is_done:
                 raise UsageError(f"{spoken(word)} is about {what}: ask for that, or leave it out")
+
+
+def check_pulls(training: Mapping[str, Any], rules: Sequence[Rule] = ()) -> None:
+    """UsageError for two ways at once to say how strong."""
+    pulled = next((word for word in ("goal", "pull") if training.get(word) is not None), None)
+    if any(rule.pull is not None for rule in rules):
+        if pulled is not None:
+            raise UsageError(f"a rule has a pull of its own: leave {pulled} out")
+        pulled = "pull"
+    if pulled is None:
+        return
+    if any(rule.is_auto for rule in rules):
+        raise UsageError(f"factor auto and {pulled} exclude each other: give one")
+    if training.get("schedule") is not None or any(r.schedule is not None for r in rules):
+        raise UsageError(f"a schedule moves the factor, which {pulled} takes the place of")
+
+
+def says_how_strong(training: Mapping[str, Any], rules: Sequence[Rule]) -> bool:
+    """Whether a factor, a schedule or a pull was named anywhere; else a goal is the default."""
+    if any(training.get(word) is not None for word in ("goal", "pull", "schedule")):
+        return True
+    return any(
+        r.factor is not None or r.factor_for or r.schedule is not None or r.pull is not None
+        for r in rules
+    )
 
 
 def job_of(data: Any, settings: Settings | None, progress: Progress | bool | None) -> Job | None:

@@ -305,6 +305,25 @@ def agreement(teacher: Sequence[Array], student: Sequence[Array], kinds: Sequenc
     return float(np.mean(shares))
 
 
+def agreement_of_each(
+    teacher: Sequence[Array], student: Sequence[Array], kinds: Sequence[str]
+) -> Array:
+    """The same of each sample, by the mean size of the teacher's outputs where they are numbers."""
+    found = []
+    for t, s, kind in zip(teacher, student, kinds, strict=True):
+        t, s = np.asarray(t, np.float64), np.asarray(s, np.float64)
+        if kind in (SOFTMAX, LOGITS):
+            same = (np.argmax(t, axis=-1) == np.argmax(s, axis=-1)).astype(np.float64)
+        elif kind in (SIGMOID, SIGMOID_LOGITS):
+            even = 0.5 if kind == SIGMOID else 0.0
+            same = ((t > even) == (s > even)).astype(np.float64)
+        else:
+            size = np.sqrt(np.mean(np.square(t))) or 1.0
+            same = np.maximum(0.0, 1.0 - np.abs(s - t) / size)
+        found.append(same.reshape(len(same), -1).mean(axis=1))
+    return np.asarray(np.mean(found, axis=0))
+
+
 def _agreement(teacher: Array, student: Array, kind: str) -> float:
     if kind in (SOFTMAX, LOGITS):
         same = np.argmax(teacher, axis=-1) == np.argmax(student, axis=-1)

@@ -15,6 +15,10 @@ from orthwrap.errors import ValueFault
 from orthwrap.training.settings import Settings
 
 
+# To hold the task's margin against, where nothing else is there to validate on.
+_HELD_OUT = 0.1
+
+
 def ports(model: Any) -> tuple[list[Port], list[Port]]:
     """Inputs and outputs of a model, by name and shape without the batch.
 
@@ -61,6 +65,8 @@ def read_data(model: Any, source: Any, settings: Settings, seed: int) -> Data:
         image_size=settings.image_size,
         labelled=not settings.distill,
     )
+    if settings.goal is not None and settings.task_margin != 0:
+        data = data.with_some_held_out(_HELD_OUT, seed)
     return data if settings.devices is None else data.shared_by(settings.devices)
 
 

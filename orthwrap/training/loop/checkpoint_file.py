@@ -26,7 +26,7 @@ from orthwrap.text import first_line
 Arrays = Mapping[str, Sequence[NDArray[Any]]]
 
 FORMAT = "orthwrap.checkpoint/1"
-_GROUPS = ("model", "optimizer", "metrics", "random")
+_GROUPS = ("model", "optimizer", "metrics", "random", "goal")
 _KEY = re.compile(rf"({'|'.join(_GROUPS)})\.(0|[1-9][0-9]{{0,8}})")
 _UNKNOWN_TO_NUMPY = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 _MOST = 2**32  # epochs, steps, seeds
@@ -187,9 +187,9 @@ def _about_in(text: str) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _check_state(state: Mapping[str, Any]) -> None:
     for name, is_sound in _FIELDS.items():
-        if name not in state:
+        if name not in state and name != "goal":  # which earlier versions did not write
             raise ValueError(f"its state lacks {name!r}")
-        if not is_sound(state[name]):
+        if name in state and not is_sound(state[name]):
             raise ValueError(f"its {name} is {state[name]!r:.80}")
     unknown = [name for name in state if name not in _FIELDS]
     if unknown:
@@ -240,4 +240,5 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "history": _is_history,
     "regularizers": lambda value: isinstance(value, list) and all(map(_is_regularizer, value)),
     "best": _is_best,
+    "goal": lambda value: value is None or isinstance(value, dict),
 }

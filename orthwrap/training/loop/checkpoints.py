@@ -41,6 +41,7 @@ class State:
         regularizers: of each regularizer its factor before any schedule, and what its random
             draws go on from.
         best: the best epoch so far and its figure; None where there is none.
+        goal: how far its kernels came, and how hard they are pulled; None where that is not told.
     """
 
     epoch: int
@@ -50,6 +51,7 @@ class State:
     history: Mapping[str, Sequence[float]] = field(default_factory=dict)
     regularizers: Sequence[Mapping[str, Any]] = ()
     best: tuple[int, float] | None = None
+    goal: Mapping[str, Any] | None = None
 
     @property
     def place(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -15,7 +15,8 @@ from orthwrap.errors import FileFault, ValueFault
 from orthwrap.live.compiled import inner_of
 from orthwrap.live.store import regularizers_of
 from orthwrap.regularizers import Attached, OrthogonalityRegularizer
-from orthwrap.regularizers.multiplier import MULTIPLIER
+from orthwrap.regularizers.multiplier import MULTIPLIER, RATES
+from orthwrap.report.goal_progress import GoalProgress
 from orthwrap.stores.replacing import TextOutput
 from orthwrap.training.loop.checkpoints import CheckpointFolder, State
 from orthwrap.training.loop.interrupts import Interrupts
@@ -61,6 +62,21 @@ class Outcome:
         return f"after epoch {self.epoch}" if self.epoch else "before the first step"
 
 
+class Pursuit(Protocol):
+    """Who drives the kernels; `orthwrap.training.goal.pursuit` says what the methods do."""
+
+    @property
+    def progress(self) -> GoalProgress: ...
+    @property
+    def state(self) -> dict[str, Any]: ...
+    @property
+    def arrays(self) -> list[NDArray[Any]]: ...
+    def begin(
+        self, state: Mapping[str, Any] | None = None, arrays: Sequence[NDArray[Any]] = ()
+    ) -> None: ...
+    def epoch_done(self, epoch: int) -> object: ...
+
+
 class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
     """The callback that sees to everything but the training itself.
 
@@ -73,6 +89,7 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         log: where a line for each epoch goes, or None.
         progress: who shows it, or None.
         interrupts: whether the user asked to stop.
+        pursuit: how far the kernels come, and how hard they are pulled; None where none is driven.
     """
 
     def __init__(
@@ -85,8 +102,10 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         log: TextOutput | None,
         progress: Any,
         interrupts: Interrupts,
+        pursuit: Pursuit | None = None,
     ) -> None:
         super().__init__()
+        self._pursuit = pursuit
         self._settings = settings
         self._state = state
         self._steps = steps
@@ -96,7 +115,9 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         self._progress = progress
         self._interrupts = interrupts
         self._board = None if settings.tensorboard is None else Board(settings.tensorboard)
-        self._keeps_best = (settings.keep or ("best" if validate else "last")) == "best"
+        has_goal = pursuit is not None and pursuit.progress.goal is not None
+        self._keeps_best = (settings.keep or ("best" if validate or has_goal else "last")) == "best"
+        self._keeps_by_goal = has_goal and settings.monitor is None
         self._monitor = settings.monitor or ("val_task_loss" if validate else "task_loss")
         self._first = (0.0, 0.0)  # loss and penalty before training
         self._kept: Snapshot | None = None
@@ -122,6 +143,8 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         """
         self._first = before.get("loss", 0.0), before.get("penalty", 0.0)
         self._factors = [r.factor for r in regularizers_in(self.model)]
+        if self._pursuit is not None and self._state.goal is None:
+            self._pursuit.begin()
         out = self.outcome
         if self._board is not None and not (out.epoch or out.step):
             self._board.epoch(0, {}, self.model)
@@ -138,6 +161,13 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         self._check_fits(snapshot, kept, held)
         self._metrics = snapshot.pop("metrics")
         self._random = snapshot.pop("random")
+        goal = snapshot.pop("goal")
+        kept.pop("goal", None)
+        if self._pursuit is not None and self._state.goal is not None:
+            try:
+                self._pursuit.begin(self._state.goal, goal)
+            except (KeyError, TypeError, ValueError) as e:
+                raise self._broken() from e
         _assign(self.model, snapshot)
         for regularizer, state in zip(held, self._state.regularizers, strict=True):
             if isinstance(regularizer, OrthogonalityRegularizer):
@@ -163,10 +193,14 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         for regularizer, state in zip(held, states, strict=False):
             fits.append("seed" in state or not isinstance(regularizer, OrthogonalityRegularizer))
         if not all(fits) or not _is_random_state(snapshot["random"]):
-            raise FileFault(
-                f"the checkpoint in {self._folder.path} is broken: its arrays are not those of "
-                "this model; put a sound copy in its place, or start again in another folder"
-            )
+            raise self._broken()
+
+    def _broken(self) -> FileFault:
+        assert self._folder is not None
+        return FileFault(
+            f"the checkpoint in {self._folder.path} is broken: its arrays are not those of this "
+            "model; put a sound copy in its place, or start again in another folder"
+        )
 
     def finish(self) -> None:
         """The model as the epoch that is kept left it."""
@@ -233,6 +267,8 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         out.epoch, out.step, self._skipped = epoch + 1, 0, 0
         for name, value in values.items():
             out.history.setdefault(name, []).append(value)
+        if self._pursuit is not None:
+            self._pursuit.epoch_done(out.epoch)
         is_better = self._is_better(values)
         if is_better or not self._keeps_best:
             self._kept = _snapshot(self.model)
@@ -243,7 +279,9 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         self._write(self._kept if is_better and self._keeps_best else None)
         if self._progress is not None:
             self._progress.epoch(epoch, values)
-        if self._interrupts.asked:
+        if self._pursuit is not None and self._pursuit.progress.ended:
+            self.model.stop_training = True
+        elif self._interrupts.asked:
             out.interrupted = out.epoch < self._settings.epochs
             self.model.stop_training = True
 
@@ -265,6 +303,8 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         """Notes the epoch if it is the best so far."""
         if not self._keeps_best:
             return False
+        if self._keeps_by_goal:
+            return self._is_nearer()
         value = values.get(self._monitor)
         if value is None:
             raise ValueFault(
@@ -277,6 +317,16 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         if best is not None and not (value < best[1] if is_lower else value > best[1]):
             return False
         self.outcome.best = (self.outcome.epoch, value)
+        return True
+
+    def _is_nearer(self) -> bool:
+        """Notes the epoch if it is the nearest to the goal so far, within the task's margin."""
+        assert self._pursuit is not None
+        progress = self._pursuit.progress
+        best = progress.best
+        if best is None or best.epoch != self.outcome.epoch:
+            return False
+        self.outcome.best = (best.epoch, progress.distance(best))
         return True
 
     def _write(self, best: Snapshot | None = None) -> None:
@@ -293,10 +343,12 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
                 for r, factor in zip(regularizers_in(self.model), self._factors, strict=True)
             ],
             best=out.best,
+            goal=None if self._pursuit is None else self._pursuit.state,
         )
         snapshot = _snapshot(self.model)
         snapshot["metrics"] = _arrays(self.model.metrics_variables)
         snapshot["random"] = _random_state()
+        snapshot["goal"] = [] if self._pursuit is None else self._pursuit.arrays
         self._folder.write(state, snapshot, best)
 
 
@@ -365,9 +417,9 @@ def _set_random_state(state: Sequence[NDArray[Any]]) -> None:
 
 
 def _held(model: Any) -> dict[str, list[Any]]:
-    """The variables of a model and its optimizer, but for what a schedule adds while it runs."""
+    """The variables of a model and its optimizer, but for what is added while they are trained."""
     own = [v for v in model.variables if v.name != MULTIPLIER]
-    return {"model": own, "optimizer": list(model.optimizer.variables)}
+    return {"model": own, "optimizer": [v for v in model.optimizer.variables if v.name != RATES]}
 
 
 def _snapshot(model: Any) -> Snapshot:

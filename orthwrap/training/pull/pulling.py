@@ -11,11 +11,9 @@ import numpy as np
 from orthwrap import keras_inside
 from orthwrap.errors import UsageError
 from orthwrap.live.compiled import forget_compiled_steps, inner_of
-from orthwrap.regularizers.multiplier import scope_of
+from orthwrap.regularizers.multiplier import RATES, scope_of
 from orthwrap.training.pull.constraint import PullConstraint
 from orthwrap.training.pull.kernels import DrivenKernel, check_pullable
-
-RATES = "pull_rates"  # what the variable of the rates is called
 
 
 class Pulling:

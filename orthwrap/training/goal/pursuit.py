@@ -1,0 +1,193 @@
+"""A run's way to its goal: what is measured after each epoch, and the pulls that follow from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orthwrap.report.goal_progress import GoalEpoch, GoalProgress, KernelGoal
+from orthwrap.rules.aims import Aim
+from orthwrap.training.goal.controller import Course, ending, first_rates, next_rates
+from orthwrap.training.goal.task import Measured, Task
+from orthwrap.training.pull.kernels import DrivenKernel
+from orthwrap.training.pull.pulling import Pulling
+
+
+@dataclass(frozen=True)
+class Pursued:
+    """What to do with a kernel.
+
+    Attributes:
+        kernel: which.
+        rate: fixed, with which it is pulled; None follows the goal, or leaves it to its penalty.
+    """
+
+    kernel: DrivenKernel
+    rate: float | None = None
+
+
+class Pursuit:
+    """Measures the driven kernels and the task after each epoch, and moves the pulls.
+
+    Without a goal it only watches, and keeps the rates that are fixed.
+
+    Args:
+        model: compiled.
+        pursued: the kernels, in the model's order.
+        aim: what they are to come to, or None.
+        task: what is held against the margin, or None.
+        course: how long the run is.
+        owner: who set the pulls.
+        clock: gives seconds.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        pursued: Sequence[Pursued],
+        aim: Aim | None,
+        task: Task | None,
+        course: Course,
+        owner: Any = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._model = model
+        self._kernels = [p.kernel for p in pursued]
+        self._fixed = [p.rate for p in pursued]
+        self._aim, self._task, self._course, self._clock = aim, task, course, clock
+        self._original: Measured | None = None
+        self._reference: Measured | None = None
+        self._rates: tuple[float | None, ...] = ()
+        self._began = 0.0
+        self._owner = owner
+        self._pulled = [
+            i
+            for i, p in enumerate(pursued)
+            if p.rate is not None or (aim is not None and p.kernel.regularizer.has_pull)
+        ]
+        self._pulling: Pulling | None = None
+        self._progress = GoalProgress(None if aim is None else str(aim), ())
+
+    @property
+    def progress(self) -> GoalProgress:
+        """So far."""
+        return self._progress
+
+    def begin(
+        self, state: Mapping[str, Any] | None = None, arrays: Sequence[NDArray[Any]] = ()
+    ) -> None:
+        """Takes the start as it is now, or as a checkpoint has it, and sets the pulls.
+
+        Raises:
+            KeyError, TypeError, ValueError: a checkpoint that is not of these kernels.
+        """
+        if state is not None:
+            self._restore(state, arrays)
+        else:
+            self._start()
+        if self._pulled:
+            chosen = [self._kernels[i] for i in self._pulled]
+            self._pulling = Pulling(self._model, chosen, owner=self._owner)
+            self._assign()
+        spent = self.progress.epochs[-1].seconds if self.progress.epochs else 0.0
+        self._began = self._clock() - spent
+
+    def _start(self) -> None:
+        kernels = []
+        for i, kernel in enumerate(self._kernels):
+            start = kernel.residual()
+            target = None if self._aim is None else self._aim.target(start)
+            kernels.append(
+                KernelGoal(kernel.place, kernel.driven, start, target, i in self._pulled)
+            )
+        self._progress = replace(self.progress, kernels=tuple(kernels))
+        if self._task is not None:
+            self._original = self._reference = self._task.measure()
+            self._progress = replace(
+                self.progress,
+                task=self._task.name,
+                lower_is_better=self._task.lower_is_better,
+                original=self._original.value,
+            )
+        rates = first_rates(self.progress, self._course)
+        fixed = zip(rates, self._fixed, strict=True)
+        self._rates = tuple(rate if own is None else own for rate, own in fixed)
+
+    def epoch_done(self, epoch: int) -> GoalEpoch:
+        """Measures what an epoch (counted from 1) came to, and sets the rates of the next."""
+        residuals = tuple(kernel.residual() for kernel in self._kernels)
+        task = None
+        if self._task is not None:
+            now = self._task.measure()
+            assert self._reference is not None
+            if not self.progress.epochs:  # what training alone gains is no leave to lose it again
+                self._reference = self._task.better_of(self._reference, now)
+            task = self._task.standing(self.progress.original or 0.0, self._reference, now)
+        seconds = self._clock() - self._began
+        done = GoalEpoch(epoch, residuals, self._rates, task, seconds)
+        self._progress = self.progress.with_epoch(done)
+        if self._aim is not None:
+            self._progress = replace(self.progress, ended=ending(self.progress))
+            moved = zip(next_rates(self.progress, self._course), self._fixed, strict=True)
+            self._rates = tuple(rate if own is None else own for rate, own in moved)
+            self._assign()
+        return done
+
+    def stop(self) -> None:
+        """Takes the pulls off. May be repeated."""
+        if self._pulling is not None:
+            self._pulling.stop()
+            self._pulling = None
+
+    @property
+    def without_gradient(self) -> tuple[str, ...]:
+        """Once a step was made: the kernels that are not pulled as they have no gradient."""
+        if self._pulling is None:
+            return ()
+        return tuple(kernel.place for kernel in self._pulling.without_gradient)
+
+    @property
+    def rates(self) -> tuple[float | None, ...]:
+        """Of the next epoch; None for kernels that are not pulled."""
+        return self._rates
+
+    @property
+    def allowed(self) -> float:
+        """What the task may lose, in its own unit; 0 where there is none."""
+        return 0.0 if self._task is None else self._task.allowed(self.progress.original or 0.0)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """For `begin`, with `arrays`."""
+        return {"progress": self.progress.to_json(), "rates": list(self._rates)}
+
+    @property
+    def arrays(self) -> list[NDArray[Any]]:
+        """What the task is held against, sample by sample; nothing where there is none."""
+        reference = self._reference
+        if reference is None:
+            return []
+        each = () if reference.each is None else (reference.each,)
+        return [np.asarray(reference.value, np.float64), *each]
+
+    def _restore(self, state: Mapping[str, Any], arrays: Sequence[NDArray[Any]]) -> None:
+        progress, rates = GoalProgress.from_json(state["progress"]), tuple(state["rates"])
+        places = [k.place for k in progress.kernels]
+        if places != [k.place for k in self._kernels] or len(rates) != len(places):
+            raise ValueError("other kernels")
+        if not all(r is None or 0 <= r <= 1 for r in rates):
+            raise ValueError(f"rates {rates}")
+        if (self._task is None) != (not arrays):
+            raise ValueError("another task")
+        self._progress, self._rates = progress, rates
+        if arrays:
+            self._reference = Measured(float(arrays[0]), arrays[1] if len(arrays) > 1 else None)
+
+    def _assign(self) -> None:
+        if self._pulling is not None:
+            self._pulling.assign([self._rates[i] or 0.0 for i in self._pulled])

@@ -1,0 +1,120 @@
+"""Who drives the kernels of a run: decided from the settings, and told before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from orthwrap.errors import UsageError
+from orthwrap.live.compiled import inner_of
+from orthwrap.rules.aims import Aim
+from orthwrap.text import listed
+from orthwrap.training.goal.controller import Course
+from orthwrap.training.goal.pursuit import Pursued, Pursuit
+from orthwrap.training.goal.task import task_of
+from orthwrap.training.pull.kernels import driven_kernels
+from orthwrap.training.pull.pulling import check_no_averages
+from orthwrap.training.settings import DEFAULT_GOAL, Settings
+
+Places = Sequence[tuple[str, str]]
+
+
+def aim_of(model: Any, settings: Settings) -> Aim | None:
+    """The goal that holds for a compiled model.
+
+    The default gives way where nothing can be pulled, or where the optimizer averages weights.
+
+    Raises:
+        UsageError: a goal that was asked for cannot be pursued.
+    """
+    aim: Aim | None = settings.goal
+    if aim is None:
+        return None
+    try:
+        check_no_averages(inner_of(model.optimizer))
+        kernels = driven_kernels(model)
+        if not any(kernel.regularizer.has_pull for kernel in kernels):
+            names = dict.fromkeys(kernel.regularizer.penalty for kernel in kernels)
+            what = f"{', '.join(names)} has no pull" if names else "no trained kernel carries one"
+            raise UsageError(
+                f"goal {aim} is reached by pulls, and {what}: attach so, dso, frobenius, offdiag "
+                "or lorth, or give a factor"
+            )
+    except UsageError:
+        if aim is DEFAULT_GOAL:
+            return None
+        raise
+    return aim
+
+
+def pursuit_of(
+    model: Any,
+    batches: Callable[[], Iterable[Any]] | None,
+    settings: Settings,
+    steps: int | None,
+    kinds: Sequence[str] = (),
+    pulls: Sequence[tuple[float, Places]] = (),
+) -> Pursuit | None:
+    """What pursues the goal, pulls at the rates that were given, or only watches.
+
+    Args:
+        batches: what the task is held against, the same each time; None for nothing.
+        steps: of an epoch; None where that is not known.
+        kinds: of the outputs, where they are to be a teacher's.
+        pulls: rates of rules, with the layers and slots they are for.
+
+    None where no trained kernel carries a penalty of ours.
+
+    Raises:
+        UsageError: a pull or a goal that was asked for cannot be.
+    """
+    kernels = driven_kernels(model)
+    aim = aim_of(model, settings)
+    rates: dict[tuple[str, str], float] = {p: rate for rate, places in pulls for p in places}
+    pursued = []
+    for kernel in kernels:
+        rate = rates.get((kernel.path, kernel.slot))
+        if rate is None and kernel.regularizer.has_pull:
+            rate = settings.pull
+        pursued.append(Pursued(kernel, rate))
+    if settings.pull is not None and all(p.rate is None for p in pursued):
+        raise UsageError(
+            f"pull {settings.pull:g}: no trained kernel carries so, dso, frobenius, offdiag or "
+            "lorth, which have a pull"
+        )
+    if not pursued:
+        return None
+    task = None if batches is None else task_of(model, batches, settings.task_margin, kinds)
+    return Pursuit(model, pursued, aim, task, Course(steps, settings.epochs))
+
+
+def told_of_pursuit(
+    model: Any, pursuit: Pursuit | None, settings: Settings, steps: int | None
+) -> tuple[str, ...]:
+    """What was chosen, and what a factor will not do, one line each."""
+    if pursuit is None:
+        return ()
+    progress = pursuit.progress
+    lines = []
+    pulled = [(k, r) for k, r in zip(progress.kernels, pursuit.rates, strict=True) if r is not None]
+    left = [k.place for k in progress.kernels if not k.is_pulled]
+    rates = sorted(rate for _, rate in pulled)
+    if rates:
+        several = "" if rates[0] == rates[-1] else f" to {rates[-1]:.2g}"
+        kernels = "1 kernel" if len(pulled) == 1 else f"{len(pulled)} kernels"
+        what = f"{kernels} pulled after each step, at {rates[0]:.2g}{several}"
+        if progress.goal is not None:
+            course = Course(steps, settings.epochs)
+            what = f"goal {progress.goal}: {what} at first, to be there after {course.spread} "
+            what += "epochs" if course.spread > 1 else "epoch"
+        lines.append(f"{what}; the loss has no penalty of them")
+        if left:
+            lines.append(f"no pull, but a penalty with its factor: {listed(left)}")
+    elif settings.goal is DEFAULT_GOAL:
+        lines.append("no goal: nothing here can be pulled, so the factor holds")
+    if progress.task is not None and progress.goal is not None and progress.original is not None:
+        lines.append(
+            f"task: {progress.task}, {progress.original:.4g} as it is; {pursuit.allowed:.3g} of it "
+            "may be lost"
+        )
+    return tuple(lines)

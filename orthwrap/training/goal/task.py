@@ -1,0 +1,186 @@
+"""What stands for the task while kernels become orthogonal, sample by sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from orthwrap import keras_inside
+from orthwrap.errors import ValueFault
+from orthwrap.report.goal_progress import TaskStanding
+from orthwrap.training.goal.compiling import loss_of_each
+from orthwrap.training.goal.distillation import agreement_of_each
+from orthwrap.training.goal.inputs_outputs import native, outputs_of, ports
+from orthwrap.training.loop.monitor import is_lower_better
+
+Array = NDArray[Any]
+
+MARGIN = 0.005  # of accuracy and the like
+LOSS_MARGIN = 0.05  # the share of a loss or an error
+
+TASK_LOSS = "task_loss"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The task's figure on some samples: the mean of `each`, where there is a figure of each."""
+
+    value: float
+    each: Array | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """The figure that stands for the task.
+
+    Attributes:
+        name: of the metric, or `task_loss`.
+        lower_is_better: of it.
+        measure: the figure of the model as it is, on the same samples each time.
+        margin: what may be lost; None takes `MARGIN`, or `LOSS_MARGIN` of what is no share.
+    """
+
+    name: str
+    lower_is_better: bool
+    measure: Callable[[], Measured]
+    margin: float | None = None
+
+    def allowed(self, original: float) -> float:
+        """What may be lost, in the figure's own unit."""
+        if not self.lower_is_better and 0 <= original <= 1:
+            return MARGIN if self.margin is None else self.margin
+        return (LOSS_MARGIN if self.margin is None else self.margin) * abs(original)
+
+    def worse_by(self, reference: Measured, now: Measured) -> tuple[float, float]:
+        """By how much it is worse now, and the standard error of that; 0 where it is not known."""
+        sign = 1.0 if self.lower_is_better else -1.0
+        if reference.each is None or now.each is None:
+            return sign * (now.value - reference.value), 0.0
+        gaps = sign * (now.each.astype(np.float64) - reference.each)
+        error = float(gaps.std(ddof=1)) / math.sqrt(len(gaps)) if len(gaps) > 1 else 0.0
+        return float(gaps.mean()), error
+
+    def better_of(self, one: Measured, other: Measured) -> Measured:
+        return other if self.worse_by(one, other)[0] < 0 else one
+
+    def standing(self, original: float, reference: Measured, now: Measured) -> TaskStanding:
+        worse_by, error = self.worse_by(reference, now)
+        return TaskStanding(now.value, reference.value, worse_by, error, self.allowed(original))
+
+
+def task_of(
+    model: Any,
+    batches: Callable[[], Iterable[Any]],
+    margin: float | None = None,
+    kinds: Sequence[str] = (),
+) -> Task:
+    """The first compiled metric with a direction, else the task loss.
+
+    Args:
+        model: compiled, and trained or evaluated at least once.
+        batches: (x, y) or (x, y, sample weights), the same samples in the same order each time.
+        margin: what may be lost.
+        kinds: of the outputs, where it learns to give a teacher's: the agreement, then.
+
+    Several outputs are held by their weighted loss.
+    """
+    if kinds:
+        agree = _Each(lambda y, p, w: agreement_of_each(y, p, kinds))
+        return Task("agreement", False, lambda: agree.measure(model, batches), margin)
+    _, outputs = ports(model)
+    metric = _metric(model) if len(outputs) == 1 else None
+    if metric is None:
+        losses = _Losses.of(model)
+        return Task(TASK_LOSS, True, lambda: losses.measure(model, batches), margin)
+    lower = is_lower_better(model, metric.name)
+    each = keras_inside.function_of_each(metric)
+    if each is not None:
+        counted = _Each(lambda y, p, w: _mean_of_each(each(y[0], p[0]), len(p[0])))
+        return Task(metric.name, lower, lambda: counted.measure(model, batches), margin)
+    return Task(metric.name, lower, lambda: Measured(_whole(metric, model, batches)), margin)
+
+
+def _metric(model: Any) -> Any:
+    """The first metric that was compiled in and says, or whose name says, which way is better."""
+    for metric in keras_inside.compiled_metrics(model):
+        if isinstance(metric, keras.metrics.Metric):
+            try:
+                is_lower_better(model, metric.name)
+            except ValueFault:
+                continue
+            return metric
+    return None
+
+
+def _whole(metric: Any, model: Any, batches: Callable[[], Iterable[Any]]) -> float:
+    """A figure that is no mean over samples, by another metric of the same config."""
+    own = type(metric).from_config(metric.get_config())
+    call = outputs_of(model)
+    for x, y, *_ in batches():
+        own.update_state(keras.tree.flatten(y)[0], call(x)[0])
+    return float(keras.ops.convert_to_numpy(own.result()))
+
+
+@dataclass(frozen=True)
+class _Each:
+    """A figure of each sample: (labels, outputs, weights) → (samples,)."""
+
+    figure: Callable[[list[Any], Sequence[Any], Any], Any]
+
+    def measure(self, model: Any, batches: Callable[[], Iterable[Any]]) -> Measured:
+        call = outputs_of(model)
+        found = []
+        for x, y, *weights in batches():
+            labels = [native(a) for a in keras.tree.flatten(y)]
+            given = None if not weights or weights[0] is None else np.asarray(weights[0])
+            values = self.figure(labels, call(x), given)
+            found.append(np.asarray(keras.ops.convert_to_numpy(values), np.float32))
+        each = np.concatenate(found)
+        return Measured(float(each.mean(dtype=np.float64)), each)
+
+
+@dataclass(frozen=True)
+class _Losses:
+    """The weighted loss of each sample."""
+
+    losses: Sequence[Any]
+    weights: Sequence[float]
+
+    @classmethod
+    def of(cls, model: Any) -> _Losses:
+        _, outputs = ports(model)
+        given = keras_inside.compile_arguments(model).get("loss_weights")
+        weights = loss_of_each(1.0 if given is None else given, outputs)
+        losses = [
+            None if loss is None else keras.losses.get(loss)
+            for loss in loss_of_each(model.loss, outputs)
+        ]
+        return cls(losses, [1.0 if w is None else float(w) for w in weights])
+
+    def measure(self, model: Any, batches: Callable[[], Iterable[Any]]) -> Measured:
+        return _Each(self._of_each).measure(model, batches)
+
+    def _of_each(self, labels: list[Any], outputs: Sequence[Any], given: Any) -> Any:
+        total = np.zeros(len(outputs[0]))
+        parts = zip(self.losses, self.weights, labels, outputs, strict=False)
+        for loss, weight, y, output in parts:
+            if loss is None:
+                continue
+            is_own = isinstance(loss, keras.losses.Loss)
+            values = loss.call(y, output) if is_own else loss(y, output)
+            total += weight * np.asarray(_mean_of_each(values, len(output)))
+        return total if given is None else total * given.reshape(len(total), -1).mean(1)
+
+
+def _mean_of_each(values: Any, samples: int) -> Array:
+    """(samples, …) → (samples,); one number for all stays that for each."""
+    array = np.asarray(keras.ops.convert_to_numpy(values))
+    if array.ndim == 0 or len(array) != samples:
+        return np.full(samples, array.mean())
+    return np.asarray(array.reshape(samples, -1).mean(axis=1))
