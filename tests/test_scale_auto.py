@@ -1,4 +1,4 @@
-"""Scale auto, the default: each kernel's own RMS singular value decides, and the report says why."""
+"""Scale auto, the default: each kernel's RMS singular value decides, and the report says why."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ from orthwrap.plan.decision import (
     UNSUPPORTED,
 )
 from orthwrap.report.fitting import fitted
+from orthwrap.report.judged import judged, kept, residual_rows, with_repeats
 from orthwrap.report.record import (
     CompareReport,
     Comparison,
@@ -74,6 +75,8 @@ def render(report: Report, width: int, *, choices: bool = True) -> RenderableTyp
         parts.append(_training(report, report.training, choices))
     if report.warnings:
         parts.append(Group(*(_note(w) for w in report.warnings)))
+    if report.training is not None and report.training.verdict is not None:
+        parts.append(judged(report.training.verdict))
     return _paragraphs(parts)
 
 
@@ -507,29 +510,41 @@ def _upgrades(command: str, upgrades: Iterable[Mapping[str, Any]], width: int) -
 
 
 def _training(report: Report, training: Training, with_choices: bool) -> RenderableType:
-    table = _table()
-    table.add_column("on validation data" if training.held_out else "on training data")
-    table.add_column("before", justify="right")
-    table.add_column("after", justify="right")
-    for name in _in_order(training.metrics_before):
-        before, after = (m.get(name) for m in (training.metrics_before, training.metrics_after))
-        table.add_row(
-            name.replace("_", " "),
-            *("–" if v is None else f"{v:.4f}" for v in (before, after)),
-        )
     head = Text(f"Trained for {_count(training.epochs, 'epoch')}", style="bold")
-    if training.kept_epoch != training.epochs:
-        head.append(f"; the weights are those of epoch {training.kept_epoch}, the best")
+    head.append(kept(training))
     parts: list[RenderableType] = [head]
     if with_choices:
         parts += [Padding(Text(c, style="dim"), (0, 0, 0, 2)) for c in training.choices]
         parts.append(Text(""))
-    parts.append(table)
+    parts.append(_figures(training))
+    if training.repeats is not None:
+        parts += [Text(""), with_repeats(training.repeats, _table())]
     if _moved(report, training):
         parts.append(
             Text("Before is at the first factors of the schedule, after at its last.", style="dim")
         )
     return Group(*parts)
+
+
+def _figures(training: Training) -> Table:
+    """Losses and metrics before and after; with a control, beside it."""
+    control = training.control
+    table = _table()
+    table.add_column("on validation data" if training.held_out else "on training data")
+    columns = ("before", "after") if control is None else ("original", "control", "orthogonal")
+    for column in columns:
+        table.add_column(column, justify="right")
+    before, after = training.metrics_before, training.metrics_after
+    beside = {} if control is None else control.metrics
+    rows = [(name, before.get(name), beside.get(name), after.get(name)) for name in before]
+    order = {name: i for i, name in enumerate(_in_order(before))}
+    for name, first, other, last in sorted(rows, key=lambda row: order[row[0]]):
+        shown = (first, last) if control is None else (first, other, last)
+        cells = ("–" if v is None else f"{v:.4f}" for v in shown)
+        table.add_row(name.replace("_", " "), *cells)
+    for name, *residuals in residual_rows(training):
+        table.add_row(name, *("–" if v is None else f"{v:.3g}" for v in residuals))
+    return table
 
 
 def _moved(report: Report, training: Training) -> bool:
@@ -561,16 +576,15 @@ def _compare_cells(row: Comparison, wide: bool) -> list[Text]:
     ]
     change = f" {row.weight_change:.2%}" if row.status == "changed" and row.weight_change else ""
     cells.append(Text(f"{row.status}{change}", style=style))
-    first, last = row.before or row.after, row.after
-    is_one = row.status == "same" or row.before is None
-    cells.append(
-        _residual(first and first.residual, None if is_one else last and last.residual)
-    )
-    before, after = row.regularizer_before or "–", row.regularizer_after or "–"
-    if before == after:
-        cells.append(Text(before, style="dim"))
+    figures = row.before or row.after
+    after = None if row.status == "same" or row.before is None else row.after
+    residuals = (None if f is None else f.residual for f in (figures, after))
+    cells.append(_residual(*residuals))
+    was, now = row.regularizer_before or "–", row.regularizer_after or "–"
+    if was == now:
+        cells.append(Text(was, style="dim"))
     else:
-        cells.append(Text.assemble((before, "dim"), (" → ", "dim"), (after, "green")))
+        cells.append(Text.assemble((was, "dim"), (" → ", "dim"), (now, "green")))
     if wide:
         cells.append(_sigmas(row.after or row.before))
     return cells
