@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orthwrap.data import Data
-from orthwrap.errors import OrthwrapError, UsageError
+from orthwrap.errors import OrthwrapError
 from orthwrap.live.rebuild import rebuild
 from orthwrap.live.store import LiveStore
 from orthwrap.plan.as_it_is import plan_strip
@@ -49,16 +49,10 @@ class Others:
         """Before the first run; None where there is to be no other.
 
         Raises:
-            UsageError: data that can be gone through only once.
             OrthwrapError: a model that cannot be copied.
         """
         if not session.settings.has_others:
             return None
-        if not data.repeatable:
-            raise UsageError(
-                "control and repeats train several times, and these data can be gone through only "
-                "once: give arrays, a folder or a function that makes them anew"
-            )
         store = LiveStore(model)
         if any(s.current is not None and not s.layer.pointers for s in survey(store).slots):
             raise OrthwrapError(
@@ -134,6 +128,8 @@ class Others:
         quiet = dict.fromkeys(("checkpoint_dir", "resume", "log", "tensorboard", "control"))
         settings = self.session.settings.replace(**quiet, repeats=1, seed=seed, **words)
         session = Session(settings, seed, True, None, None, None, self.session.processes)
+        if not self.data.repeatable:
+            title += "; the data come in an order of their own"
         shown = None if self.progress is None else _Titled(self.progress, title)
         done = finetune(model, self.data, session, shown, **driven)
         ended = done.outcome.fault or done.outcome.interrupted
