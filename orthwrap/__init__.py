@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from orthwrap.rules.rule import Rule
     from orthwrap.rules.schedules import Schedule
     from orthwrap.training.factors.schedule_callback import FactorSchedule
+    from orthwrap.training.goal.goal_callback import Goal
     from orthwrap.training.pull.pull_callback import Pull
     from orthwrap.training.settings import TrainingWords
     from orthwrap.verbs.apply import apply
@@ -71,6 +72,7 @@ _WHERE = {
     "Result": "orthwrap.verbs.endings",
     **{verb: f"orthwrap.verbs.{verb}" for verb in _VERBS},
     "FactorSchedule": "orthwrap.training.factors.schedule_callback",
+    "Goal": "orthwrap.training.goal.goal_callback",
     "Pull": "orthwrap.training.pull.pull_callback",
     "Schedule": "orthwrap.rules.schedules",
     "TrainingWords": "orthwrap.training.settings",
@@ -86,6 +88,7 @@ __all__ = [
     "FactorSchedule",
     "FileFault",
     "Frobenius",
+    "Goal",
     "Interrupted",
     "LOrth",
     "NoMatchError",

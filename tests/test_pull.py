@@ -22,6 +22,9 @@ from tests.backend import double_precision, tensor, value_and_grad
 Array = np.ndarray[Any, np.dtype[Any]]
 BACKEND = keras.backend.backend()
 
+# Keras itself asks PyTorch's parameters for arrays so.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
+
 
 # By hand
 
@@ -135,7 +138,7 @@ def network(name: str = "so", **words: Any) -> Any:
             layers.Dense(3, name="head"),
         ]
     )
-    model = orthwrap.apply(plain, regularizer=name, **words).model
+    model = orthwrap.apply(plain, regularizer=name, **{"scale": "unit", **words}).model
     model.compile(keras.optimizers.SGD(0.0), "mse")
     return model
 
@@ -226,7 +229,7 @@ def test_the_loss_is_clean_and_a_foreign_regularizer_stays() -> None:
     plain = keras.Sequential(
         [layers.Input((6,)), layers.Dense(3, kernel_regularizer=keras.regularizers.L2(0.5))]
     )
-    both = orthwrap.apply(plain).model
+    both = orthwrap.apply(plain, scale="unit").model
     both.compile(keras.optimizers.SGD(0.0), "mse")
     found = fit(both, Pull(0.05), validation_data=(X, Y)).history["val_loss"][-1]
     error = np.mean((ops.convert_to_numpy(both(X)) - Y) ** 2)
@@ -238,7 +241,7 @@ def test_a_constraint_that_is_there_comes_after_the_pull() -> None:
     inputs = layers.Input((6,))
     bound = keras.constraints.MaxNorm(0.5, axis=0)
     model = keras.Model(inputs, layers.Dense(3, kernel_constraint=bound, name="head")(inputs))
-    model = orthwrap.apply(model).model
+    model = orthwrap.apply(model, scale="unit").model
     model.compile(keras.optimizers.SGD(0.0), "mse")
     own = model.get_layer("head").kernel.constraint
     wanted = kernels(model)["head"]
@@ -259,7 +262,7 @@ def test_a_checkpoint_in_mid_run_keeps_the_whole_optimizer(tmp_path: Path, endin
     pull = Pull(0.05)
     fit(model, pull, keras.callbacks.ModelCheckpoint(path), epochs=2)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", "Skipping variable loading")
         loaded = orthwrap.load_model(path)
     assert len(loaded.optimizer.variables) == len(model.optimizer.variables)
     for one, other in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):

@@ -177,7 +177,8 @@ class OrthogonalityRegularizer(_Regularizer):
         w = scaled if penalty.of_kernel else unbatched(layout.to_matrices(scaled, ops))
         given = (w, layout) if penalty.of_kernel else (w,)
         direction, bound = penalty.pull(*given, **self._words)
-        beta = ops.minimum(ops.cast(rate, w.dtype), 0.5 / ops.maximum(bound, 1.0))
+        limit = 0.5 / ops.maximum(bound, ops.ones_like(bound))
+        beta = ops.minimum(ops.cast(rate, w.dtype), limit)
         step = (beta if penalty.of_kernel else per_matrix(beta)) * direction
         if not penalty.of_kernel:
             step = layout.from_matrices(step, x.shape, ops)

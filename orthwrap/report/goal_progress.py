@@ -150,7 +150,7 @@ class GoalProgress:
         """Whether one epoch is rather to be kept: within the margin, then nearer to the goal.
 
         Between two that spent the margin the one that lost less is kept; between two that are
-        equally near, the one whose task stands better.
+        equally near, the one whose task stands better, and then the one with smaller residuals.
         """
         return self._order(one) < self._order(other)
 
@@ -158,7 +158,10 @@ class GoalProgress:
         task = epoch.task
         lost = 0.0 if task is None else task.worse_by
         spent = task is not None and task.spent
-        return (1.0, lost) if spent else (0.0, self.distance(epoch), lost)
+        if spent:
+            return 1.0, lost
+        residuals = sum(math.log(max(r, 1e-12)) for r in epoch.residuals)
+        return 0.0, self.distance(epoch), lost, residuals
 
     @property
     def best(self) -> GoalEpoch | None:

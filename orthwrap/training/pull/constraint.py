@@ -1,4 +1,4 @@
-"""What Keras calls on a kernel after each optimizer step: the pull, as the variable's constraint."""
+"""What Keras calls on a kernel after each optimizer step: the pull, as its constraint."""
 
 from __future__ import annotations
 
