@@ -39,6 +39,7 @@ def apply(
     custom_objects: o.CustomObjects = None,
     unsafe_lambda: o.UnsafeLambda = False,
     force: o.Force = False,
+    strict: o.Strict = False,
     no_measure: o.NoMeasure = False,
     screen: Any = None,
 ) -> Any:
@@ -49,6 +50,8 @@ def apply(
     """
     import orthwrap
 
+    if strict and data is None:
+        raise UsageError("--strict is about training, which needs --data")
     t.prepare(data, training)
     given = {k: v for k, v in attach.items() if v is not None}
     if rules is not None:

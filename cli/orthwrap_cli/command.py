@@ -54,7 +54,10 @@ def command(kind: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
                 screen = Screen(ReportOutputs.checked(asked, files), quiet)
                 if takes_screen:
                     given["screen"] = screen
-                screen.show(function(**given))
+                done = function(**given)
+                screen.show(done)
+                if given.get("strict") and _falls_short(done):
+                    raise typer.Exit(3)
 
         wrapped.__signature__ = signature.replace(  # type: ignore[attr-defined]
             parameters=[p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in options],
@@ -63,6 +66,12 @@ def command(kind: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
         return wrapped
 
     return decorate
+
+
+def _falls_short(done: Any) -> bool:
+    """Whether the verdict on a training does not pass a strict look."""
+    verdict = getattr(done.report.training, "verdict", None)
+    return verdict is not None and bool(verdict.fails)
 
 
 def _flag(name: str, annotation: Any) -> inspect.Parameter:

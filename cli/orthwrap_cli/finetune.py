@@ -22,6 +22,7 @@ def finetune(
     custom_objects: o.CustomObjects = None,
     unsafe_lambda: o.UnsafeLambda = False,
     force: o.Force = False,
+    strict: o.Strict = False,
     no_measure: o.NoMeasure = False,
     screen: Any = None,
 ) -> Any:

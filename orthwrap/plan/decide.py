@@ -27,6 +27,7 @@ from orthwrap.plan.decision import (
 from orthwrap.plan.explain import check_targets, warnings_of
 from orthwrap.plan.parsed import ParsedRule, matching, parse_rule
 from orthwrap.plan.reasons import AUTO_FACTOR, IS_FROZEN, Reason, Reasons, because
+from orthwrap.plan.scales import scaled
 from orthwrap.rules.patterns import Pattern
 from orthwrap.rules.rule import Rule
 from orthwrap.rules.words import AUTO
@@ -117,7 +118,8 @@ def _attach(slot: Slot, p: ParsedRule, target: Pattern) -> Decision:
     if current is None and slot.existing is not None and rule.existing == "keep":
         kept = because(f"keeps its {describe(slot.existing)}")
         return Decision(slot, KEPT, kept, target.text, measured=True)
-    attachment, reasons = _with_existing(slot, _fitted(slot, attachment), rule.existing)
+    attachment, why_scale = scaled(slot, rule, _fitted(slot, attachment))
+    attachment, reasons = _with_existing(slot, attachment, rule.existing)
     if not slot.layer.trainable:
         reasons = (*reasons, IS_FROZEN)
     decided = Decision(
@@ -143,7 +145,7 @@ def _attach(slot: Slot, p: ParsedRule, target: Pattern) -> Decision:
         changed = because(f"was {current}" if auto else f"{current} → {attachment}")
     text = f"factor auto: {attachment.factor:g} until training finds it"
     until = (Reason(text, AUTO_FACTOR),) if auto else ()
-    return replace(decided, reasons=(*decided.reasons, *reasons, *changed, *until))
+    return replace(decided, reasons=(*decided.reasons, *reasons, *changed, *why_scale, *until))
 
 
 def _with_factor(slot: Slot, p: ParsedRule) -> tuple[Attachment, bool]:
@@ -158,7 +160,7 @@ def _with_factor(slot: Slot, p: ParsedRule) -> tuple[Attachment, bool]:
 
 
 def _fitted(slot: Slot, attachment: Attachment) -> Attachment:
-    """The regularizer with the slot's layout and scale."""
+    """The regularizer with the slot's layout."""
     if slot.name == "activity":
         return replace(attachment, on="activity")
     layout = slot.layout
@@ -168,8 +170,7 @@ def _fitted(slot: Slot, attachment: Attachment) -> Attachment:
     attachment = replace(attachment, options=options)
     if not attachment.is_penalty:
         return attachment
-    attachment = replace(attachment, layout=layout)
-    return replace(attachment, alpha=slot.alpha()) if attachment.scale == "preserve" else attachment
+    return replace(attachment, layout=layout)
 
 
 def _with_existing(slot: Slot, attachment: Attachment, existing: str) -> tuple[Attachment, Reasons]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,7 +62,7 @@ class Pulling:
             kernel.variable.constraint = PullConstraint(
                 self,
                 kernel.regularizer,
-                lambda i=i: self._state[i],
+                functools.partial(self._state.__getitem__, i),
                 self._optimizer,
                 kernel.variable.constraint,
             )
