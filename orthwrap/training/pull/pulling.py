@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,7 +63,7 @@ class Pulling:
             kernel.variable.constraint = PullConstraint(
                 self,
                 kernel.regularizer,
-                functools.partial(self._state.__getitem__, i),
+                functools.partial(operator.getitem, self._state, i),
                 self._optimizer,
                 kernel.variable.constraint,
             )
