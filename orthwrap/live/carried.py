@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import keras
 
 from orthwrap import keras_inside
 from orthwrap.live.live_store import _kind_of
+from orthwrap.stores.replacing import scratch_folder
 
 
 def layer_pairs(model: Any, new: Any) -> Iterator[tuple[Any, Any]]:
@@ -27,9 +27,9 @@ def copy_own_state(old: Any, fresh: Any) -> None:
         old.save_own_variables(state)
         fresh.load_own_variables(state)
     if hasattr(old, "save_assets") and hasattr(fresh, "load_assets"):
-        with tempfile.TemporaryDirectory(prefix="orthwrap-") as folder:
-            old.save_assets(folder)
-            fresh.load_assets(folder)
+        with scratch_folder() as folder:
+            old.save_assets(str(folder))
+            fresh.load_assets(str(folder))
 
 
 def copy_seeds(model: Any, new: Any) -> None:

@@ -189,6 +189,18 @@ def _opened(path: Path) -> int:
     return handle
 
 
+def make_folder(path: Path) -> None:
+    """A folder of the user's, with those around it; it may be there already.
+
+    Raises:
+        FileFault: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise FileFault(f"cannot make folder {path}: {reason(e)}") from e
+
+
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
     """A folder for files that nobody needs later; those of killed runs are cleared away.

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orthwrap.errors import FileFault, ValueFault
-from orthwrap.stores.replacing import lock, reason, unlock
+from orthwrap.stores.replacing import lock, make_folder, reason, unlock
 from orthwrap.training.loop import checkpoint_file
 from orthwrap.training.loop.checkpoint_file import Arrays
 
@@ -92,10 +92,7 @@ class CheckpointFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise FileFault(f"{self.path} is a file: --checkpoint-dir takes a folder")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise FileFault(f"cannot make folder {self.path}: {e.strerror}") from e
+        make_folder(self.path)
         try:
             self._lock = lock(self.path)
         except BlockingIOError as e:

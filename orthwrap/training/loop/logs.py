@@ -15,7 +15,7 @@ from orthwrap.live.live_store import LiveStore
 from orthwrap.report.make import figures
 from orthwrap.report.record import place_of
 from orthwrap.stores.outputs import check_replaceable
-from orthwrap.stores.replacing import TextOutput
+from orthwrap.stores.replacing import TextOutput, make_folder
 from orthwrap.stores.written import note
 from orthwrap.survey import survey
 from orthwrap.text import csv_cell, printable
@@ -74,8 +74,8 @@ class Board:
         import tensorflow as tf
 
         self._folder = folder
+        make_folder(folder)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             self._writer = tf.summary.create_file_writer(str(folder))
         except (OSError, tf.errors.OpError) as e:
             raise FileFault(f"cannot write TensorBoard's files into {folder}: {e}") from e
