@@ -40,13 +40,16 @@ test-fast: $(VENV)/ready
 
 # How much of the rooms that decide (pyproject.toml lists them) their own tests reach.
 coverage: $(VENV)/ready
-	$(BIN)/coverage run -m pytest $(DECISION_TESTS)
+	$(BIN)/coverage run -m pytest -k "not by_the_commands and not example_of_the_docs" $(DECISION_TESTS)
 	$(BIN)/coverage report
 
 DECISION_TESTS := tests/penalties tests/test_plan.py tests/test_plan_edges.py tests/test_patterns.py \
 	tests/test_words.py tests/test_user_words_edges.py tests/test_schedule_text.py \
 	tests/test_walker.py tests/test_layouts.py tests/test_measure.py \
-	tests/test_kernels_in_blocks.py tests/test_report_data.py
+	tests/test_kernels_in_blocks.py tests/test_report_data.py \
+	tests/test_needs.py::test_what_a_module_gives tests/test_needs.py::test_what_leads_nowhere \
+	tests/test_needs.py::test_code_is_seen_wherever_it_stands \
+	tests/test_needs.py::test_bytecode_alone_is_code_too
 
 # The penalties and their regularizers on Keras's other backends. JAX compiles anew for each shape,
 # which takes longer than what is compiled runs: it does not optimise here, and the gradients are
