@@ -197,27 +197,22 @@ def test_rates_stay_within_bounds_whatever_the_task_does(
     found = driven(
         Aim(division=10), start, push * start / 10 / steps, course, lambda e: losses[len(e)]
     )
-    halved = [
-        e.rates[0] / 2 for e in found.epochs if e.task is not None and e.task.spent and e.rates[0]
-    ]
-    for i, one in enumerate(found.epochs):
-        assert one.rates[0] is not None
-        assert 0 <= one.rates[0] <= HIGHEST
-        spent = [
-            e.rates[0] / 2
-            for e in found.epochs[:i]
-            if e.task is not None and e.task.spent and e.rates[0] is not None
-        ]
-        assert all(one.rates[0] <= ceiling * (1 + 1e-9) for ceiling in spent)
-    assert len(halved) <= len(found.epochs)
+    rates = [e.rates[0] or 0.0 for e in found.epochs]
+    spent = [e.task is not None and e.task.spent for e in found.epochs]
+    assert all(0 <= rate <= HIGHEST for rate in rates)
+    for i in range(1, len(rates)):
+        if spent[i - 1]:
+            assert rates[i] == pytest.approx(rates[i - 1] / 3)
+        entered = [r for j, r in enumerate(rates[:i]) if spent[j] and not (j and spent[j - 1])]
+        assert all(rates[i] <= r / 2 * (1 + 1e-9) for r in entered)
 
 
 def test_a_margin_that_stays_spent_ends_the_run() -> None:
     found = driven(Aim(division=10), 1.0, 0.0, Course(100, 40), lambda e: 0.02)
     assert ending(found) == "margin"
-    assert len(found.epochs) <= 5
+    assert len(found.epochs) <= 6
     rates = [e.rates[0] for e in found.epochs]
-    assert all(b == pytest.approx((a or 0) / 2) for a, b in itertools.pairwise(rates))
+    assert all(b == pytest.approx((a or 0) / 3) for a, b in itertools.pairwise(rates))
 
 
 def test_a_margin_that_is_regained_is_not_spent_again_at_once() -> None:

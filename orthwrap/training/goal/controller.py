@@ -7,6 +7,7 @@ that a checkpoint holds, so that a run goes on as it would have.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orthwrap.report.goal_progress import GoalEpoch, GoalProgress, KernelGoal
@@ -18,7 +19,8 @@ _SPREAD = 3  # epochs that a goal is spread over at least, where there are so ma
 _SHARE = 0.25  # of the epochs, that it is spread over; the task recovers in the others
 _INSIDE = 0.8  # of its target, where a kernel is aimed at
 _STEPS = 100  # of an epoch, until it is known
-_PATIENCE = 4  # epochs that a spent margin, or a standstill after it, is waited for
+_DOWN = 3.0  # times a rate goes down after an epoch in which the margin was spent
+_PATIENCE = 5  # epochs that a spent margin, or a standstill after it, is waited for
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,14 @@ def first_rates(progress: GoalProgress, course: Course) -> tuple[float | None, .
 def next_rates(progress: GoalProgress, course: Course) -> tuple[float | None, ...]:
     """With which they are pulled in the epoch after the last one.
 
-    Where the margin is spent every rate is halved, and whatever was too much then stays out of
-    reach, so that the rates cannot go up and down for ever. Else a kernel that lags is pulled
-    harder, one that reached its goal is held, and one that is far past it is let go a little.
+    Where the margin is spent every rate goes down to a third, epoch after epoch until it is
+    regained. Afterwards no rate comes to more than half of what it was when the margin was spent,
+    so that rates cannot go up and down for ever. Else a kernel that lags is pulled harder, one
+    that reached its goal is held, and one that is far past it is let go a little.
     """
     now = progress.epochs[-1]
     if is_spent(now):
-        return tuple(None if rate is None else rate / 2 for rate in now.rates)
+        return tuple(None if rate is None else rate / _DOWN for rate in now.rates)
     before = progress.epochs[-2] if len(progress.epochs) > 1 else None
     starts = [k.start for k in progress.kernels] if before is None else before.residuals
     left = max(course.spread - len(progress.epochs), 1)
@@ -75,9 +78,8 @@ def next_rates(progress: GoalProgress, course: Course) -> tuple[float | None, ..
             rates.append(None)
             continue
         rate *= _factor(kernel, starts[i], now.residuals[i], left)
-        spent = (e.rates[i] for e in progress.epochs if is_spent(e))
-        ceilings = [r / 2 for r in spent if r is not None]
-        rates.append(min([rate, HIGHEST, *ceilings]))
+        ceilings = (e.rates[i] for e in _too_much(progress.epochs))
+        rates.append(min([rate, HIGHEST, *(r / 2 for r in ceilings if r is not None)]))
     return tuple(rates)
 
 
@@ -108,6 +110,13 @@ def ending(progress: GoalProgress) -> str:
     assert best is not None
     waited = epochs[-1].epoch - max(best.epoch, spent[0].epoch)
     return "margin" if waited > _PATIENCE else ""
+
+
+def _too_much(epochs: Sequence[GoalEpoch]) -> list[GoalEpoch]:
+    """The epochs in which the margin was spent, those before which it was spent already aside."""
+    return [
+        e for i, e in enumerate(epochs) if is_spent(e) and not (i and is_spent(epochs[i - 1]))
+    ]
 
 
 def is_spent(epoch: GoalEpoch) -> bool:

@@ -94,6 +94,9 @@ def task_of(
         agree = _Each(lambda y, p, w: agreement_of_each(y, p, kinds))
         return Task("agreement", False, lambda: agree.measure(model, batches), margin)
     _, outputs = ports(model)
+    if keras_inside.has_metrics(model) and not keras_inside.compiled_metrics(model):
+        x, y, *_ = next(iter(batches()))  # Keras makes them for a first batch
+        keras_inside.build_for(model, (x, y))
     metric = _metric(model) if len(outputs) == 1 else None
     if metric is None:
         losses = _Losses.of(model)
