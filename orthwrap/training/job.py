@@ -10,7 +10,7 @@ from typing import Any
 
 from orthwrap.data import Data
 from orthwrap.live.store import LiveStore
-from orthwrap.report.make import with_trained
+from orthwrap.report.make import noted, with_trained
 from orthwrap.report.record import Report
 from orthwrap.stores.outputs import check_apart
 from orthwrap.training.factors.auto import Place, with_resolved
@@ -108,6 +108,7 @@ class Job:
         training = done.training
         if others is not None and not (done.outcome.fault or done.outcome.interrupted):
             training = others.trained(training)
+            report = noted(report, others.left_out(training))
         report = replace(report, training=replace(training, factors=factors))
         report = with_trained(report, LiveStore(model), with_figures=with_figures)
         return _with_pulls(report), done.outcome
