@@ -144,7 +144,7 @@ def largest_row_sum(g: Tensor) -> Tensor:
 
 
 def towards(w: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """W·change(G, I), a quarter of the gradient of ‖change(G, I)‖_F², and a bound of each σ_max²."""
+    """W·change(G, I), a quarter of the gradient of ‖change(G, I)‖_F², and bounds of σ_max²."""
     g = gram(w)
     return multiplied(w, change(g, eye_like(w))), largest_row_sum(g)
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from orthwrap.report.goal_progress import GoalEpoch, GoalProgress, KernelGoal
 
-HIGHEST = 0.25
-"""The highest rate. Singular values near 1 lose half of their distance to it at each step."""
+HIGHEST = 0.5
+"""The highest rate, at which singular values near 1 come to it in a step. Pulls go no further."""
 
 _SPREAD = 3  # epochs that a goal is spread over at least, where there are so many
 _SHARE = 0.25  # of the epochs, that it is spread over; the task recovers in the others

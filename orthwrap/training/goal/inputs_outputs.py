@@ -14,7 +14,6 @@ from orthwrap.data import Data, Port, load
 from orthwrap.errors import ValueFault
 from orthwrap.training.settings import Settings
 
-
 # To hold the task's margin against, where nothing else is there to validate on.
 _HELD_OUT = 0.1
 

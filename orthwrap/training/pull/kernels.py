@@ -121,9 +121,9 @@ def check_pullable(model: Any, kernels: Iterable[DrivenKernel]) -> None:
     pulled = {id(k.variable) for k in kernels}
     serving = {id(k.regularizer): k for k in kernels}
     for variable in model.trainable_variables:
-        kernel = serving.get(id(variable.regularizer))
-        if kernel is not None and id(variable) not in pulled:
+        serves = serving.get(id(variable.regularizer))
+        if serves is not None and id(variable) not in pulled:
             raise ValueFault(
-                f"{kernel.place} shares one regularizer object with {variable.path}, which is not "
+                f"{serves.place} shares one regularizer object with {variable.path}, which is not "
                 "pulled: give each layer an object of its own"
             )

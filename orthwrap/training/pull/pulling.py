@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,7 +63,7 @@ class Pulling:
             kernel.variable.constraint = PullConstraint(
                 self,
                 kernel.regularizer,
-                lambda i=i: self._state[i],
+                functools.partial(operator.getitem, self._state, i),
                 self._optimizer,
                 kernel.variable.constraint,
             )
