@@ -12,7 +12,7 @@ from orthwrap.data import Data
 from orthwrap.errors import Interrupted, OrthwrapError
 from orthwrap.live.live_store import LiveStore
 from orthwrap.loading.saving import save_model
-from orthwrap.report.make import with_trained
+from orthwrap.report.make import with_notes, with_trained
 from orthwrap.report.record import Report
 from orthwrap.stores.outputs import check_apart
 from orthwrap.training.factors.auto import Place, with_resolved
@@ -106,6 +106,7 @@ class Job:
         training = done.training
         if others is not None and not (done.outcome.fault or done.outcome.interrupted):
             training = others.trained(training)
+            report = with_notes(report, others.left_out(training))
         report = replace(report, training=replace(training, factors=factors))
         report = with_trained(report, LiveStore(model), with_figures=with_figures)
         return _with_pulls(report), done.outcome

@@ -83,6 +83,17 @@ class Others:
             runs.append(run)
         return replace(training, repeats=Repeats(tuple(runs)))
 
+    def left_out(self, training: Training) -> tuple[str, ...]:
+        """What was asked for and is not there: a line each."""
+        settings = self.session.settings
+        lines = []
+        if settings.control and training.control is None:
+            lines.append("the control did not come to its end, so it is left out")
+        runs = 1 if training.repeats is None else len(training.repeats.runs)
+        if runs < settings.repeats:
+            lines.append(f"of {settings.repeats} seeds {runs} came to their end")
+        return tuple(lines)
+
     def _repeat(self, seed: int, number: int) -> SeedRun | None:
         title = f"seed {seed}, run {number} of {self.session.settings.repeats}"
         done = self._run(_copy(self.start), seed, title, {}, self.driven)
