@@ -224,6 +224,15 @@ def compile_arguments(model: Any) -> dict[str, Any]:
     return arguments
 
 
+def has_metrics(model: Any) -> bool:
+    """Whether `compile` was given metrics.
+
+    Keras ≥ 3.5: `CompileMetrics._user_metrics`, `CompileMetrics._user_weighted_metrics`.
+    """
+    own = getattr(model, "_compile_metrics", None)
+    return bool(getattr(own, "_user_metrics", None) or getattr(own, "_user_weighted_metrics", None))
+
+
 def metrics_as_given(model: Any) -> Any:
     """The metrics that `compile` was given, as they were given; None for none.
 

@@ -53,9 +53,35 @@ def test_a_goal_says_what_a_residual_is_to_come_to(text: str, start: float, targ
 
 @pytest.mark.parametrize(
     "text",
-    ["", "10", "x", "1x", "0x", "-3x", "nanx", "infx", "residual=", "residual=0", "residual=-1"]
-    + ["residual=nan", "residual=inf", "residual=1_0", "scaled_residual=0.1", "10x5", "÷", "÷1"]
-    + ["÷10x", "10xx", 10, 0.1, None, True],
+    [
+        *(),
+        *(),
+    ],
+        "",
+        "10",
+        "x",
+        "1x",
+        "0x",
+        "-3x",
+        "nanx",
+        "infx",
+        "residual=",
+        "residual=0",
+        "residual=-1",
+        "residual=nan",
+        "residual=inf",
+        "residual=1_0",
+        "scaled_residual=0.1",
+        "10x5",
+        "÷",
+        "÷1",
+        "÷10x",
+        "10xx",
+        10,
+        0.1,
+        None,
+        True,
+    ],
 )
 def test_what_is_no_goal_is_refused_in_one_line_with_an_example(text: Any) -> None:
     with pytest.raises(ValueFault, match="write for example '10x'") as found:
