@@ -54,9 +54,6 @@ def test_a_goal_says_what_a_residual_is_to_come_to(text: str, start: float, targ
 @pytest.mark.parametrize(
     "text",
     [
-        *(),
-        *(),
-    ],
         "",
         "10",
         "x",
