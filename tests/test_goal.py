@@ -355,7 +355,8 @@ def test_apply_with_data_and_nothing_else_divides_every_residual_by_ten() -> Non
 
 
 @pytest.mark.parametrize(
-    "words", [{"factor": 1e-3}, {"factor": "auto"}, {"schedule": "linear"}, {"factor_for": {"head": 1}}]
+    "words",
+    [{"factor": 1e-3}, {"factor": "auto"}, {"schedule": "linear"}, {"factor_for": {"head": 1}}],
 )
 def test_whoever_says_how_strong_gets_no_goal(words: dict[str, Any]) -> None:
     report = orthwrap.apply(small(), data=(X, Y), epochs=1, seed=3, **words).report
