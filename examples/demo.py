@@ -24,7 +24,8 @@ from orthwrap_cli.quiet import without_chatter
 
 FOLDER = Path("demo")
 SEED = 7
-GOAL = ["--goal", "10x", "--control", "--epochs", "20", "--seed", str(SEED)]
+GOAL = ["--goal", "10x", "--task-margin", "0.02", "--control", "--epochs", "20"]
+GOAL += ["--seed", str(SEED)]
 console = Console(highlight=False)
 
 
