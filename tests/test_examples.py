@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -132,9 +133,12 @@ def test_the_demo_keeps_its_promise(tmp_path: Path) -> None:
         env={**os.environ, "PATH": f"{here}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "80"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    found = re.findall(r"so 0\.03 +([\d.]+) → ([\d.]+)", done.stdout)
+    training = json.loads((tmp_path / "demo" / "report.json").read_text())["training"]
+    found = training["verdict"]["kernels"]
     assert len(found) == 4
-    assert all(float(before) / float(after) >= 5 for before, after in found)
+    assert all(kernel["before"] / kernel["after"] >= 10 for kernel in found)
+    assert "all 4 kernels 10x more orthogonal" in done.stdout
+    assert training["control"]["metrics"]["accuracy"] > 0.9
 
 
 def test_the_readme_mentions_every_example() -> None:

@@ -353,7 +353,7 @@ def test_no_measure_skips_the_figures(tmp_path) -> None:
 
 def test_compare_tells_what_differs(tmp_path) -> None:
     source, out = small_file(".h5"), tmp_path / "out.h5"
-    orthwrap.apply(source, out, target="all-conv", factor=0.5)
+    orthwrap.apply(source, out, target="all-conv", factor=0.5, scale="unit")
     with h5py.File(out, "r+") as f:
         group = f["model_weights/conv2"]
         (name,) = (n for n in group.attrs["weight_names"] if n.endswith("kernel"))

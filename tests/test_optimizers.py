@@ -110,8 +110,8 @@ def test_averages_are_what_is_left_whichever_epoch_is_kept() -> None:
     x, y = classes()
     words: dict[str, Any] = {"data": (x, y, x, y), "epochs": 3, "seed": 0, "factor": 0.0}
     own = averaging()
-    kept = {k: orthwrap.apply(own, keep=k, **words) for k in ("best", "last")}
-    training = kept["best"].report.training
+    kept = {k: orthwrap.apply(own, keep=k, **words) for k in ("best-task", "last")}
+    training = kept["best-task"].report.training
     assert training is not None
     assert training.kept_epoch == 3  # of a loss that falls: both are of the same epoch
     assert "weights: at the end their averages over the steps, as use_ema asks" in training.choices

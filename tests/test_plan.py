@@ -285,7 +285,7 @@ def test_activities_are_a_slot_of_their_own() -> None:
     p = planned(source, target="d", on="activity")
     assert decisions(p) == {
         "d": ("not_selected", "no target matches"),
-        "d@activity": ("regularized", "matches d"),
+        "d@activity": ("regularized", "matches d; scale unit: of outputs"),
     }
     (change,) = p.edits
     assert change.key == "activity_regularizer"

@@ -121,7 +121,7 @@ def test_words_that_contradict_each_other_are_wrong_usage(words: Any, said: str)
         ({"temperature": 0}, "temperature 0 must be"),
         ({"rho_over": "layer"}, "choose one of: kernel, all"),
         ({"schedule_by": "batch"}, "choose one of: epoch, step"),
-        ({"keep": "first"}, "choose one of: best, last"),
+        ({"keep": "first"}, "choose one of: best, best-task, last"),
         ({"schedule": "sine"}, "schedule 'sine'"),
         ({"devices": 0}, "devices 0 must be a whole number"),
     ],
@@ -627,7 +627,7 @@ class Note(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
     [
         ({}, 2),
         ({"keep": "last"}, 4),
-        ({"keep": "best"}, 2),
+        ({"keep": "best-task"}, 2),
         ({"monitor": "val_penalty"}, None),
         ({"monitor": "val_accuracy"}, None),
         ({"monitor": "loss"}, None),
@@ -781,6 +781,7 @@ RESUMED: dict[str, dict[str, Any]] = {
         "schedule_by": "step",
     },
     "schedule by epoch, best kept": {"schedule": "0:1, 1:0.1, 3:0", "keep": "best"},
+    "schedule by epoch, best for the task kept": {"schedule": "0:1, 1:0.1", "keep": "best-task"},
 }
 
 

@@ -105,7 +105,7 @@ def test_rule_knows_its_words_alone() -> None:
         ("factor = 'x'", "factor 'x' is not a number"),
         ("factor_for = 'x=1'", "factor_for must be a table"),
         ("options = 3", "options must be a table"),
-        ("scale = 'huge'", "scale 'huge' is not known; choose one of: unit, preserve"),
+        ("scale = 'huge'", "scale 'huge' is not known; choose one of: auto, unit, preserve"),
         ("on = 1", "on must be a text"),
         ("schedule = 1", "schedule must be a text"),
         ("schedule = 'sine'", "schedule 'sine'"),

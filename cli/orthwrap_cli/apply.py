@@ -39,6 +39,7 @@ def apply(
     custom_objects: o.CustomObjects = None,
     unsafe_lambda: o.UnsafeLambda = False,
     force: o.Force = False,
+    strict: o.Strict = False,
     no_measure: o.NoMeasure = False,
     json: o.Json = None,
     quiet: o.Quiet = False,
@@ -60,6 +61,8 @@ def apply(
         validation=training["validation"],
         log=training["log"],
     )
+    if strict and data is None:
+        raise UsageError("--strict is about training, which needs --data")
     t.prepare(data, training)
     given = {k: v for k, v in attach.items() if v is not None}
     if rules is not None:
@@ -87,4 +90,4 @@ def apply(
         upgrade=not no_upgrade,
         progress=None if data is None else progress(report_to, quiet),
     )
-    show_result(result, report_to, quiet)
+    show_result(result, report_to, quiet, strict)

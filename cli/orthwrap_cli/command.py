@@ -176,12 +176,18 @@ def show_report(report: Any, json: Json | None, quiet: bool) -> None:
     show(report.to_json(), rendered, json, quiet)
 
 
-def show_result(result: Any, json: Json | None, quiet: bool) -> None:
-    """A verb's report; of several processes that trained together, process 0 alone has one."""
+def show_result(result: Any, json: Json | None, quiet: bool, strict: bool = False) -> None:
+    """A verb's report; of several processes that trained together, process 0 alone has one.
+
+    Exits with 3 where the training's verdict does not pass a strict look.
+    """
     if not result.process:
         show_report(result.report, json, quiet)
     elif not quiet:
         sys.stdout.write(f"process {result.process}: trained; process 0 has model and report\n")
+    training = result.report.training
+    if strict and training is not None and training.verdict and training.verdict.fails:
+        raise typer.Exit(3)
 
 
 def progress(json: Json | None, quiet: bool) -> Any:

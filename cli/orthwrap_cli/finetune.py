@@ -22,6 +22,7 @@ def finetune(
     custom_objects: o.CustomObjects = None,
     unsafe_lambda: o.UnsafeLambda = False,
     force: o.Force = False,
+    strict: o.Strict = False,
     no_measure: o.NoMeasure = False,
     json: o.Json = None,
     quiet: o.Quiet = False,
@@ -52,4 +53,4 @@ def finetune(
         measure=not no_measure,
         progress=progress(report_to, quiet),
     )
-    show_result(result, report_to, quiet)
+    show_result(result, report_to, quiet, strict)

@@ -45,6 +45,14 @@ Quiet = Annotated[
 Debug = Annotated[
     bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_REPORT)
 ]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Exit with 3 where the verdict warns, or a goal was not reached; all is written.",
+        rich_help_panel=_REPORT,
+    ),
+]
 NoMeasure = Annotated[
     bool, typer.Option("--no-measure", help="Skip the figures.", rich_help_panel=_REPORT)
 ]

@@ -85,4 +85,5 @@ PENALTY = Penalty(
     exact=cosine,
     on_outputs=on_outputs,
     figure=figure,
+    concerns_alpha=False,
 )

@@ -77,6 +77,7 @@ PENALTY = Penalty(
     sketch=by_probes(offdiag),
     on_outputs=on_outputs,
     figure=lambda matrices: float(matrices.sum_of_squares(_without_diagonal).sum()),
+    concerns_alpha=False,
     pull=pull,
     own_residual=True,
 )

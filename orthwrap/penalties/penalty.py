@@ -53,6 +53,8 @@ class Penalty:
             matrices.
         figure_from_so: `figure_from_so(so, count, m, n)`, its value in a report where the matrices
             are so large that Σ ‖G−I‖_F² can only be estimated; None leaves it out.
+        concerns_alpha: whether W and W/α have their minimum at other kernels. Where not, scale
+            `preserve` is the penalty times a number, and `auto` takes `unit`.
         problem: `problem(layout, shape)`, why a kernel cannot have it, or `""`.
         pull: `pull(w)` → (direction, b), what stands for it where kernels are pulled after each
             optimizer step instead, W ← W − β·direction: a direction in the shape of w, and for each
@@ -78,6 +80,7 @@ class Penalty:
     draws: bool = False
     of_kernel: bool = False
     figure_from_so: Callable[..., float] | None = None
+    concerns_alpha: bool = True
     problem: Callable[[Layout, tuple[int, ...]], str] = lambda layout, shape: ""
     pull: Callable[..., tuple[Tensor, Tensor]] | None = None
     own_residual: bool = False

@@ -9,7 +9,7 @@ from orthwrap.penalties.attachment import Attachment
 from orthwrap.penalties.of_keras import KERAS_FACTOR, KERAS_NAMES, keras_node
 from orthwrap.penalties.options import checked
 from orthwrap.penalties.table import PENALTIES
-from orthwrap.rules.rule import Rule
+from orthwrap.rules.rule import AUTO_SCALE, Rule
 
 
 def template(rule: Rule) -> Attachment:
@@ -25,7 +25,8 @@ def template(rule: Rule) -> Attachment:
         penalty = PENALTIES[name]
         options = checked(name, penalty.options, rule.options)
         factor = _factor_of(rule, penalty.default_factor)
-        return Attachment(name, factor, rule.scale, options=options)
+        scale = "unit" if rule.scale == AUTO_SCALE else rule.scale
+        return Attachment(name, factor, scale, options=options)
     if name in KERAS_NAMES:
         _check_plain(rule, name)
         return Attachment(name, _factor_of(rule, KERAS_FACTOR), foreign=keras_node(name))
@@ -54,5 +55,5 @@ def numeric_factor(rule: Rule) -> float | None:
 def _check_plain(rule: Rule, name: str) -> None:
     if rule.options:
         raise ValueFault(f"regularizer {name!r} takes no options; got {', '.join(rule.options)}")
-    if rule.scale != "unit":
+    if rule.scale == "preserve":
         raise ValueFault(f"regularizer {name!r} knows no scale={rule.scale!r}; leave scale out")

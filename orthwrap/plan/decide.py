@@ -27,6 +27,7 @@ from orthwrap.plan.decision import (
 from orthwrap.plan.explain import check_targets, warnings_of
 from orthwrap.plan.parsed import ParsedRule, matching, parse_rule
 from orthwrap.plan.reasons import AUTO_FACTOR, IS_FROZEN, Reason, because
+from orthwrap.plan.scales import scaled
 from orthwrap.rules.patterns import Pattern
 from orthwrap.rules.rule import Rule
 from orthwrap.rules.words import AUTO
@@ -131,9 +132,8 @@ def _attach(slot: Slot, p: ParsedRule, target: Pattern) -> Decision:
         attachment = replace(attachment, options=options)
         if attachment.is_penalty:
             attachment = replace(attachment, layout=layout)
-        if attachment.is_penalty and attachment.scale == "preserve":
-            attachment = replace(attachment, alpha=slot.alpha())
 
+    attachment, why_scale = scaled(slot, rule, attachment)
     current = slot.current
     reasons = [*because(slot.note)]
     if current is None and slot.existing is not None and rule.existing == "keep":
@@ -160,7 +160,7 @@ def _attach(slot: Slot, p: ParsedRule, target: Pattern) -> Decision:
         return Decision(
             slot,
             ALREADY,
-            (*because(f"already has {current}"), *reasons, *until),
+            (*because(f"already has {current}"), *reasons, *why_scale, *until),
             target.text,
             current,
             measured=True,
@@ -173,7 +173,7 @@ def _attach(slot: Slot, p: ParsedRule, target: Pattern) -> Decision:
     return Decision(
         slot,
         REGULARIZED,
-        (*because(matched), *reasons, *until),
+        (*because(matched), *reasons, *why_scale, *until),
         target.text,
         attachment,
         None if current is None else f"{current.name} {current.factor:g}",

@@ -43,7 +43,7 @@ def parse_rule(rule: Rule, attachment: Attachment) -> ParsedRule:
             )
         if attachment.option(ESTIMATE) == "sketch":
             raise UsageError("estimate sketch works on kernels: leave it out with on activity")
-        if attachment.scale != "unit":
+        if attachment.scale == "preserve":
             raise UsageError("scale preserve works on kernels: leave it out with on activity")
         if rule.is_auto:
             raise UsageError("factor auto works on kernels: give a number with on activity")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 # What is known anew once a model was trained.
 FROZEN = "frozen"
 AUTO_FACTOR = "factor auto"
+SCALE = "scale"  # which one, and why, where it was to be found
 
 
 class Reason(NamedTuple):

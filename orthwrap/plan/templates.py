@@ -10,7 +10,7 @@ from orthwrap.errors import ValueFault
 from orthwrap.penalties.attachment import Attachment, check_reference, without_address
 from orthwrap.penalties.template import numeric_factor, template
 from orthwrap.plan.decision import Plan
-from orthwrap.rules.rule import Rule
+from orthwrap.rules.rule import AUTO_SCALE, Rule
 
 
 def templates_of(rules: Sequence[Rule]) -> tuple[list[Attachment], dict[str, Any]]:
@@ -30,7 +30,7 @@ def templates_of(rules: Sequence[Rule]) -> tuple[list[Attachment], dict[str, Any
             if rule.options:
                 raise ValueFault("options go with a regularizer's name; set them on the object")
             made = attachment_of(value, numeric_factor(rule))
-            if made.is_penalty and rule.scale != "unit":
+            if made.is_penalty and rule.scale != AUTO_SCALE:
                 made = replace(made, scale=rule.scale)
             if isinstance(made.foreign, str):
                 functions[made.foreign] = value

@@ -173,7 +173,8 @@ class GoalProgress:
         return best
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        told: dict[str, Any] = _listed(dataclasses.asdict(self))
+        return told
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> GoalProgress:
@@ -195,3 +196,10 @@ class GoalProgress:
             task = None if task is None else TaskStanding(**task)
             epochs.append(GoalEpoch(**{**told, **lists, "task": task}))
         return cls(**{**data, "kernels": kernels, "epochs": tuple(epochs)})
+
+
+def _listed(value: Any) -> Any:
+    """With lists in place of tuples, as JSON has them."""
+    if isinstance(value, dict):
+        return {key: _listed(inner) for key, inner in value.items()}
+    return [_listed(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -6,14 +6,16 @@ import contextlib
 import dataclasses
 import importlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from orthwrap.errors import ValueFault
 from orthwrap.plan.decision import CARRYING
 from orthwrap.plan.reasons import Reasons, because, joined
+from orthwrap.report.beside import ControlRun, Repeats
 from orthwrap.report.goal_progress import GoalProgress
+from orthwrap.report.verdict import Verdict
 from orthwrap.stores.store import ModelRecord
 from orthwrap.text import first_line
 
@@ -145,6 +147,12 @@ class LayerRecord:
         return place_of(self.path, self.slot)
 
     @property
+    def driven(self) -> str:
+        """Which residual its scale drives: `residual`, or `scaled_residual` with preserve."""
+        preserve = self.regularizer is not None and self.regularizer.scale == "preserve"
+        return "scaled_residual" if preserve else "residual"
+
+    @property
     def carries(self) -> bool:
         """True where the kernel carries an orthwrap regularizer once the command is done."""
         return self.decision in CARRYING
@@ -164,6 +172,10 @@ class Training:
         seed: what all that is random followed from; None where that was left as it was.
         class_names: of a folder of images, in the order of the class numbers.
         goal: how far its kernels came, epoch by epoch; None where none was driven.
+        keep: what the epoch that is kept was chosen by: `best`, `best-task` or `last`.
+        verdict: what came of it; None where no epoch is kept.
+        control: the same training without penalty and pull; None where it was not asked for.
+        repeats: the runs of several seeds, this one first; None where it was not asked for.
     """
 
     epochs: int
@@ -177,6 +189,10 @@ class Training:
     seed: int | None = None
     class_names: tuple[str, ...] = ()
     goal: GoalProgress | None = None
+    keep: str = "last"
+    verdict: Verdict | None = None
+    control: ControlRun | None = None
+    repeats: Repeats | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -191,6 +207,10 @@ class Training:
             "metrics_after": {k: finite(v) for k, v in self.metrics_after.items()},
             "choices": list(self.choices),
             "goal": self.goal and self.goal.to_json(),
+            "keep": self.keep,
+            "verdict": self.verdict and self.verdict.to_json(),
+            "control": self.control and self.control.to_json(),
+            "repeats": self.repeats and self.repeats.to_json(),
         }
 
     @classmethod
@@ -198,9 +218,15 @@ class Training:
         """The inverse of `to_json`."""
         history = {name: tuple(values) for name, values in data["history"].items()}
         lists = {name: tuple(data[name]) for name in ("class_names", "choices")}
-        goal = data.get("goal")
-        goal = None if goal is None else GoalProgress.from_json(goal)
-        return _known(cls, {**data, **lists, "history": history, "goal": goal})
+        parts: dict[str, Callable[[Any], Any]] = {
+            "goal": GoalProgress.from_json,
+            "verdict": Verdict.from_json,
+            "control": ControlRun.from_json,
+            "repeats": Repeats.from_json,
+        }
+        told = {name: data.get(name) for name in parts}
+        read = {name: None if v is None else parts[name](v) for name, v in told.items()}
+        return _known(cls, {**data, **lists, **read, "history": history})
 
 
 @dataclass(frozen=True)

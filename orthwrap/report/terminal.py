@@ -28,6 +28,7 @@ from orthwrap.plan.decision import (
     UNSUPPORTED,
 )
 from orthwrap.report.fitting import fitted
+from orthwrap.report.judged import judged, kept, residual_rows, with_repeats
 from orthwrap.report.record import (
     CompareReport,
     Comparison,
@@ -74,6 +75,8 @@ def render(report: Report, width: int, *, choices: bool = True) -> RenderableTyp
         parts.append(_training(report, report.training, choices))
     if report.warnings:
         parts.append(Group(*(_note(w) for w in report.warnings)))
+    if report.training is not None and report.training.verdict is not None:
+        parts.append(judged(report.training.verdict))
     return _paragraphs(parts)
 
 
@@ -245,7 +248,7 @@ def _layer_table(report: Report, shown: list[LayerRecord], width: int) -> Table:
     )
     figure = {"justify": "right", "no_wrap": True}
     if measured:
-        columns.append(("residual", figure))
+        columns.append((_residual_of(shown), figure))
         if trained and not wide:
             columns.append(("", figure))
         if sigmas:
@@ -277,9 +280,10 @@ def _cells(
     cells = [Text(record.class_name, style="dim")] if wide else []
     cells += [_shape(record.shape), _what(record, command, wide)]
     if measured:
-        cells.append(_residual(record.before, record.after))
+        driven = [_driven(record, figures) for figures in (record.before, record.after)]
+        cells.append(_residual(*driven))
         if trained and not wide:
-            cells.append(_gain(record.before, record.after))
+            cells.append(_gain(*driven))
         last = record.after or record.before
         if sigmas:
             cells.append(_sigmas(last))
@@ -357,22 +361,40 @@ def _carried(record: LayerRecord, command: str, wide: bool) -> Text:
     return text
 
 
-def _residual(before: Deviation | None, after: Deviation | None) -> Text:
+def _residual_of(shown: Sequence[LayerRecord]) -> str:
+    """The header of the residuals that are driven."""
+    kinds = {_is_scaled(r) for r in shown if r.before is not None}
+    return "scaled residual" if kinds == {True} else "residual"
+
+
+def _is_scaled(record: LayerRecord) -> bool:
+    return record.driven == "scaled_residual"
+
+
+def _driven(record: LayerRecord, figures: Deviation | None) -> float | None:
+    """The residual that the regularizer drives."""
+    if figures is None:
+        return None
+    value: float = getattr(figures, record.driven)
+    return value
+
+
+def _residual(before: float | None, after: float | None) -> Text:
     if before is None:
         return Text("–", style="dim")
-    text = Text(f"{before.residual:.3g}")
+    text = Text(f"{before:.3g}")
     if after is not None:
-        shown = f"{after.residual:.3g}"
-        style = "bold green" if after.residual <= before.residual else "bold red"
+        shown = f"{after:.3g}"
+        style = "bold green" if after <= before else "bold red"
         is_same = shown == text.plain
         text.append(" → ", "dim").append(shown, "" if is_same else style)
     return text
 
 
-def _gain(before: Deviation | None, after: Deviation | None) -> Text:
-    if before is None or after is None or not before.residual or not after.residual:
+def _gain(before: float | None, after: float | None) -> Text:
+    if not before or not after:
         return Text("")
-    ratio = before.residual / after.residual
+    ratio = before / after
     if f"{max(ratio, 1 / ratio):.3g}" == "1":
         return Text("")
     return Text(f"÷{ratio:.3g}" if ratio >= 1 else f"×{1 / ratio:.3g}", style="dim")
@@ -415,6 +437,10 @@ def _verdict(report: Report, hidden: int) -> RenderableType:
         count = summary["kernels"]
         kernels = "1 kernel carries no" if count == 1 else f"{count} kernels, none carries an"
         lines.append(Text(f"{kernels} orthwrap regularizer"))
+    measured = [r for r in report.layers if r.before is not None]
+    if any(map(_is_scaled, measured)) and not all(map(_is_scaled, measured)):
+        note = "with preserve the residual is that of W/α, α being the kernel's RMS singular value"
+        lines.append(Text(note, style="dim"))
     if summary["penalty_before"] is not None:
         line = Text(f"penalty {summary['penalty_before']:.4g}")
         if summary["penalty_after"] is not None:
@@ -484,29 +510,41 @@ def _upgrades(command: str, upgrades: Iterable[Mapping[str, Any]], width: int) -
 
 
 def _training(report: Report, training: Training, with_choices: bool) -> RenderableType:
-    table = _table()
-    table.add_column("on validation data" if training.held_out else "on training data")
-    table.add_column("before", justify="right")
-    table.add_column("after", justify="right")
-    for name in _in_order(training.metrics_before):
-        before, after = (m.get(name) for m in (training.metrics_before, training.metrics_after))
-        table.add_row(
-            name.replace("_", " "),
-            *("–" if v is None else f"{v:.4f}" for v in (before, after)),
-        )
     head = Text(f"Trained for {_count(training.epochs, 'epoch')}", style="bold")
-    if training.kept_epoch != training.epochs:
-        head.append(f"; the weights are those of epoch {training.kept_epoch}, the best")
+    head.append(kept(training))
     parts: list[RenderableType] = [head]
     if with_choices:
         parts += [Padding(Text(c, style="dim"), (0, 0, 0, 2)) for c in training.choices]
         parts.append(Text(""))
-    parts.append(table)
+    parts.append(_figures(training))
+    if training.repeats is not None:
+        parts += [Text(""), with_repeats(training.repeats, _table())]
     if _moved(report, training):
         parts.append(
             Text("Before is at the first factors of the schedule, after at its last.", style="dim")
         )
     return Group(*parts)
+
+
+def _figures(training: Training) -> Table:
+    """Losses and metrics before and after; with a control, beside it."""
+    control = training.control
+    table = _table()
+    table.add_column("on validation data" if training.held_out else "on training data")
+    columns = ("before", "after") if control is None else ("original", "control", "orthogonal")
+    for column in columns:
+        table.add_column(column, justify="right")
+    before, after = training.metrics_before, training.metrics_after
+    beside = {} if control is None else control.metrics
+    rows = [(name, before.get(name), beside.get(name), after.get(name)) for name in before]
+    order = {name: i for i, name in enumerate(_in_order(before))}
+    for name, first, other, last in sorted(rows, key=lambda row: order[row[0]]):
+        shown = (first, last) if control is None else (first, other, last)
+        cells = ("–" if v is None else f"{v:.4f}" for v in shown)
+        table.add_row(name.replace("_", " "), *cells)
+    for name, *residuals in residual_rows(training):
+        table.add_row(name, *("–" if v is None else f"{v:.3g}" for v in residuals))
+    return table
 
 
 def _moved(report: Report, training: Training) -> bool:
@@ -538,15 +576,15 @@ def _compare_cells(row: Comparison, wide: bool) -> list[Text]:
     ]
     change = f" {row.weight_change:.2%}" if row.status == "changed" and row.weight_change else ""
     cells.append(Text(f"{row.status}{change}", style=style))
-    same = row.status == "same"
-    cells.append(
-        _residual(row.before or row.after, None if same or row.before is None else row.after)
-    )
-    before, after = row.regularizer_before or "–", row.regularizer_after or "–"
-    if before == after:
-        cells.append(Text(before, style="dim"))
+    figures = row.before or row.after
+    after = None if row.status == "same" or row.before is None else row.after
+    residuals = (None if f is None else f.residual for f in (figures, after))
+    cells.append(_residual(*residuals))
+    was, now = row.regularizer_before or "–", row.regularizer_after or "–"
+    if was == now:
+        cells.append(Text(was, style="dim"))
     else:
-        cells.append(Text.assemble((before, "dim"), (" → ", "dim"), (after, "green")))
+        cells.append(Text.assemble((was, "dim"), (" → ", "dim"), (now, "green")))
     if wide:
         cells.append(_sigmas(row.after or row.before))
     return cells

@@ -10,6 +10,9 @@ from orthwrap.rules.schedules import Schedule
 from orthwrap.rules.words import AUTO, Said, Word, documented
 
 SCALES = ("unit", "preserve")
+
+# The scale that each kernel's own RMS singular value decides.
+AUTO_SCALE = "auto"
 PLACES = ("kernel", "activity")
 EXISTING = ("keep", "combine", "replace")
 
@@ -85,10 +88,10 @@ class AttachWords(TypedDict, total=False):
     scale: Annotated[
         str | None,
         Word(
-            "Drive singular values to 1 (unit, the default), or to the kernel's own RMS "
-            "(preserve).",
-            words.choice(*SCALES),
-            "unit",
+            "Drive singular values to 1 (unit), or to the kernel's own RMS (preserve). Default: "
+            "auto, preserve where that RMS lies outside 0.8 to 1.25.",
+            words.choice(AUTO_SCALE, *SCALES),
+            AUTO_SCALE,
             _ATTACH,
         ),
     ]

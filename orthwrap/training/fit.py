@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from orthwrap.live.rebuild import rebuild
 from orthwrap.live.store import LiveStore, regularizers_of
 from orthwrap.regularizers import OrthogonalityRegularizer
 from orthwrap.report.record import Training
+from orthwrap.report.verdict import Verdict, verdict_on
 from orthwrap.rules.schedules import Schedule
 from orthwrap.stores.replacing import TextOutput
 from orthwrap.training.checks import check_figures, check_numbers, check_objects, label_fault
@@ -124,7 +126,7 @@ def begin(settings: Settings, processes: Processes) -> Session:
     seed = settings.seed
     if seed is None:
         seed = random.getrandbits(31) if state is None else state.seed
-    is_seeded = settings.seed is not None or folder is not None
+    is_seeded = settings.seed is not None or folder is not None or settings.has_others
     return Session(settings, seed, is_seeded, folder, log, state, processes)
 
 
@@ -233,6 +235,7 @@ def finetune(
             progress,
             interrupts,
             pursuit,
+            _warmup(settings, schedules, data.steps(settings.batch_size)),
         )
         run.set_model(model)
         stack.callback(_stop, pursuit)
@@ -272,6 +275,8 @@ def finetune(
         seed=session.seed if session.is_seeded else None,
         class_names=data.class_names,
         goal=None if pursuit is None else pursuit.progress,
+        keep=run.keep,
+        verdict=_verdict(pursuit, out, before, after),
     )
     return Finetuned(training, out, chosen, resolved)
 
@@ -310,6 +315,15 @@ def _pursuit(
         # Without gradients there is room for larger batches.
         batches = lambda: data.evaluation(4 * settings.batch_size)  # noqa: E731
     return pursuit_of(model, batches, settings, data.steps(settings.batch_size), kinds, pulls)
+
+
+def _verdict(
+    pursuit: Pursuit | None, out: Outcome, before: Mapping[str, float], after: Mapping[str, float]
+) -> Verdict | None:
+    """None where no whole epoch is kept."""
+    if not out.kept:
+        return None
+    return verdict_on(None if pursuit is None else pursuit.progress, out.kept, before, after)
 
 
 def _stop(pursuit: Pursuit | None) -> None:
@@ -352,6 +366,20 @@ def _schedules(
     for schedule in made:
         schedule.resume_at(state.step, data.steps(settings.batch_size), settings.epochs)
     return made
+
+
+def _warmup(
+    settings: Settings, own: Sequence[tuple[Any, Sequence[Place]]], steps: int | None
+) -> int:
+    """The epochs that begin while a schedule still warms up; 0 where that is not known."""
+    longest = 0.0
+    for schedule in (settings.schedule, *(schedule for schedule, _ in own)):
+        known = Schedule.parse(schedule) if isinstance(schedule, str) else schedule
+        if isinstance(known, Schedule):
+            longest = max(longest, known.warmup)
+    if settings.schedule_by == "step":
+        longest = 0.0 if steps is None else longest / steps
+    return math.ceil(longest)
 
 
 def _some_batches(data: Data, session: Session) -> list[Any]:

@@ -10,13 +10,14 @@ from typing import Any
 
 from orthwrap.data import Data
 from orthwrap.live.store import LiveStore
-from orthwrap.report.make import with_trained
+from orthwrap.report.make import noted, with_trained
 from orthwrap.report.record import Report
 from orthwrap.stores.outputs import check_apart
 from orthwrap.training.factors.auto import Place, with_resolved
 from orthwrap.training.fit import Progress, Session, begin, finetune
 from orthwrap.training.goal.inputs_outputs import read_data
 from orthwrap.training.loop.watch import Outcome
+from orthwrap.training.others import Others
 from orthwrap.training.settings import Settings
 from orthwrap.training.where.devices import off_devices, on_devices
 from orthwrap.training.where.processes import Processes, join
@@ -95,14 +96,20 @@ class Job:
             pulls: rates, where rules have their own, each with its regularizers.
             with_figures: measure the trained kernels.
         """
-        done = finetune(model, data, self.session, self.progress, auto, schedules, pulls)
+        driven: dict[str, Any] = {"auto": auto, "schedules": schedules, "pulls": pulls}
+        others = Others.of(model, data, self.session, self.progress, driven)
+        done = finetune(model, data, self.session, self.progress, **driven)
         report = with_resolved(report, done.chosen, done.resolved)
         factors = {
             r.place: r.regularizer.factor
             for r in report.layers
             if r.carries and r.regularizer is not None
         }
-        report = replace(report, training=replace(done.training, factors=factors))
+        training = done.training
+        if others is not None and not (done.outcome.fault or done.outcome.interrupted):
+            training = others.trained(training)
+            report = noted(report, others.left_out(training))
+        report = replace(report, training=replace(training, factors=factors))
         report = with_trained(report, LiveStore(model), with_figures=with_figures)
         return _with_pulls(report), done.outcome
 

@@ -262,8 +262,9 @@ class TrainingWords(TypedDict, total=False):
     keep: Annotated[
         str | None,
         Word(
-            "The epoch that is saved. Default: best, where one can validate.",
-            words.choice("best", "last"),
+            "The epoch that is saved: the most orthogonal one within the task margin (best), the "
+            "best by --monitor (best-task), or the last. Default: best, where one can validate.",
+            words.choice("best", "best-task", "last"),
             None,
             _KEPT,
         ),
@@ -271,11 +272,30 @@ class TrainingWords(TypedDict, total=False):
     monitor: Annotated[
         str | None,
         Word(
-            "What says which is best. Default: val_task_loss.",
+            "What says which is best for the task. Default: val_task_loss.",
             words.text,
             None,
             _KEPT,
             metavar="FIGURE",
+        ),
+    ]
+    control: Annotated[
+        bool,
+        Word(
+            "Also train equally without penalty and pull, and show both beside the original.",
+            words.flag,
+            False,
+            _KEPT,
+        ),
+    ]
+    repeats: Annotated[
+        int | None,
+        Word(
+            "Train with so many seeds and show the spread; the first one's model is written.",
+            words.whole(1),
+            1,
+            _KEPT,
+            metavar="N",
         ),
     ]
     log: Annotated[
@@ -320,6 +340,11 @@ class Settings(Said):
 
     TABLE = TrainingWords
 
+    @property
+    def has_others(self) -> bool:
+        """Whether there are runs beside the first one: a control, or other seeds."""
+        return bool(self.control or self.repeats > 1)
+
     def check_together(self) -> None:
         if self.validation is not None and self.validation_split is not None:
             raise UsageError("validation and validation split exclude each other: give one")
@@ -333,8 +358,10 @@ class Settings(Said):
             raise UsageError("freeze batchnorm and batchnorm momentum exclude each other: give one")
         if self.goal is not None and self.pull is not None:
             raise UsageError("a goal finds the pull by itself: give goal or pull")
-        if self.keep == "last" and self.monitor is not None:
-            raise UsageError("monitor is about keep best: leave one out")
+        if self.keep in ("best", "last") and self.monitor is not None:
+            raise UsageError(f"monitor is about keep best-task, not {self.keep}: leave one out")
+        if self.callbacks and self.has_others:
+            raise UsageError("callbacks are of one run: leave them out, or control and repeats")
 
 
 def settings_of(

@@ -90,6 +90,7 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         progress: who shows it, or None.
         interrupts: whether the user asked to stop.
         pursuit: how far the kernels come, and how hard they are pulled; None where none is driven.
+        warmup: epochs, of which none is kept as the most orthogonal one.
     """
 
     def __init__(
@@ -103,8 +104,10 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         progress: Any,
         interrupts: Interrupts,
         pursuit: Pursuit | None = None,
+        warmup: int = 0,
     ) -> None:
         super().__init__()
+        self._warmup = warmup
         self._pursuit = pursuit
         self._settings = settings
         self._state = state
@@ -115,9 +118,8 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         self._progress = progress
         self._interrupts = interrupts
         self._board = None if settings.tensorboard is None else Board(settings.tensorboard)
-        has_goal = pursuit is not None and pursuit.progress.goal is not None
-        self._keeps_best = (settings.keep or ("best" if validate or has_goal else "last")) == "best"
-        self._keeps_by_goal = has_goal and settings.monitor is None
+        self.keep = _kept_by(settings, validate is not None, pursuit)
+        self._keeps_best = self.keep != "last"
         self._monitor = settings.monitor or ("val_task_loss" if validate else "task_loss")
         self._first = (0.0, 0.0)  # loss and penalty before training
         self._kept: Snapshot | None = None
@@ -303,7 +305,7 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         """Notes the epoch if it is the best so far."""
         if not self._keeps_best:
             return False
-        if self._keeps_by_goal:
+        if self.keep == "best":
             return self._is_nearer()
         value = values.get(self._monitor)
         if value is None:
@@ -320,13 +322,15 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         return True
 
     def _is_nearer(self) -> bool:
-        """Notes the epoch if it is the nearest to the goal so far, within the task's margin."""
+        """Notes the epoch if it is the most orthogonal so far, within the task's margin."""
         assert self._pursuit is not None
-        progress = self._pursuit.progress
-        best = progress.best
-        if best is None or best.epoch != self.outcome.epoch:
+        progress, best = self._pursuit.progress, self.outcome.best
+        now = progress.epochs[-1]
+        kept = None if best is None else progress.at(best[0])
+        # One of a warm-up gives way to whatever comes after it.
+        if kept is not None and kept.epoch > self._warmup and not progress.is_better(now, kept):
             return False
-        self.outcome.best = (best.epoch, progress.distance(best))
+        self.outcome.best = (now.epoch, progress.distance(now))
         return True
 
     def _write(self, best: Snapshot | None = None) -> None:
@@ -350,6 +354,16 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         snapshot["random"] = _random_state()
         snapshot["goal"] = [] if self._pursuit is None else self._pursuit.arrays
         self._folder.write(state, snapshot, best)
+
+
+def _kept_by(settings: Settings, validates: bool, pursuit: Pursuit | None) -> str:
+    """What the epoch that is kept is chosen by."""
+    keep = settings.keep
+    if keep is None:
+        has_goal = pursuit is not None and pursuit.progress.goal is not None
+        keep = "best" if validates or has_goal else "last"
+        keep = "best-task" if settings.monitor is not None else keep
+    return "best-task" if keep == "best" and pursuit is None else keep
 
 
 def averages(model: Any) -> bool:
