@@ -92,6 +92,7 @@ def _is_special(path: str) -> bool:
 def prepare() -> None:
     """What orthwrap itself imports is there before a file is looked at."""
     import orthwrap.render
+
     import orthwrap.stores
     import orthwrap.upgrades
 

@@ -114,9 +114,7 @@ def ending(progress: GoalProgress) -> str:
 
 def _too_much(epochs: Sequence[GoalEpoch]) -> list[GoalEpoch]:
     """The epochs in which the margin was spent, those before which it was spent already aside."""
-    return [
-        e for i, e in enumerate(epochs) if is_spent(e) and not (i and is_spent(epochs[i - 1]))
-    ]
+    return [e for i, e in enumerate(epochs) if is_spent(e) and not (i and is_spent(epochs[i - 1]))]
 
 
 def is_spent(epoch: GoalEpoch) -> bool:
