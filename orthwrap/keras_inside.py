@@ -269,7 +269,7 @@ def direction_of(metric: Any) -> str | None:
 def compiled_metrics(model: Any) -> list[Any]:
     """The metrics that `compile` was given, in order, once a batch was seen; else none.
 
-    Keras ≥ 3.5: `Model._compile_metrics`, `CompileMetrics.metrics`.
+    Keras ≥ 3.5: `Model._compile_metrics`.
     """
     own = getattr(model, "_compile_metrics", None)
     return [] if own is None else list(own.metrics)

