@@ -13,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# On by default on most processors, not on all; without it TensorFlow's CPU lacks NCHW convolutions.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_MODELS = REPOSITORY.parent / "shared" / "models"

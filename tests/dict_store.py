@@ -7,8 +7,7 @@ from typing import Any
 
 from orthwrap.model_config.layers import KernelSpec
 from orthwrap.model_config.tree import Layer, walk
-from orthwrap.stores import WeightRef
-from orthwrap.stores.store import ModelRecord
+from orthwrap.stores.store import ModelRecord, WeightRef
 
 
 class DictStore:

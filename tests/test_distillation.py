@@ -374,6 +374,7 @@ def test_factor_that_rises_from_nothing_is_no_explosion() -> None:
     training = orthwrap.apply(
         model,
         target="wide",
+        scale="unit",
         factor=1e-2,
         schedule="warmup:3",
         data={"x": drawn(64, 6)},

@@ -148,7 +148,7 @@ def test_a_strangers_name_is_no_markup(report: Report, name: str) -> None:
 
 def test_a_comparison_has_both_forms(report: Report, tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
-    orthwrap.apply(small_file(".h5"), out, target="conv1")
+    orthwrap.apply(small_file(".h5"), out, target="conv1", scale="unit")
     compared = orthwrap.compare(small_file(".h5"), out)
     rows = list(csv.DictReader(csv_of(compared).splitlines()))
     assert [row["status"] for row in rows] == ["same"] * 3

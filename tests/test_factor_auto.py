@@ -40,7 +40,7 @@ def numpy(tensor: Any) -> Array:
 
 
 def attached(model: Any, **words: Any) -> Any:
-    return orthwrap.apply(model, measure=False, **words).model
+    return orthwrap.apply(model, measure=False, **{"scale": "unit", **words}).model
 
 
 def batch_of(*shape: int, seed: int = 0) -> Array:
@@ -248,7 +248,7 @@ def test_measuring_changes_nothing_and_comes_out_the_same_again() -> None:
 
 
 def test_frozen_kernels_keep_their_default_and_the_report_says_what_was_found() -> None:
-    result = orthwrap.apply(busy(), measure=False)
+    result = orthwrap.apply(busy(), scale="unit", measure=False)
     model = result.model
     chosen = chosen_of(model)
     resolved = resolve(model, pairs_of(), chosen)

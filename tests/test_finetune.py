@@ -454,7 +454,7 @@ def test_nothing_of_the_split_is_left_after_a_failure() -> None:
 
 
 def test_uncompiled_model_gets_adam_at_a_low_rate() -> None:
-    result = orthwrap.apply(models.dense(), data=classes(), epochs=1)
+    result = orthwrap.apply(models.dense(), data=classes(), factor=1e-3, epochs=1)
     training = result.report.training
     assert training is not None
     assert training.choices[0] == "data: x 40×6 float32, y 40 int64"
@@ -467,7 +467,7 @@ def test_uncompiled_model_gets_adam_at_a_low_rate() -> None:
 def test_compiled_model_keeps_its_own_loss_and_optimizer() -> None:
     model = models.dense()
     model.compile(keras.optimizers.SGD(0.125), "sparse_categorical_crossentropy")
-    result = orthwrap.apply(model, data=classes(), epochs=1)
+    result = orthwrap.apply(model, data=classes(), factor=1e-3, epochs=1)
     training = result.report.training
     assert training is not None
     assert training.choices[1:] == (
@@ -901,7 +901,13 @@ class Recorder:
 def test_progress_is_told_of_each_step_and_always_of_the_end() -> None:
     recorder = Recorder()
     orthwrap.apply(
-        models.dense(), data=classes(20), epochs=2, batch_size=8, progress=recorder, measure=False
+        models.dense(),
+        data=classes(20),
+        factor=1e-3,
+        epochs=2,
+        batch_size=8,
+        progress=recorder,
+        measure=False,
     )
     logs = ["accuracy", "loss", "penalty", "task_loss"]
     steps = [[(epoch, step, logs) for step in (1, 2, 3)] for epoch in (0, 1)]
@@ -1022,6 +1028,7 @@ def test_handwritten_digits_become_five_times_more_orthogonal() -> None:
     held_out = images[1500:], digits.target[1500:]
     result = orthwrap.apply(
         model,
+        scale="unit",
         factor=0.1,
         data={"x": x, "y": y, "x_val": held_out[0], "y_val": held_out[1]},
         epochs=15,

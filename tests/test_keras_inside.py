@@ -206,7 +206,7 @@ def private_names(source: str) -> list[str]:
                 continue
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             name = node.value
-            if name in MEMBERS and name not in WORDS_OF_FILES:
+            if name in MEMBERS and name.startswith("_") and name not in WORDS_OF_FILES:
                 found.append(f"{node.lineno}: {name!r}")
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr"):
             name = ast.unparse(node.args[1])

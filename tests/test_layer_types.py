@@ -84,7 +84,8 @@ def test_a_row_from_outside_is_all_that_a_layer_type_takes(
     source: str, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(LAYER_TYPES, ROW.name, ROW)
-    result = orthwrap.apply(given(model, source, tmp_path), target="all-dense", factor=0.5)
+    words: dict[str, Any] = {"target": "all-dense", "scale": "unit", "factor": 0.5}
+    result = orthwrap.apply(given(model, source, tmp_path), **words)
     (record,) = result.report.layers
     assert (record.path, record.slot, record.kernel) == ("mixture", "kernel", "kernel")
     assert (record.layout, record.matrices) == ("experts", (3, 7, 5))

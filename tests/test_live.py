@@ -164,7 +164,8 @@ def test_copy_of_an_application_is_the_original_with_losses(name: str) -> None:
     weights = weights_of(original)
     chosen = default_kernels(original)
     # The figures of a large model take NumPy longer than all else; the oracle below is enough.
-    result = orthwrap.apply(original, measure=original.count_params() < 8_000_000)
+    is_small = original.count_params() < 8_000_000
+    result = orthwrap.apply(original, scale="unit", measure=is_small)
     total = assert_faithful(original, weights, result)
     assert result.report.summary["regularized"] == len(chosen)
     expected = 1e-3 * sum(so(kernel, groups) for kernel, groups in chosen)
@@ -180,7 +181,7 @@ def test_copy_of_an_application_is_the_original_with_losses(name: str) -> None:
 def test_copy_of_any_structure_is_the_original_with_losses(name: str, target: str | None) -> None:
     original = models.ALL[name]()
     weights = weights_of(original)
-    result = orthwrap.apply(original, target=target)
+    result = orthwrap.apply(original, target=target, scale="unit")
     assert_faithful(original, weights, result)
     assert_same_outputs(original, result.model, models.inputs_for(original))
     assert result.report.warnings == ()
@@ -334,7 +335,7 @@ def leaky(x: Any) -> Any:
 def test_subclass_of_a_known_layer_has_its_layout() -> None:
     inputs = layers.Input((6, 6, 4))
     original = keras.Model(inputs, Scaled(6, 3, groups=2, name="own")(inputs))
-    result = orthwrap.apply(original)
+    result = orthwrap.apply(original, scale="unit")
     (record,) = result.report.layers
     assert record.class_name == "Scaled"
     assert record.matrices == (2, 18, 3)
@@ -892,7 +893,7 @@ def with_l2() -> Any:
 def test_strip_gives_back_what_was_there(existing: str, in_place: bool) -> None:
     original = with_l2()
     config = original.get_config()
-    applied = orthwrap.apply(original, existing=existing, in_place=in_place).model
+    applied = orthwrap.apply(original, scale="unit", existing=existing, in_place=in_place).model
     l2 = 0.3 * float(np.sum(numpy(original.get_layer("decayed").kernel) ** 2))
     ours = 1e-3 * so(original.get_layer("decayed").kernel)
     (decayed,) = (
@@ -925,7 +926,7 @@ def test_applying_another_replaces_and_never_doubles() -> None:
     l2 = 0.3 * float(np.sum(numpy(model.get_layer("decayed").kernel) ** 2))
     kernels = [layer.kernel for layer in model.layers]
     for factor in (1e-2, 1e-1, 1.0):
-        result = orthwrap.apply(model, factor=factor)
+        result = orthwrap.apply(model, scale="unit", factor=factor)
         model = result.model
         expected = l2 + factor * sum(so(k) for k in kernels)
         values = [float(v.regularizer(v)) for v in model.weights if v.regularizer is not None]

@@ -283,7 +283,7 @@ def test_what_is_ours_and_not_chosen_is_left_as_it_is() -> None:
 
 def test_a_factor_for_some_may_be_auto() -> None:
     source = store(node("Dense", "a"), node("Dense", "b"), a=DENSE, b=DENSE)
-    planned = attached(source, target="*", factor=0.5, factor_for={"a": "auto"})
+    planned = attached(source, target="*", factor=0.5, factor_for={"a": "auto"}, scale="unit")
     auto, fixed = planned.decisions
     assert (auto.auto, fixed.auto) == (True, False)
     assert auto.reason == "matches *; factor auto: 0.5 until training finds it"

@@ -98,6 +98,7 @@ def test_kernels_become_orthogonal_at_no_cost_in_accuracy(plain: tuple[Any, Digi
     result = orthwrap.apply(
         original,
         target="all-conv",
+        scale="unit",
         data=(data.x, data.y),
         factor="auto",
         rho=2.0,
@@ -121,6 +122,7 @@ def test_the_original_teaches_it_on_pictures_without_labels(plain: tuple[Any, Di
     result = orthwrap.apply(
         original,
         target="all-conv",
+        scale="unit",
         data={"x": data.x},
         distill=True,
         factor="auto",

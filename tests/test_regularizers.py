@@ -652,7 +652,7 @@ def test_half_precision_layers_train_with_their_penalty(dtype: str) -> None:
     model = models.randomized(
         keras.Sequential([layers.Input((6,)), layers.Dense(4, dtype=dtype, name="half")])
     )
-    model = orthwrap.apply(model, factor=1.0).model
+    model = orthwrap.apply(model, factor=1.0, scale="unit").model
     before = orthwrap.inspect(model).layers[0].before
     model.compile(keras.optimizers.SGD(0.05), no_task)
     x = np.ones((4, 6), "float32")
@@ -754,7 +754,7 @@ def test_gradient_of_lorth_agrees_with_differences(name: str) -> None:
     [n for n in layer_models() if n != "attention" or keras.backend.backend() != "jax"],
 )
 def test_penalty_alone_makes_every_kernel_more_orthogonal(name: str) -> None:
-    model = regularized(name, factor=1.0)
+    model = regularized(name, factor=1.0, scale="unit")
     before = [r.before for r in orthwrap.inspect(model).layers]
     model.compile(keras.optimizers.Adam(0.02), no_task)
     shape = [d or 1 for d in model.input_shape[1:]]

@@ -30,7 +30,7 @@ A, B = RNG.normal(size=(6, 4)), RNG.normal(size=(6, 4))
 def reported(source: DictStore, *, with_figures: bool = True, **rule: Any) -> Report:
     surveyed = survey(source)  # type: ignore[arg-type]
     opened: Any = SimpleNamespace(store=source, upgrades=(), check_unchanged=lambda: None)
-    planned = plan(surveyed, [Rule(**rule)])
+    planned = plan(surveyed, [Rule(**{"scale": "unit", **rule})])
     return make_report("apply", opened, surveyed, planned, with_figures=with_figures)
 
 
@@ -109,7 +109,7 @@ def test_estimated_figures_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def trained(frozen: bool = False) -> DictStore:
     """The model that `reported` planned, with half the weights."""
     source = two()
-    planned = plan(survey(source), [Rule(target="a", factor=0.5)])  # type: ignore[arg-type]
+    planned = plan(survey(source), [Rule(target="a", factor=0.5, scale="unit")])  # type: ignore[arg-type]
     layers = source.root["config"]["layers"]
     layers[0]["config"]["kernel_regularizer"] = planned.changes[0].value
     layers[0]["config"]["trainable"] = not frozen

@@ -263,7 +263,7 @@ def test_statistics_follow_as_slowly_as_asked_for() -> None:
     model = keras.Sequential(
         [layers.Input((6,)), layers.BatchNormalization(name="norm"), layers.Dense(3, name="head")]
     )
-    words: dict[str, Any] = {"data": (x, x[:, :3]), "epochs": 2, "batch_size": 8}
+    words: dict[str, Any] = {"data": (x, x[:, :3]), "factor": 1e-3, "epochs": 2, "batch_size": 8}
     result = orthwrap.apply(model, batchnorm_momentum=0.5, **words)
     mean = np.array(keras.ops.convert_to_numpy(result.model.get_layer("norm").moving_mean))
     np.testing.assert_allclose(mean, 0.75 * x.mean(axis=0), rtol=1e-5)
@@ -570,7 +570,8 @@ def test_tensorboard_gets_figures_of_each_layer_and_epoch(tmp_path: Path) -> Non
     import tensorflow as tf
 
     folder = tmp_path / "board"
-    result = orthwrap.apply(models.dense(), data=classes(), epochs=2, tensorboard=folder)
+    words: dict[str, Any] = {"data": classes(), "factor": 1e-3, "epochs": 2}
+    result = orthwrap.apply(models.dense(), tensorboard=folder, **words)
     found: dict[str, dict[int, float]] = {}
     (file,) = folder.iterdir()
     for record in tf.data.TFRecordDataset(str(file)):
@@ -683,6 +684,7 @@ def test_last_good_model_is_kept_when_training_goes_wrong(
 ) -> None:
     out, note = tmp_path / "out.keras", Note()
     words: dict[str, Any] = {"data": with_validation(), "keep": "last", "epochs": 5, "seed": 0}
+    words |= {"scale": "unit", "factor": 1e-3}  # a penalty that the scale of the weights is of
     with pytest.raises(orthwrap.OrthwrapError, match=said) as caught:
         orthwrap.apply(models.dense(), out, callbacks=[note, Spoil(2, number)], **words)
     assert f"{out} holds the model as of epoch 2; try a lower" in str(caught.value)
@@ -835,7 +837,8 @@ def test_run_that_had_ended_ends_with_the_same_factors(tmp_path: Path) -> None:
 
 
 def test_more_epochs_may_follow_on_a_run_that_ended(tmp_path: Path) -> None:
-    words: dict[str, Any] = {"data": classes(), "seed": 3, "checkpoint_dir": tmp_path / "c"}
+    words: dict[str, Any] = {"data": classes(), "factor": 1e-3, "seed": 3}
+    words["checkpoint_dir"] = tmp_path / "c"
     orthwrap.apply(dropping(), epochs=2, **words)
     more = orthwrap.apply(dropping(), epochs=5, resume=True, **words)
     words.pop("checkpoint_dir")
@@ -869,7 +872,7 @@ def test_checkpoint_of_another_run_is_refused(
     change: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
     words: dict[str, Any] = {"data": classes(), "seed": 3, "batch_size": 8, "epochs": 1}
-    words["checkpoint_dir"] = tmp_path / "c"
+    words |= {"factor": 1e-3, "checkpoint_dir": tmp_path / "c"}
     orthwrap.apply(dropping(), **words)
     with pytest.raises(orthwrap.ValueFault, match=said):
         orthwrap.apply(dropping(), **{**words, **change}, resume=True)
@@ -931,6 +934,7 @@ def test_interrupted_run_saves_what_it_has_and_replaces_nothing(
 def test_interrupted_run_says_of_which_epoch_its_model_is(keep: str, tmp_path: Path) -> None:
     out = tmp_path / "out.keras"
     words: dict[str, Any] = {"data": with_validation(), "batch_size": 8, "seed": 0, "keep": keep}
+    words["factor"] = 1e-3
     with pytest.raises(orthwrap.Interrupted) as caught:
         orthwrap.apply(dropping(), out, epochs=4, callbacks=[CtrlC(1, 2)], **words)
     as_of = "as of epoch 1" if keep == "best" else "as it was then"
@@ -943,6 +947,7 @@ def test_interrupted_run_says_of_which_epoch_its_model_is(keep: str, tmp_path: P
 
 def test_error_of_a_run_without_an_output_has_the_model() -> None:
     words: dict[str, Any] = {"data": classes(), "batch_size": 8, "epochs": 4, "seed": 0}
+    words["factor"] = 1e-3
     with pytest.raises(orthwrap.Interrupted, match="the error's `model` is the model as it") as c:
         orthwrap.apply(dropping(), callbacks=[CtrlC(1, 2)], **words)
     assert int(c.value.model.optimizer.iterations) == 5 + 3
@@ -1102,7 +1107,7 @@ def ran(place: Path, *words: str, number: int = 0, step: int = 0) -> tuple[int, 
 
 @pytest.mark.slow
 def test_killed_and_interrupted_run_ends_bit_for_bit_as_one_that_was_not(place: Path) -> None:
-    words = ("--epochs", "4", "--no-measure", "--regularizer", "srip")
+    words = ("--epochs", "4", "--no-measure", "--regularizer", "srip", "--factor", "1e-3")
     code, said = ran(place, *words, "-o", "whole.keras")
     assert code == 0, said
     parts = (*words, "-o", "parts.keras", "--checkpoint-dir", "c")

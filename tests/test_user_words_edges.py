@@ -229,7 +229,7 @@ def test_names_of_regularizers() -> None:
     assert template(Rule(regularizer="cosine")).factor == 1e-2
     assert template(Rule(factor="auto")).factor == 1e-3  # until training finds it
     l2 = template(Rule(regularizer="l2", factor=0.5))
-    assert (l2.factor, l2.is_penalty, l2.said, str(l2)) == (0.5, False, "l2", "l2 0.5")
+    assert (l2.factor, l2.is_penalty, l2.label, str(l2)) == (0.5, False, "l2", "l2 0.5")
     assert l2.foreign["config"] == {"l2": 1.0}
     own = template(Rule(regularizer="my:penalty"))
     assert (own.factor, own.foreign) == (1.0, "my:penalty")
@@ -305,7 +305,7 @@ def test_a_regularizer_in_a_word(node: Any, word: str) -> None:
 
 
 def test_a_name_that_is_not_a_regularizers_own_says_what_it_stands_for() -> None:
-    assert Attachment("mine", 1.0, foreign=L2).said == "mine (L2(l2=0.01))"
-    assert Attachment("my:own", 1.0, foreign="my:own").said == "my:own"
+    assert Attachment("mine", 1.0, foreign=L2).label == "mine (L2(l2=0.01))"
+    assert Attachment("my:own", 1.0, foreign="my:own").label == "my:own"
     nameless = "my:<lambda at 0x7f00>"
-    assert Attachment("<lambda>", 1.0, foreign=nameless).said == "<lambda> (my:<lambda>)"
+    assert Attachment("<lambda>", 1.0, foreign=nameless).label == "<lambda> (my:<lambda>)"

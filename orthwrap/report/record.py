@@ -93,6 +93,11 @@ class RegularizerRecord(_Flat):
     combined_with: str | None = None
     pull: float | None = None  # the rate, in the epoch that is kept
 
+    def to_json(self) -> dict[str, Any]:
+        """A rate stands there only where there is one."""
+        data = super().to_json()
+        return data if self.pull is not None else {k: v for k, v in data.items() if k != "pull"}
+
 
 @dataclass(frozen=True)
 class LayerRecord:
