@@ -369,6 +369,18 @@ def test_whoever_says_how_strong_gets_no_goal(words: dict[str, Any]) -> None:
     assert report.training.history["penalty"][0] > 0
 
 
+def test_a_factor_that_will_move_little_is_told_before_the_first_step() -> None:
+    def told(**words: Any) -> list[str]:
+        choices = orthwrap.apply(small(), data=(X, Y), epochs=1, **words).report.training.choices
+        return [line for line in choices if "moves a weight by" in line]
+
+    (line,) = told(factor=1e-3)
+    assert "Adam's rate 0.0001 over 10 steps moves a weight by 0.001 at most" in line
+    assert not told(factor=1e-3, learning_rate=1.0)
+    assert not told(factor=1e-3, optimizer="sgd")
+    assert not told(pull=0.01)
+
+
 def test_the_default_gives_way_where_nothing_can_be_pulled() -> None:
     model = small()
     report = orthwrap.apply(model, data=(X, Y), epochs=1, seed=3, regularizer="srip").report
