@@ -458,7 +458,7 @@ def test_uncompiled_model_gets_adam_at_a_low_rate() -> None:
     training = result.report.training
     assert training is not None
     assert training.choices[0] == "data: x 40×6 float32, y 40 int64"
-    assert training.choices[-1] == "optimizer Adam, learning rate 0.0001: the model names none"
+    assert "optimizer Adam, learning rate 0.0001: the model names none" in training.choices
     assert float(result.model.optimizer.learning_rate) == pytest.approx(1e-4)
     result = orthwrap.apply(models.dense(), data=classes(), epochs=1, learning_rate=0.01)
     assert float(result.model.optimizer.learning_rate) == pytest.approx(0.01)
@@ -470,7 +470,7 @@ def test_compiled_model_keeps_its_own_loss_and_optimizer() -> None:
     result = orthwrap.apply(model, data=classes(), factor=1e-3, epochs=1)
     training = result.report.training
     assert training is not None
-    assert training.choices[1:] == (
+    assert training.choices[1:3] == (
         "loss sparse_categorical_crossentropy: the model's own",
         "optimizer SGD, learning rate 0.125: the model's own",
     )

@@ -177,8 +177,10 @@ class OrthogonalityRegularizer(_Regularizer):
         w = scaled if penalty.of_kernel else unbatched(layout.to_matrices(scaled, ops))
         given = (w, layout) if penalty.of_kernel else (w,)
         direction, bound = penalty.pull(*given, **self._words)
-        limit = 0.5 / ops.maximum(bound, ops.ones_like(bound))
-        beta = ops.minimum(ops.cast(rate, w.dtype), limit)
+        # On PyTorch, Keras's minimum and maximum make float32 of float64 scalars.
+        limit = 0.5 / ops.where(bound > 1, bound, ops.ones_like(bound))
+        beta = ops.cast(rate, w.dtype)
+        beta = ops.where(beta < limit, beta, limit)
         step = (beta if penalty.of_kernel else per_matrix(beta)) * direction
         if not penalty.of_kernel:
             step = layout.from_matrices(step, x.shape, ops)

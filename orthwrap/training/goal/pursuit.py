@@ -152,6 +152,11 @@ class Pursuit:
         return tuple(kernel.place for kernel in self._pulling.without_gradient)
 
     @property
+    def kernels(self) -> tuple[DrivenKernel, ...]:
+        """That are driven, in the order of the progress."""
+        return tuple(self._kernels)
+
+    @property
     def rates(self) -> tuple[float | None, ...]:
         """Of the next epoch; None for kernels that are not pulled."""
         return self._rates

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+
+import keras
 
 from orthwrap.errors import UsageError
 from orthwrap.live.compiled import inner_of
 from orthwrap.rules.aims import Aim
 from orthwrap.text import listed
+from orthwrap.training.goal.compiling import learning_rate
 from orthwrap.training.goal.controller import Course
 from orthwrap.training.goal.pursuit import Pursued, Pursuit
 from orthwrap.training.goal.task import task_of
@@ -88,6 +92,39 @@ def pursuit_of(
     return Pursuit(model, pursued, aim, task, Course(steps, settings.epochs))
 
 
+_BOUND_BY_RATE = (
+    *(keras.optimizers.Adam, keras.optimizers.Nadam, keras.optimizers.Adamax),
+    *(keras.optimizers.RMSprop, keras.optimizers.Lion),
+)
+
+
+def moves_little(model: Any, pursuit: Pursuit, steps: int) -> list[str]:
+    """Where the optimizer cannot move weights as far as a kernel is from its goal: a line of it.
+
+    Adam and its like move a weight by about their rate at each step at most.
+    """
+    optimizer, rate = inner_of(model.optimizer), learning_rate(model.optimizer)
+    if not isinstance(optimizer, _BOUND_BY_RATE) or isinstance(rate, str):
+        return []
+    reach = rate * steps
+    far, name = 0.0, ""
+    for kernel, goal in zip(pursuit.kernels, pursuit.progress.kernels, strict=True):
+        shape = tuple(kernel.variable.shape)
+        _, m, n = kernel.regularizer.layout_for(shape).matrices(shape)
+        # With all σ/α at 1 + d the residual is d(d+2), and a weight's mean way α·d/√max(m, n).
+        way = math.sqrt(1 + goal.start) - 1
+        needed = kernel.regularizer.attachment.alpha * way / math.sqrt(max(m, n))
+        if needed > max(far, reach):
+            far, name = needed, kernel.place
+    if not name:
+        return []
+    return [
+        f"{type(optimizer).__name__}'s rate {rate:.2g} over {steps} steps moves a weight by "
+        f"{reach:.2g} at most, whatever the factor, and {name} is about {far:.2g} from there: a "
+        "goal or a pull is not bound by that"
+    ]
+
+
 def told_of_pursuit(
     model: Any, pursuit: Pursuit | None, settings: Settings, steps: int | None
 ) -> tuple[str, ...]:
@@ -112,6 +149,8 @@ def told_of_pursuit(
             lines.append(f"no pull, but a penalty with its factor: {listed(left)}")
     elif settings.goal is DEFAULT_GOAL:
         lines.append("no goal: nothing here can be pulled, so the factor holds")
+    if not rates and steps is not None:
+        lines += moves_little(model, pursuit, steps * settings.epochs)
     if progress.task is not None and progress.goal is not None and progress.original is not None:
         lines.append(
             f"task: {progress.task}, {progress.original:.4g} as it is; {pursuit.allowed:.3g} of it "
