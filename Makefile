@@ -4,6 +4,8 @@ VENV ?= .venv
 LOWEST ?= .venv-lowest
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
+# On by default on most processors, not on all; without it TensorFlow's CPU lacks NCHW convolutions.
+export TF_ENABLE_ONEDNN_OPTS ?= 1
 
 .PHONY: demo test test-fast lint types unit coverage test-backends test-lowest bench docs fuzz \
 	release-check clean

@@ -63,7 +63,9 @@ def main() -> None:
 
     for old, new in zip(before.layers, after.layers, strict=True):
         if old.carries:
-            print(f"{old.path}  residual {old.before.residual:.3f} → {new.before.residual:.3f}")
+            # Of W, or of W/α where the kernel keeps its own scale.
+            was, now = (getattr(record.before, record.driven) for record in (old, new))
+            print(f"{old.path}  residual {was:.3f} → {now:.3f}")
     print(f"task loss {history['task_loss'][-1]:.4f}, penalty {history['penalty'][-1]:.4f}")
 
     model.save("digits-orth.keras")  # loads wherever orthwrap is imported

@@ -85,6 +85,7 @@ def test_epoch_of_the_lowest_error_is_kept(metric: str) -> None:
         loss="mse",
         metric=metric,
         monitor=f"val_{metric}",
+        factor=1e-3,
         epochs=4,
         learning_rate=1e-2,
         seed=0,

@@ -43,6 +43,7 @@ class Multiplier(keras.random.SeedGenerator):  # type: ignore[misc]  # Keras is 
         if keras.backend.backend() == "jax":
             model.jax_state_sync()  # which goes by the variables that the model has
             keras_inside.seed_generators(model).append(self)
+            model.predict_function = None  # on several devices it is made for these variables
 
     def assign(self, value: float) -> None:
         """Another number from the next step on."""
@@ -59,6 +60,7 @@ class Multiplier(keras.random.SeedGenerator):  # type: ignore[misc]  # Keras is 
             self._model.jax_state_sync()
             held = keras_inside.seed_generators(self._model)
             held[:] = [generator for generator in held if generator is not self]
+            self._model.predict_function = None
 
     def next(self, ordered: bool = True) -> Any:
         raise TypeError("a factor's multiplier gives no seeds")
