@@ -79,6 +79,7 @@ def one_step(folder: Path, devices: int | None) -> list[float]:
         folder,
         "plain",
         devices,
+        scale="unit",
         data=str(folder / "still.npz"),
         loss="mse",
         learning_rate=1.0,

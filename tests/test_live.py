@@ -361,7 +361,7 @@ def test_layer_of_an_unknown_class_goes_by_rank() -> None:
 def test_layers_within_a_layer_that_are_not_in_the_config_act_with_a_warning() -> None:
     inputs = layers.Input((4,))
     original = keras.Model(inputs, Block(name="block")(inputs))
-    result = orthwrap.apply(original)
+    result = orthwrap.apply(original, scale="unit")
     assert [r.path for r in result.report.layers if r.carries] == [
         "block/proj",
         "block/proj'",
