@@ -59,7 +59,8 @@ def write(path: Path, state: Mapping[str, Any], arrays: Arrays) -> None:
             f"checkpoint {path} was not written, as it could not be read again ({first_line(e)})"
         ) from e
     with replacing(path) as sibling, sibling.open("wb") as f:
-        np.savez(f, about=np.array(text), **flat)
+        members: dict[str, Any] = {"about": np.array(text), **flat}
+        np.savez(f, **members)
 
 
 def read(path: Path, *, with_arrays: bool) -> tuple[dict[str, Any], dict[str, list[NDArray[Any]]]]:
