@@ -7,7 +7,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 # On by default on most processors, not on all; without it TensorFlow's CPU lacks NCHW convolutions.
 export TF_ENABLE_ONEDNN_OPTS ?= 1
 
-.PHONY: demo test test-fast lint types unit coverage test-backends test-lowest bench docs fuzz \
+.PHONY: demo test test-fast lint types unit coverage test-backends test-torch test-jax test-lowest bench docs fuzz \
 	release-check clean
 
 # The environment is made anew when its ingredients change.
@@ -56,11 +56,15 @@ DECISION_TESTS := tests/penalties tests/test_plan.py tests/test_plan_edges.py te
 # The penalties and their regularizers on Keras's other backends. JAX compiles anew for each shape,
 # which takes longer than what is compiled runs: it does not optimise here, and the gradients are
 # tested on the penalties alone.
-test-backends: $(VENV)/backends
+test-backends: test-torch test-jax
+
+test-torch: $(VENV)/backends
 	KERAS_BACKEND=torch $(BIN)/pytest -n 2 --dist worksteal $(BACKEND_TESTS)
+	$(BIN)/pytest tests/test_data.py -k DataLoader
+
+test-jax: $(VENV)/backends
 	XLA_FLAGS=--xla_backend_optimization_level=0 KERAS_BACKEND=jax $(BIN)/pytest -n 2 --dist worksteal $(BACKEND_TESTS) -k "not test_gradient_agrees"
 	$(BIN)/pytest tests/test_devices.py
-	$(BIN)/pytest tests/test_data.py -k DataLoader
 
 BACKEND_TESTS := tests/penalties tests/test_regularizers.py \
 	tests/test_factor_auto.py tests/test_distillation.py tests/test_schedules.py \
