@@ -68,7 +68,7 @@ def test_keras_gives_the_published_outputs_after_apply(name: str, tmp_path: Path
         y = [expected[f"y{i}"] for i in range(sum(k.startswith("y") for k in expected))]
     found = model(x[0] if len(x) == 1 else x, training=False)
     for want, got in zip(y, found if isinstance(found, (list, tuple)) else [found], strict=True):
-        np.testing.assert_allclose(np.asarray(got), want, atol=1e-5)
+        np.testing.assert_allclose(np.asarray(got), want, rtol=1e-5, atol=1e-5)
     # The kernels' penalties, and what the layers brought with them.
     assert len(model.losses) >= report.summary["regularized"]
 
