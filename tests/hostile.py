@@ -199,21 +199,28 @@ def write_keras(path: Path, source: Path, **members: Any) -> None:
             b.writestr(name, data if isinstance(data, (bytes, str)) else json.dumps(data))
 
 
-def outcome(call: Callable[[], object]) -> str:
-    """The one line that a call raises on purpose, "" where it succeeds; anything else goes on."""
-    start = time.process_time()
+def tell(call: Callable[[], object]) -> str:
+    """The one line that a call raises on purpose, "" where it succeeds; all else goes on."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             call()
     except orthwrap.OrthwrapError as e:
         message = str(e)
-        assert message.isprintable()
-        assert len(message) <= 2000
+        assert message, "an error without words"
+        assert message.isprintable(), f"an error that does not print: {message!r}"
+        assert len(message) <= 2000, "an error longer than a screen"
         return message
+    return ""
+
+
+def outcome(call: Callable[[], object]) -> str:
+    """As `tell`, within the time that a small file may take."""
+    start = time.process_time()
+    try:
+        return tell(call)
     finally:
         assert time.process_time() - start < LONGEST
-    return ""
 
 
 def shown(report: Any, renderer: Callable[[Any, int], Any]) -> None:

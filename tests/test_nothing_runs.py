@@ -137,6 +137,16 @@ def evil_config() -> dict[str, Any]:
     }
 
 
+def watched(code: str, *words: Any) -> tuple[list[Any], list[Any]]:
+    """What another Python said while it did `code`, and what the hook saw of it."""
+    run = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    said, seen = json.loads(run.stdout)
+    return said, seen
+
+
 @pytest.mark.parametrize("version", ["3.9.0", "2.9.0"])
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 def test_nothing_in_a_file_is_run(tmp_path: Path, suffix: str, version: str) -> None:
@@ -155,27 +165,15 @@ def test_nothing_in_a_file_is_run(tmp_path: Path, suffix: str, version: str) -> 
             b.writestr("metadata.json", json.dumps({"keras_version": version}))
             b.writestr("model.weights.h5", a.read("model.weights.h5"))
             b.writestr("assets/vocabulary.pkl", pickle.dumps(Evil()))
-    run = subprocess.run(
-        [sys.executable, "-c", WATCH, small_file(suffix), bad, evil, folder],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    said, seen = json.loads(run.stdout)
+    said, seen = watched(WATCH, small_file(suffix), bad, evil, folder)
     assert seen == []
     assert not (evil / "executed").exists()
     assert said[0] == "" or version == "2.9.0", said
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["evil", "out", bad.name])
     # The hook is awake: the same watcher sees an import.
     probe = WATCH.replace("watching = False", "import evil_module; watching = False", 1)
-    run = subprocess.run(
-        [sys.executable, "-c", probe, small_file(suffix), bad, evil, folder],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "evil_module" in json.dumps(json.loads(run.stdout)[1])
+    _, seen = watched(probe, small_file(suffix), bad, evil, folder)
+    assert "evil_module" in json.dumps(seen)
 
 
 def evil_layers(mark: Path, tree: Path) -> dict[str, tuple[Any, dict[str, Any], str]]:
@@ -274,14 +272,7 @@ def test_nothing_in_a_saved_model_is_run(tmp_path: Path) -> None:
         place = tmp_path / f"bad {name}"
         bads.append(write(place, config, arrays, objects, training_config=training))
     there = sorted(path.name for path in tmp_path.iterdir())
-    run = subprocess.run(
-        [sys.executable, "-c", WATCH, good, ":".join(map(str, bads)), evil, folder],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    said, seen = json.loads(run.stdout)
+    said, seen = watched(WATCH, good, ":".join(map(str, bads)), evil, folder)
     assert seen == []
     assert sorted(path.name for path in tmp_path.iterdir()) == there
     assert [path.name for path in tree.iterdir()] == ["kept"]

@@ -70,14 +70,19 @@ def nodes(folder: Path) -> dict[str, tuple[int, int]]:
     return {p.name: (stat.S_IFMT(s.st_mode), s.st_ino) for p, s in found}
 
 
+def placed(kind: str, folder: Path, suffix: str, linked: bool) -> str:
+    """A special file, or a link to it: the name to give."""
+    make(kind, folder / f"there{suffix}")
+    if not linked:
+        return f"there{suffix}"
+    (folder / f"link{suffix}").symlink_to(f"there{suffix}")
+    return f"link{suffix}"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("linked", [False, True], ids=["itself", "by a link"])
 def test_no_model_replaces_it(folder: Path, kind: str, linked: bool) -> None:
-    make(kind, folder / "there.h5")
-    out = "there.h5"
-    if linked:
-        out = "link.h5"
-        (folder / out).symlink_to("there.h5")
+    out = placed(kind, folder, ".h5", linked)
     before = nodes(folder)
     for verb in ("apply", "strip", "upgrade"):
         refused(verb, "m.h5", "-o", out, "--force", "-q")
@@ -99,11 +104,7 @@ def test_what_comes_there_while_a_file_is_written_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("linked", [False, True], ids=["itself", "by a link"])
 def test_json_is_refused_before_anything_is_written(folder: Path, kind: str, linked: bool) -> None:
     """Nobody reads from the pipe: waiting for that would hang."""
-    make(kind, folder / "there.json")
-    report = "there.json"
-    if linked:
-        report = "link.json"
-        (folder / report).symlink_to("there.json")
+    report = placed(kind, folder, ".json", linked)
     before = nodes(folder)
     refused("apply", "m.h5", "-o", "out.h5", "-q", "--json", report)
     with pytest.raises(orthwrap.FileFault):

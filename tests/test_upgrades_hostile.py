@@ -23,6 +23,7 @@ from orthwrap.stores.saved_model import SavedModelFolder
 from orthwrap.upgrades import modernise, modernised
 from orthwrap.upgrades.saved_models.whole_folder import model_config, plain
 from tests.hostile import places
+from tests.saved_models import field
 
 SEEDS: list[tuple[Any, str]] = [
     (sequential(layer("Dense", units=2, activation="hard_sigmoid")), "2.3.1"),
@@ -285,15 +286,6 @@ def test_archives(tmp_path: Path) -> None:
 
 def saved_model(folder: Path, metadata: Any) -> Path:
     """A SavedModel folder's `keras_metadata.pb` with one root node."""
-
-    def field(number: int, data: bytes) -> bytes:
-        size, length = len(data), b""
-        while True:
-            size, low = size >> 7, size & 127
-            length += bytes([low | (128 if size else 0)])
-            if not size:
-                return bytes([number << 3 | 2]) + length + data
-
     text = metadata if isinstance(metadata, bytes) else json.dumps(metadata).encode()
     folder.mkdir()
     message = field(1, field(3, b"root") + field(5, text))

@@ -44,9 +44,7 @@ def _exports() -> Iterator[str]:
 def _option(name: str, word: Word) -> str:
     if word.kind.option is None:
         return "–"
-    long = next((f for f in word.flags if f.startswith("--")), f"--{name.replace('_', '-')}")
-    short = [f for f in word.flags if not f.startswith("--")]
-    return ", ".join(f"`{flag}`" for flag in (long, *short))
+    return ", ".join(f"`{flag}`" for flag in word.options(name))
 
 
 if __name__ == "__main__":

@@ -20,11 +20,8 @@ def one_of(table: type, name: str) -> Any:
 
 def _annotation(name: str, word: Word) -> Any:
     kind = word.kind.option
-    long = f"--{name.replace('_', '-')}"
-    named = any(flag.startswith("--") for flag in word.flags)
     option = typer.Option(
-        *([] if named else [long]),
-        *word.flags,
+        *word.options(name),
         metavar=word.metavar,
         help=word.help,
         rich_help_panel=word.panel,

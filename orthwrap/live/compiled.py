@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -113,3 +114,15 @@ def forget_compiled_steps(model: Any) -> None:
     for name in ("train_function", "test_function"):
         if getattr(model, name, None) is not None:
             setattr(model, name, None)
+
+
+@contextmanager
+def step_made_anew(model: Any) -> Iterator[None]:
+    """For a callback's `on_train_begin` that changes what a step has in it.
+
+    `fit` makes its step before it calls; a loop of one's own may have none.
+    """
+    has_step = getattr(model, "train_function", None) is not None
+    yield
+    if has_step:
+        model.make_train_function(force=True)

@@ -134,8 +134,6 @@ _NAMESPACES = (
 
 
 _MODELS = frozenset(("functional", "model", "sequential"))
-
-
 _MOST_PLACES = 10
 
 

@@ -63,6 +63,12 @@ def with_each_penalty(follow: Callable[[Penalty], object]) -> None:
     _followers.append(follow)
 
 
+def with_pull() -> str:
+    """The penalties that have a pull, as a choice in words: `so, dso or lorth`."""
+    *names, last = (p.name for p in PENALTIES.values() if p.pull is not None)
+    return f"{', '.join(names)} or {last}"
+
+
 def penalty_of_class(class_name: str) -> Penalty | None:
     """The penalty whose Keras class has this name; None where none is registered."""
     return next((p for p in PENALTIES.values() if p.class_name == class_name), None)

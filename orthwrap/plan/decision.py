@@ -11,6 +11,17 @@ from orthwrap.penalties.attachment import Attachment
 from orthwrap.plan.reasons import Reasons, joined
 from orthwrap.survey import Slot, Survey
 
+# Decisions. A kernel has exactly one of them.
+REGULARIZED = "regularized"
+ALREADY = "already"
+KEPT = "kept"
+EXCLUDED = "excluded"
+NOT_SELECTED = "not_selected"
+UNSUPPORTED = "unsupported"
+REMOVED = "removed"
+# The kernel carries an orthwrap regularizer once the command is done.
+CARRYING = (REGULARIZED, ALREADY)
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -70,29 +81,3 @@ class Plan:
 def in_order(surveyed: Survey, decisions: Sequence[Decision]) -> list[Decision]:
     order = {layer.path: i for i, layer in enumerate(surveyed.layers)}
     return sorted(decisions, key=lambda d: order[d.slot.layer.path])
-
-
-# Decisions. A kernel has exactly one of them.
-REGULARIZED = "regularized"
-
-
-ALREADY = "already"
-
-
-KEPT = "kept"
-
-
-EXCLUDED = "excluded"
-
-
-NOT_SELECTED = "not_selected"
-
-
-UNSUPPORTED = "unsupported"
-
-
-REMOVED = "removed"
-
-
-# The kernel carries an orthwrap regularizer once the command is done.
-CARRYING = (REGULARIZED, ALREADY)

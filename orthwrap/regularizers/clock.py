@@ -73,9 +73,8 @@ class Clock:
             return self._tick_tensorflow()
         if backend == "jax":
             return self._tick_jax()
-        if (
-            keras_inside.in_symbolic_scope()
-        ):  # Keras only asks for shapes, which PyTorch answers by running
+        if keras_inside.in_symbolic_scope():
+            # Keras only asks for shapes, which PyTorch answers by running.
             return int(self._start + self._ticks)
         return self._tick_here()
 

@@ -32,14 +32,7 @@ class Multiplier(keras.random.SeedGenerator):  # type: ignore[misc]  # Keras is 
         self.owner = owner
         self._model = model
         self.value = value
-        with scope_of(model):
-            self.state = keras.Variable(
-                value,
-                dtype="float32",
-                trainable=False,
-                aggregation="only_first_replica",
-                name=self.name,
-            )
+        self.state = moving_variable(model, value, self.name)
         if keras.backend.backend() == "jax":
             model.jax_state_sync()  # which goes by the variables that the model has
             keras_inside.seed_generators(model).append(self)
@@ -64,6 +57,14 @@ class Multiplier(keras.random.SeedGenerator):  # type: ignore[misc]  # Keras is 
 
     def next(self, ordered: bool = True) -> Any:
         raise TypeError("a factor's multiplier gives no seeds")
+
+
+def moving_variable(model: Any, value: Any, name: str) -> Any:
+    """A float32 variable that steps of the model read and nobody trains."""
+    with scope_of(model):
+        return keras.Variable(
+            value, dtype="float32", trainable=False, aggregation="only_first_replica", name=name
+        )
 
 
 def scope_of(model: Any) -> AbstractContextManager[Any]:

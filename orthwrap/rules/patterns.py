@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -87,6 +87,20 @@ def parse(pattern: str | Callable[[Any], bool]) -> Pattern:
         raise ValueFault(f"a pattern is a non-empty string or a callable; got {pattern!r}")
     body, slot = _split_slot(pattern)
     return Pattern(pattern, slot, _matcher(body))
+
+
+def several(value: Any) -> tuple[Any, ...]:
+    """One pattern or several, as several; None is no pattern."""
+    if value is None:
+        return ()
+    if isinstance(value, str) or callable(value):
+        return (value,)
+    return tuple(value) if isinstance(value, Iterable) else (value,)
+
+
+def patterns_of(value: Any) -> tuple[Pattern, ...]:
+    """One pattern or several, parsed."""
+    return tuple(parse(pattern) for pattern in several(value))
 
 
 def _asking(function: Callable[[Any], bool]) -> Callable[[Candidate], bool]:

@@ -60,6 +60,12 @@ class Word:
     metavar: str | None = None
     python: str = ""
 
+    def options(self, name: str) -> tuple[str, ...]:
+        """What a command calls it: a long option, which its flags may say otherwise, first."""
+        own = [flag for flag in self.flags if flag.startswith("--")]
+        short = [flag for flag in self.flags if not flag.startswith("--")]
+        return (*(own or [f"--{name.replace('_', '-')}"]), *short)
+
     @property
     def doc(self) -> str:
         """What a docstring says of it."""

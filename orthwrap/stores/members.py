@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from orthwrap.errors import FileFault
-from orthwrap.stores.regular import FLOOR, SWELLING, ZipSource, check_holes, held, open_regular
+from orthwrap.stores.regular import (
+    FLOOR,
+    SWELLING,
+    ZipSource,
+    check_holes,
+    held,
+    link_fault,
+    open_regular,
+)
 from orthwrap.stores.replacing import named_where_full, reason
 
 MAX_JSON = 256 << 20  # bytes; far above any real config, far below what would hurt
@@ -220,10 +228,7 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
             if count > MAX_MEMBERS:
                 raise FileFault(f"{folder} holds more than {MAX_MEMBERS} files: no Keras wrote it")
             if stat.S_ISLNK(mode):
-                raise FileFault(
-                    f"{path} is a link, and nothing outside the folder is read: "
-                    "copy the folder with its files inside (cp -rL)"
-                )
+                raise link_fault(path)
             if stat.S_ISREG(mode):
                 yield path.relative_to(folder).as_posix(), path
             elif not stat.S_ISDIR(mode):

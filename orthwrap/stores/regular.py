@@ -37,11 +37,41 @@ def open_regular(path: str | os.PathLike[str], buffering: int = -1) -> IO[bytes]
     return open(path, "rb", buffering, opener=_opener)
 
 
+def open_itself(path: Path) -> IO[bytes]:
+    """As `open_regular`, but FileFault for a link: nothing outside its folder is read."""
+    mode = path.lstat().st_mode  # a device may act when it is opened
+    if stat.S_ISLNK(mode):
+        raise link_fault(path)
+    if not stat.S_ISREG(mode):
+        raise _not_regular(path)
+    try:
+        return open(path, "rb", opener=_opener_of_no_link)
+    except OSError as e:
+        if e.errno == errno.ELOOP:  # it has become one
+            raise link_fault(path) from e
+        raise
+
+
+def link_fault(path: Path) -> FileFault:
+    return FileFault(
+        f"{path} is a link, and nothing outside the folder is read: "
+        "copy the folder with its files inside (cp -rL)"
+    )
+
+
+def _not_regular(path: str | Path) -> FileFault:
+    return FileFault(f"{path} is not a regular file: expected one, and nothing else is opened")
+
+
+def _opener_of_no_link(path: str, flags: int) -> int:
+    return _opener(path, flags | getattr(os, "O_NOFOLLOW", 0))
+
+
 def _opener(path: str, flags: int) -> int:
     handle = os.open(path, flags | _AT_ONCE)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise FileFault(f"{path} is not a regular file: expected one, and nothing else is opened")
+        raise _not_regular(path)
     return handle
 
 
@@ -74,12 +104,17 @@ class ZipSource(io.BufferedReader):
 def held(path: str | os.PathLike[str]) -> int:
     """Bytes of a regular file, holes left out; all of them where the system does not tell."""
     with open_regular(path) as file:
-        handle = file.fileno()
-        found = os.fstat(handle)
-        blocks = getattr(found, "st_blocks", None)
-        if blocks is None or blocks * 512 >= found.st_size or not hasattr(os, "SEEK_DATA"):
-            return found.st_size
-        return _data(handle, found.st_size)
+        return held_by(file)
+
+
+def held_by(file: IO[bytes]) -> int:
+    """As `held`, of an open file; its place in it is another one then."""
+    handle = file.fileno()
+    found = os.fstat(handle)
+    blocks = getattr(found, "st_blocks", None)
+    if blocks is None or blocks * 512 >= found.st_size or not hasattr(os, "SEEK_DATA"):
+        return found.st_size
+    return _data(handle, found.st_size)
 
 
 def _data(handle: int, size: int) -> int:

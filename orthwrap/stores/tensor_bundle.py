@@ -8,10 +8,8 @@ held the arrays (trackable_object_graph.proto). What is declared is held against
 
 from __future__ import annotations
 
-import errno
 import math
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from typing import IO, TYPE_CHECKING
 from orthwrap.errors import FileFault
 from orthwrap.stores import wire
 from orthwrap.stores.edits import HeldObject
+from orthwrap.stores.regular import held_by, open_itself
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,35 +54,17 @@ _MOST_SHARDS = 9_999
 _MOST_AXES = 32
 
 
-def open_regular(path: Path) -> IO[bytes]:
-    """A file to read, which must be one: nothing outside the folder, no device, no pipe."""
+def _opened(path: Path) -> IO[bytes]:
+    """A file of the folder to read, which must be one: nothing outside, no device, no pipe."""
     try:
-        mode = path.lstat().st_mode
+        return open_itself(path)
     except FileNotFoundError as err:
         raise FileFault(f"{path}: expected a SavedModel's file, found none") from err
-    if stat.S_ISLNK(mode):
-        raise FileFault(
-            f"{path} is a link, and nothing outside the folder is read: "
-            "copy the folder with its files inside (cp -rL)"
-        )
-    if not stat.S_ISREG(mode):
-        raise FileFault(f"{path} is not a regular file: no Keras wrote this folder")
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    try:
-        file = os.fdopen(os.open(path, flags | getattr(os, "O_BINARY", 0)), "rb")
-    except OSError as err:
-        if err.errno == errno.ELOOP:
-            raise FileFault(f"{path} has become a link while it was read") from err
-        raise
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise FileFault(f"{path} has become something else while it was read")
-    return file
 
 
 def read_regular(path: Path, longest: int) -> memoryview:
     """A whole file of at most `longest` bytes."""
-    with open_regular(path) as file:
+    with _opened(path) as file:
         if os.fstat(file.fileno()).st_size > longest:
             raise FileFault(f"{path}: too long for a model's description")
         return memoryview(file.read())
@@ -162,9 +143,8 @@ class Checkpoint:
         """Bytes that the data files really hold on disk."""
         total = 0
         for shard in range(self._shards):
-            with open_regular(self._shard(shard)) as file:
-                found = os.fstat(file.fileno())
-            total += min(found.st_size, getattr(found, "st_blocks", found.st_size) * 512)
+            with _opened(self._shard(shard)) as file:
+                total += held_by(file)
         return total
 
     def _shard(self, number: int) -> Path:
@@ -174,7 +154,7 @@ class Checkpoint:
         if entry.shard >= self._shards:
             raise FileFault(f"{self._prefix}: {key!r:.200} lies in a data file that is not there")
         path = self._shard(entry.shard)
-        with open_regular(path) as file:
+        with _opened(path) as file:
             if entry.offset + entry.size > os.fstat(file.fileno()).st_size:
                 raise FileFault(
                     f"{path}: {key!r:.200} reaches beyond the file's end: copy it again"

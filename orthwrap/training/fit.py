@@ -23,6 +23,7 @@ from orthwrap.live.rebuild import rebuild
 from orthwrap.regularizers import OrthogonalityRegularizer
 from orthwrap.report.record import Training
 from orthwrap.report.verdict import Verdict, verdict_on
+from orthwrap.rules.aims import Aim
 from orthwrap.rules.schedules import Schedule
 from orthwrap.stores.replacing import TextOutput
 from orthwrap.training.checks import check_figures, check_numbers, check_objects, label_fault
@@ -69,6 +70,7 @@ from orthwrap.training.loop.interrupts import Interrupts
 from orthwrap.training.loop.logs import check_board, open_log
 from orthwrap.training.loop.losses import split_losses
 from orthwrap.training.loop.watch import Outcome, Run, averages, is_ours, regularizers_in
+from orthwrap.training.pull.kernels import driven_kernels
 from orthwrap.training.settings import Settings
 from orthwrap.training.where.devices import whole_batches
 from orthwrap.training.where.processes import Processes
@@ -202,20 +204,24 @@ def finetune(
             choices += (f"on {settings.devices} devices{where}, each with its share of a batch",)
         if averages(model):
             choices += ("weights: at the end their averages over the steps, as use_ema asks",)
-        words = _words(model, data, session, schedules, pulls) if session.folder is not None else {}
+        steps = data.steps(settings.batch_size)
+        kernels = driven_kernels(model)
+        aim = aim_of(model, kernels, settings)
+        words: dict[str, Any] = {}
+        if session.folder is not None:
+            words = _words(model, data, session, aim, schedules, pulls)
         if session.folder is not None and not session.folder.is_locked:
             choices += ("checkpoints: no locks here, so see to it that no other run writes there",)
         state = session.state or State(0, 0, session.seed, words)
         if session.state is not None and session.folder is not None:
-            steps = data.steps(settings.batch_size)
             check_same_run(state, words, session.folder.path, steps)
             choices += (f"goes on {state.place}",)
         chosen = chosen_of(model, auto) if auto else ()
         resolved: tuple[Resolved, ...] = ()
         if chosen:
-            batches = _some_batches(data, session)
+            first = _some_batches(data, session)
             moved = MOVED if settings.distill else 0.0  # it begins as its own teacher
-            resolved = resolve(model, batches, chosen, settings.rho, settings.rho_over, moved=moved)
+            resolved = resolve(model, first, chosen, settings.rho, settings.rho_over, moved=moved)
             apply_resolved(chosen, resolved)
             choices += resolved_in_words(resolved)
         stack.enter_context(split_losses(model))
@@ -224,31 +230,32 @@ def finetune(
             stack.enter_context(interrupts)
         before = _figures(model, data, settings, kinds)
         check_figures(model, data, before, settings)
-        pursuit = _pursuit(model, data, settings, kinds, pulls)
+        batches = _same_each_time(data, settings)
+        pursuit = pursuit_of(model, kernels, aim, batches, settings, steps, kinds, pulls)
         run = Run(
             settings,
             state,
-            data.steps(settings.batch_size),
+            steps,
             _validation(model, data, settings),
             session.folder,
             session.log,
             progress,
             interrupts,
             pursuit,
-            _warmup(settings, schedules, data.steps(settings.batch_size)),
+            _warmup(settings, schedules, steps),
         )
         run.set_model(model)
         stack.callback(_stop, pursuit)
         run.begin(before)
         if session.state is not None:
             run.restore()
-        choices += told_of_pursuit(model, pursuit, settings, data.steps(settings.batch_size))
+        choices += told_of_pursuit(model, pursuit, settings, steps)
         moving = _schedules(model, data, session, state, schedules)
         if state.epoch >= settings.epochs:
             for schedule in moving:
                 schedule.end(model)
         if progress is not None:
-            progress.start(choices, settings.epochs, data.steps(settings.batch_size))
+            progress.start(choices, settings.epochs, steps)
         try:
             if pursuit is None or not pursuit.progress.ended:
                 _fit(model, data, session, state, [*moving, run, *settings.callbacks])
@@ -302,19 +309,11 @@ def _fit(model: Any, data: Data, session: Session, state: State, callbacks: Sequ
             )
 
 
-def _pursuit(
-    model: Any,
-    data: Data,
-    settings: Settings,
-    kinds: tuple[str, ...],
-    pulls: Sequence[tuple[float, Sequence[Place]]],
-) -> Pursuit | None:
-    """Who drives the kernels, held against the samples that the figures are of."""
-    batches = None
-    if data.held_out is not None or data.are_kept[0]:  # a stream's order may be another each time
-        # Without gradients there is room for larger batches.
-        batches = lambda: data.evaluation(4 * settings.batch_size)  # noqa: E731
-    return pursuit_of(model, batches, settings, data.steps(settings.batch_size), kinds, pulls)
+def _same_each_time(data: Data, settings: Settings) -> Callable[[], Any] | None:
+    """The samples that the figures are of; None where a stream's order may be another each time."""
+    if data.held_out is None and not data.are_kept[0]:
+        return None
+    return lambda: data.evaluation(4 * settings.batch_size)  # without gradients there is room
 
 
 def _verdict(
@@ -423,6 +422,7 @@ def _words(
     model: Any,
     data: Data,
     session: Session,
+    aim: Aim | None,
     schedules: Sequence[tuple[Any, Sequence[Place]]],
     pulls: Sequence[tuple[float, Sequence[Place]]],
 ) -> dict[str, Any]:
@@ -448,7 +448,7 @@ def _words(
         "regularizers": f"{names} ({checksum(kinds)})",
         "factors": f"{min(factors):g} to {max(factors):g} ({checksum(factors)})" if held else None,
         "rho": [settings.rho, settings.rho_over],
-        "goal": [str(aim_of(model, settings)), settings.task_margin, settings.pull, list(pulls)],
+        "goal": [str(aim), settings.task_margin, settings.pull, list(pulls)],
         "schedules": [_in_words(s) for s in (settings.schedule, *(s for s, _ in schedules)) if s],
     }
 

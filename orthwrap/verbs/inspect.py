@@ -9,9 +9,9 @@ from orthwrap.plan.as_it_is import plan_inspect
 from orthwrap.report.make import make_report, with_notes
 from orthwrap.report.record import Report
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
+from orthwrap.rules.patterns import several
 from orthwrap.survey import survey
 from orthwrap.verbs import notes
-from orthwrap.verbs.places import as_many
 
 
 def inspect(
@@ -40,8 +40,8 @@ def inspect(
     custom_objects_of(custom_objects)
     with opened(model, upgrade=upgrade) as source:
         surveyed = survey(source.store)
-        targets = None if target is None else as_many(target)
-        planned = plan_inspect(surveyed, targets, as_many(exclude))
+        targets = None if target is None else several(target)
+        planned = plan_inspect(surveyed, targets, several(exclude))
         report = make_report("inspect", source, surveyed, planned, with_figures=measure)
         if source.store.format == "memory":
             return report

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, overload
 
 from orthwrap.errors import UsageError
 from orthwrap.stores.outputs import PathLike, check_output, output_for
-
-
-def as_many(value: Any) -> tuple[Any, ...]:
-    """One pattern or several, as several."""
-    if value is None:
-        return ()
-    if isinstance(value, str) or callable(value):
-        return (value,)
-    return tuple(value) if isinstance(value, Iterable) else (value,)
 
 
 def refuse_in_place(in_place: bool) -> None:

@@ -7,7 +7,6 @@ import io
 import json
 import shutil
 import stat
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,22 +19,8 @@ from orthwrap.rules.file import read_rules
 from orthwrap.training.loop.checkpoints import CheckpointFolder
 from tests.fuzz import checkpoints, model_configs, structures, toml_rules, training_configs, zips
 from tests.fuzz.values import Draw
+from tests.hostile import tell
 from tests.samples import small_file
-
-
-def tell(call: Callable[[], object]) -> str:
-    """The one line that a call raises on purpose, "" where it succeeds; all else goes on."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            call()
-    except orthwrap.OrthwrapError as e:
-        message = str(e)
-        assert message, "an error without words"
-        assert message.isprintable(), f"an error that does not print: {message!r}"
-        assert len(message) <= 2000, "an error longer than a screen"
-        return message
-    return ""
 
 
 def look(report: Any, renderer: Callable[[Any, int], Any]) -> None:

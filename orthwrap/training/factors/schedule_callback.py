@@ -12,11 +12,11 @@ import keras
 
 from orthwrap import keras_inside
 from orthwrap.errors import NoMatchError, UsageError, ValueFault
-from orthwrap.live.compiled import forget_compiled_steps
+from orthwrap.live.compiled import forget_compiled_steps, step_made_anew
 from orthwrap.live.live_store import LiveStore, regularizers_of
 from orthwrap.regularizers import _Regularizer
 from orthwrap.regularizers.multiplier import Multiplier
-from orthwrap.rules.patterns import Pattern, nearest, parse
+from orthwrap.rules.patterns import Pattern, nearest, patterns_of
 from orthwrap.rules.schedules import Schedule
 from orthwrap.survey import Slot, survey
 from orthwrap.training.loop.losses import split_losses
@@ -244,15 +244,12 @@ class FactorSchedule(keras.callbacks.Callback):  # type: ignore[misc]  # Keras i
     # What Keras calls
 
     def on_train_begin(self, logs: Any = None) -> None:
-        # `fit` makes its step before it calls us; a loop of one's own may have none.
-        has_step = getattr(self.model, "train_function", None) is not None
-        self.start(self.model, self._length())
-        self._split = split_losses(self.model)
-        self._split.__enter__()
-        self._split.forget_phases()
-        self._split.begin("")
-        if has_step:
-            self.model.make_train_function(force=True)
+        with step_made_anew(self.model):
+            self.start(self.model, self._length())
+            self._split = split_losses(self.model)
+            self._split.__enter__()
+            self._split.forget_phases()
+            self._split.begin("")
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if self.by == "epoch":
@@ -318,14 +315,6 @@ def _check_callable(function: Callable[[int], Any]) -> None:
             f"schedule function {name}{signature} must take one argument, the epoch or step: "
             "lambda epoch: 0.9**epoch"
         ) from None
-
-
-def patterns_of(words: Any) -> tuple[Pattern, ...]:
-    """One pattern or several; None is no pattern."""
-    if words is None:
-        return ()
-    several = (words,) if isinstance(words, str) or callable(words) else words
-    return tuple(parse(word) for word in several)
 
 
 def chosen_in(

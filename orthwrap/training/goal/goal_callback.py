@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orthwrap.errors import ValueFault
+from orthwrap.live.compiled import step_made_anew
 from orthwrap.report.goal_progress import GoalProgress
 from orthwrap.rules.aims import Aim
+from orthwrap.rules.patterns import patterns_of
 from orthwrap.rules.words import share
-from orthwrap.training.factors.schedule_callback import patterns_of
 from orthwrap.training.goal.controller import Course
 from orthwrap.training.goal.pursuit import Pursued, Pursuit
 from orthwrap.training.goal.task import task_of
@@ -123,12 +124,9 @@ class Goal(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
     # What Keras calls
 
     def on_train_begin(self, logs: Any = None) -> None:
-        # `fit` makes its step before it calls us; a loop of one's own may have none.
-        has_step = getattr(self.model, "train_function", None) is not None
         params = self.params or {}
-        self.start(self.model, params.get("epochs") or 1, params.get("steps"))
-        if has_step:
-            self.model.make_train_function(force=True)
+        with step_made_anew(self.model):
+            self.start(self.model, params.get("epochs") or 1, params.get("steps"))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if self.epoch_done(self.model):

@@ -10,23 +10,27 @@ import keras
 
 from orthwrap.errors import UsageError
 from orthwrap.live.compiled import inner_of
+from orthwrap.penalties.table import with_pull
 from orthwrap.rules.aims import Aim
 from orthwrap.text import listed
 from orthwrap.training.goal.compiling import learning_rate
 from orthwrap.training.goal.controller import Course
 from orthwrap.training.goal.pursuit import Pursued, Pursuit
 from orthwrap.training.goal.task import task_of
-from orthwrap.training.pull.kernels import driven_kernels
+from orthwrap.training.pull.kernels import DrivenKernel
 from orthwrap.training.pull.pulling import check_no_averages
 from orthwrap.training.settings import DEFAULT_GOAL, Settings
 
 Places = Sequence[tuple[str, str]]
 
 
-def aim_of(model: Any, settings: Settings) -> Aim | None:
+def aim_of(model: Any, kernels: Sequence[DrivenKernel], settings: Settings) -> Aim | None:
     """The goal that holds for a compiled model.
 
     The default gives way where nothing can be pulled, or where the optimizer averages weights.
+
+    Args:
+        kernels: of the model, those that are driven.
 
     Raises:
         UsageError: a goal that was asked for cannot be pursued.
@@ -36,13 +40,12 @@ def aim_of(model: Any, settings: Settings) -> Aim | None:
         return None
     try:
         check_no_averages(inner_of(model.optimizer))
-        kernels = driven_kernels(model)
         if not any(kernel.regularizer.has_pull for kernel in kernels):
             names = dict.fromkeys(kernel.regularizer.penalty for kernel in kernels)
             what = f"{', '.join(names)} has no pull" if names else "no trained kernel carries one"
             raise UsageError(
-                f"goal {aim} is reached by pulls, and {what}: attach so, dso, frobenius, offdiag "
-                "or lorth, or give a factor"
+                f"goal {aim} is reached by pulls, and {what}: attach {with_pull()}, "
+                "or give a factor"
             )
     except UsageError:
         if aim is DEFAULT_GOAL:
@@ -53,6 +56,8 @@ def aim_of(model: Any, settings: Settings) -> Aim | None:
 
 def pursuit_of(
     model: Any,
+    kernels: Sequence[DrivenKernel],
+    aim: Aim | None,
     batches: Callable[[], Iterable[Any]] | None,
     settings: Settings,
     steps: int | None,
@@ -62,6 +67,8 @@ def pursuit_of(
     """What pursues the goal, pulls at the rates that were given, or only watches.
 
     Args:
+        kernels: of the model, those that are driven.
+        aim: the goal that holds for it.
         batches: what the task is held against, the same each time; None for nothing.
         steps: of an epoch; None where that is not known.
         kinds: of the outputs, where they are to be a teacher's.
@@ -72,8 +79,6 @@ def pursuit_of(
     Raises:
         UsageError: a pull or a goal that was asked for cannot be.
     """
-    kernels = driven_kernels(model)
-    aim = aim_of(model, settings)
     rates: dict[tuple[str, str], float] = {p: rate for rate, places in pulls for p in places}
     pursued = []
     for kernel in kernels:
@@ -83,8 +88,7 @@ def pursuit_of(
         pursued.append(Pursued(kernel, rate))
     if settings.pull is not None and all(p.rate is None for p in pursued):
         raise UsageError(
-            f"pull {settings.pull:g}: no trained kernel carries so, dso, frobenius, offdiag or "
-            "lorth, which have a pull"
+            f"pull {settings.pull:g}: no trained kernel carries {with_pull()}, which have a pull"
         )
     if not pursued:
         return None

@@ -66,22 +66,20 @@ class DrivenKernel:
 def _square(kernel: Any, layout: Layout, attachment: Attachment) -> float:
     """Σ‖G−I‖_F², or the penalty of W/α where that is what it drives."""
     penalty = attachment.penalty
-    drives_itself = penalty is not None and penalty.own_residual
-    if penalty is not None and drives_itself and penalty.of_kernel:
-        found = penalty.figure(kernel, layout)
+    own = penalty if penalty is not None and penalty.own_residual else None
+    if own is not None and own.of_kernel:
+        found = own.figure(kernel, layout)
         if found is not None:
             return max(found, 0.0)
     w = layout.to_matrices(kernel, np)
     w = w if w.shape[2] <= w.shape[1] else np.swapaxes(w, 1, 2)
     gram = np.swapaxes(w, 1, 2) @ w
-    if penalty is not None and drives_itself and not penalty.of_kernel:
-        words = penalty.words(attachment.options)
-        found = penalty.figure(Matrices(gram, np.zeros(gram.shape[:2]), w.shape[1]), **words)
+    matrices = Matrices(gram, np.zeros(gram.shape[:2]), w.shape[1])
+    if own is not None and not own.of_kernel:
+        found = own.figure(matrices, **own.words(attachment.options))
         if found is not None:
             return found
-    diagonal = np.arange(gram.shape[1])
-    gram[:, diagonal, diagonal] -= 1
-    return float(np.vdot(gram, gram))
+    return float(matrices.square_deviation().sum())
 
 
 def driven_kernels(model: Any, regularizers: Iterable[Any] | None = None) -> list[DrivenKernel]:

@@ -8,9 +8,12 @@ from typing import Any
 import keras
 
 from orthwrap.errors import NoMatchError, ValueFault
+from orthwrap.live.compiled import step_made_anew
+from orthwrap.penalties.table import with_pull
+from orthwrap.rules.patterns import patterns_of
 from orthwrap.rules.words import positive
 from orthwrap.text import listed
-from orthwrap.training.factors.schedule_callback import chosen_in, patterns_of
+from orthwrap.training.factors.schedule_callback import chosen_in
 from orthwrap.training.pull.kernels import DrivenKernel, driven_kernels
 from orthwrap.training.pull.pulling import Pulling, pulling_of
 
@@ -74,11 +77,8 @@ class Pull(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
     # What Keras calls
 
     def on_train_begin(self, logs: Any = None) -> None:
-        # `fit` makes its step before it calls us; a loop of one's own may have none.
-        has_step = getattr(self.model, "train_function", None) is not None
-        self.start(self.model)
-        if has_step:
-            self.model.make_train_function(force=True)
+        with step_made_anew(self.model):
+            self.start(self.model)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if self._pulling is not None and not self._is_checked:
@@ -114,8 +114,8 @@ def pullable(model: Any, target: Any = None, exclude: Any = ()) -> list[DrivenKe
             )
     if not kernels:
         raise NoMatchError(
-            f"model {model.name!r} has no trained kernel to pull: attach so, dso, frobenius, "
-            "offdiag or lorth with orthwrap.apply"
+            f"model {model.name!r} has no trained kernel to pull: attach {with_pull()} "
+            "with orthwrap.apply"
         )
     return kernels
 

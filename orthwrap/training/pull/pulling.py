@@ -13,7 +13,7 @@ import numpy as np
 from orthwrap import keras_inside
 from orthwrap.errors import UsageError
 from orthwrap.live.compiled import forget_compiled_steps, inner_of
-from orthwrap.regularizers.multiplier import RATES, scope_of
+from orthwrap.regularizers.multiplier import RATES, moving_variable
 from orthwrap.training.pull.constraint import PullConstraint
 from orthwrap.training.pull.kernels import DrivenKernel, check_pullable
 
@@ -46,14 +46,7 @@ class Pulling:
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
         self.rates: tuple[float, ...] = (0.0,) * len(self.kernels)
-        with scope_of(model):
-            self._state = keras.Variable(
-                np.zeros(len(self.kernels), "float32"),
-                dtype="float32",
-                trainable=False,
-                aggregation="only_first_replica",
-                name=RATES,
-            )
+        self._state = moving_variable(model, np.zeros(len(self.kernels), "float32"), RATES)
         self._is_jax = keras.backend.backend() == "jax"
         if self._is_jax:
             model.jax_state_sync()  # which goes by the variables that the optimizer has
