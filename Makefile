@@ -45,13 +45,11 @@ coverage: $(VENV)/ready
 	$(BIN)/coverage run -m pytest -k "not by_the_commands and not example_of_the_docs" $(DECISION_TESTS)
 	$(BIN)/coverage report
 
-DECISION_TESTS := tests/penalties tests/test_plan.py tests/test_plan_edges.py tests/test_patterns.py \
-	tests/test_words.py tests/test_user_words_edges.py tests/test_schedule_text.py \
-	tests/test_walker.py tests/test_layouts.py tests/test_measure.py \
-	tests/test_kernels_in_blocks.py tests/test_report_data.py \
-	tests/test_needs.py::test_what_a_module_gives tests/test_needs.py::test_what_leads_nowhere \
-	tests/test_needs.py::test_code_is_seen_wherever_it_stands \
-	tests/test_needs.py::test_bytecode_alone_is_code_too
+DECISION_TESTS := tests/penalties tests/model_config tests/plan/test_plan.py tests/plan/test_plan_edges.py \
+	tests/rules tests/report/test_measure.py tests/report/test_kernels_in_blocks.py \
+	tests/report/test_report_data.py \
+	$(addprefix tests/plan/test_needs.py::,test_what_a_module_gives test_what_leads_nowhere \
+		test_code_is_seen_wherever_it_stands test_bytecode_alone_is_code_too)
 
 # The penalties and their regularizers on Keras's other backends. JAX compiles anew for each shape,
 # which takes longer than what is compiled runs: it does not optimise here, and the gradients are
@@ -60,15 +58,15 @@ test-backends: test-torch test-jax
 
 test-torch: $(VENV)/backends
 	KERAS_BACKEND=torch $(BIN)/pytest -n 2 --dist worksteal $(BACKEND_TESTS)
-	$(BIN)/pytest tests/test_data.py -k DataLoader
+	$(BIN)/pytest tests/data/test_data.py -k DataLoader
 
 test-jax: $(VENV)/backends
 	XLA_FLAGS=--xla_backend_optimization_level=0 KERAS_BACKEND=jax $(BIN)/pytest -n 2 --dist worksteal $(BACKEND_TESTS) -k "not test_gradient_agrees"
-	$(BIN)/pytest tests/test_devices.py
+	$(BIN)/pytest tests/training/test_devices.py
 
-BACKEND_TESTS := tests/penalties tests/test_regularizers.py \
-	tests/test_factor_auto.py tests/test_distillation.py tests/test_schedules.py \
-	tests/test_optimizers.py tests/test_monitor.py tests/test_pull.py
+BACKEND_TESTS := tests/penalties tests/regularizers/test_regularizers.py tests/loading/test_optimizers.py \
+	$(addprefix tests/training/,test_factor_auto.py test_distillation.py test_schedules.py \
+		test_monitor.py test_pull.py)
 
 # The oldest versions of everything that pyproject.toml allows, in an environment of their own.
 $(LOWEST)/ready: pyproject.toml constraints-lowest.txt
@@ -78,12 +76,12 @@ $(LOWEST)/ready: pyproject.toml constraints-lowest.txt
 
 test-lowest: $(LOWEST)/ready
 	$(LOWEST)/bin/pytest -n 2 --dist worksteal $(LOWEST_TESTS) -k "not ($(LOWEST_LACKS))"
-	$(LOWEST)/bin/pytest tests/test_finetune.py -k "$(LOWEST_TRAINING)"
+	$(LOWEST)/bin/pytest tests/training/test_finetune.py -k "$(LOWEST_TRAINING)"
 
 LOWEST_TOOLS := pytest pytest-xdist hypothesis
-LOWEST_TESTS := tests/test_lowest.py tests/test_keras_inside.py tests/test_layouts.py \
-	tests/test_walker.py tests/test_measure.py tests/test_stores.py tests/test_files.py \
-	tests/test_live.py tests/test_loading.py tests/test_optimizers.py
+LOWEST_TESTS := tests/project/test_lowest.py tests/test_keras_inside.py tests/model_config \
+	tests/report/test_measure.py tests/stores/test_stores.py tests/verbs/test_files.py tests/live/test_live.py \
+	tests/loading
 # Keras 3.8 cannot trace its own LossScaleOptimizer's update, nor does a copy of one have its variables.
 LOWEST_LACKS := scaled and loss or with_its_loss_scale
 LOWEST_TRAINING := make_up_the_loss or split or of_a_file or penalty_in_the_history
@@ -99,8 +97,8 @@ docs: $(VENV)/ready
 
 # Broken and hostile files by the ten thousand, and runs that are killed: about an hour and a half.
 fuzz: $(VENV)/ready
-	ORTHWRAP_FUZZ=20 ORTHWRAP_KILLS=200 $(BIN)/pytest -n 2 tests/fuzz tests/test_hostile.py \
-		tests/test_killed.py
+	ORTHWRAP_FUZZ=20 ORTHWRAP_KILLS=200 $(BIN)/pytest -n 2 tests/fuzz tests/walls/test_hostile.py \
+		tests/walls/test_killed.py
 
 # What would be released: the sdist, the wheel made from it, what is in them, and how the wheel does
 # in a clean environment, outside the checkout.
@@ -112,7 +110,7 @@ release-check: $(VENV)/ready
 	$(PYTHON) -m venv "$$place/venv"; \
 	"$$place/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
 		-c constraints.txt "$$(ls dist/*.whl)[demo]"; \
-	ORTHWRAP_DIST=dist ORTHWRAP_INSTALLED="$$place/venv" $(BIN)/pytest tests/test_wheel.py; \
+	ORTHWRAP_DIST=dist ORTHWRAP_INSTALLED="$$place/venv" $(BIN)/pytest tests/project/test_wheel.py; \
 	cp examples/demo.py "$$place"; cd "$$place"; \
 	env -u PYTHONPATH PATH="$$place/venv/bin:$$PATH" python demo.py
 

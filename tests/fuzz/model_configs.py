@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.fuzz.values import Draw
-from tests.hostile import write_h5, write_keras
-from tests.samples import small_file
+from tests.support.hostile import write_h5, write_keras
+from tests.support.samples import small_file
 
 NAMES = ("conv1", "conv2", "classes", "pool", "a", "b", "outer", "forward_lstm")
 VERSIONS = ("3.9.0", "3.0.0", "2.15.0", "2.13.1", "2.4.0", "2.2.4-tf", "2.1.0", "1.2.2", "", "x")

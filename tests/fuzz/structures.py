@@ -12,8 +12,8 @@ import numpy as np
 
 from tests.fuzz.values import STRINGS, Draw
 from tests.fuzz.zips import good
-from tests.hostile import write_keras
-from tests.samples import small_file
+from tests.support.hostile import write_keras
+from tests.support.samples import small_file
 
 TYPES = (
     *("f4", "f8", "f2", "i1", "u8", "?", "c8", "S5", ">f4", "V2", "V7"),

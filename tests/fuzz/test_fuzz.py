@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.samples import small_file
+from tests.support.samples import small_file
 
 TIMES = int(os.environ.get("ORTHWRAP_FUZZ", "1"))
 KINDS = (*("model_configs", "training_configs", "checkpoints", "toml_rules", "zips", "structures"),)

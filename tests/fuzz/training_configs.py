@@ -10,7 +10,7 @@ import h5py
 
 from tests.fuzz.model_configs import write as write_model
 from tests.fuzz.values import Draw
-from tests.hostile import many_layers
+from tests.support.hostile import many_layers
 
 OPTIMIZERS = ("Adam", "SGD", "Custom>RMSprop", "Nadam", "LossScaleOptimizer", "TFOptimizer", "Own")
 SCHEDULES = ("ExponentialDecay", "PiecewiseConstantDecay", "CosineDecay", "Own")

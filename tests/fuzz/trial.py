@@ -19,8 +19,8 @@ from orthwrap.rules.file import read_rules
 from orthwrap.training.loop.checkpoints import CheckpointFolder
 from tests.fuzz import checkpoints, model_configs, structures, toml_rules, training_configs, zips
 from tests.fuzz.values import Draw
-from tests.hostile import tell
-from tests.samples import small_file
+from tests.support.hostile import tell
+from tests.support.samples import small_file
 
 
 def look(report: Any, renderer: Callable[[Any, int], Any]) -> None:

@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 from tests.fuzz.values import Draw
-from tests.samples import small_file
+from tests.support.samples import small_file
 
 NAMES = (
     *("config.json", "metadata.json", "model.weights.h5", "model.weights.json", "assets/a.txt"),

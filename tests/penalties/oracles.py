@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from backend import compiled, value, value_and_grad
 from keras import ops
 
 from orthwrap.penalties.cosine import cosine
@@ -18,6 +17,7 @@ from orthwrap.penalties.offdiag import offdiag
 from orthwrap.penalties.penalty import probe_shape
 from orthwrap.penalties.so import so
 from orthwrap.penalties.srip import srip
+from tests.support.backend import compiled, value, value_and_grad
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "so": so,

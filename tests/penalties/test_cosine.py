@@ -5,11 +5,11 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from backend import value, value_and_grad
 from keras import ops
 from oracles import random
 
 from orthwrap.penalties.cosine import cosine
+from tests.support.backend import value, value_and_grad
 
 # Keras itself triggers this on tensors of some NumPy and backend versions.
 pytestmark = pytest.mark.filterwarnings(

@@ -8,7 +8,6 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from backend import EAGER_IS_CHEAP, compiled, value, value_and_grad
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
@@ -30,6 +29,7 @@ from orthwrap.model_config.layout import Layout
 from orthwrap.penalties import tensors
 from orthwrap.penalties.penalty import probe_shape
 from orthwrap.report.measure import measure
+from tests.support.backend import EAGER_IS_CHEAP, compiled, value, value_and_grad
 
 # Keras itself triggers this on tensors of some NumPy and backend versions.
 pytestmark = pytest.mark.filterwarnings(

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from backend import EAGER_IS_CHEAP, compiled, value, value_and_grad
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
@@ -17,6 +16,7 @@ from oracles import assert_gradient, orthonormal, random, signs
 from orthwrap.penalties.conv_gram import ConvGeometry
 from orthwrap.penalties.lorth import lorth, lorth_probe_shape, lorth_value, why_none_exists
 from orthwrap.penalties.so import so
+from tests.support.backend import EAGER_IS_CHEAP, compiled, value, value_and_grad
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from backend import value, value_and_grad
 from keras import ops
 
 from orthwrap.penalties import activity
 from orthwrap.penalties.table import PENALTIES
+from tests.support.backend import value, value_and_grad
 
 
 def cosines(g: Any) -> float:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import models
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -22,7 +21,8 @@ from orthwrap.penalties.penalty import Penalty
 from orthwrap.penalties.table import PENALTIES
 from orthwrap_cli.main import app
 from tests.conftest import REPOSITORY
-from tests.samples import small_file
+from tests.support import models
+from tests.support.samples import small_file
 
 TOY = '''
 """Σ (σ²−1)⁴: as `so`, and dearer far out."""

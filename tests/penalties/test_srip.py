@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from backend import value, value_and_grad
 from oracles import gram, numpy_srip, orthonormal, random
 
 from orthwrap.penalties.penalty import probe_shape
 from orthwrap.penalties.srip import srip
+from tests.support.backend import value, value_and_grad
 
 # Keras itself triggers this on tensors of some NumPy and backend versions.
 pytestmark = pytest.mark.filterwarnings(
