@@ -7,7 +7,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 # On by default on most processors, not on all; without it TensorFlow's CPU lacks NCHW convolutions.
 export TF_ENABLE_ONEDNN_OPTS ?= 1
 
-.PHONY: demo test test-fast lint types unit coverage test-backends test-torch test-jax test-lowest bench docs fuzz \
+.PHONY: demo test test-fast lint types unit coverage test-backends test-torch test-jax test-lowest test-browser bench docs fuzz \
 	release-check clean
 
 # The environment is made anew when its ingredients change.
@@ -67,6 +67,11 @@ test-jax: $(VENV)/backends
 BACKEND_TESTS := tests/penalties tests/regularizers/test_regularizers.py tests/loading/test_optimizers.py \
 	$(addprefix tests/training/,test_factor_auto.py test_distillation.py test_schedules.py \
 		test_monitor.py test_pull.py)
+
+# The HTML page in a real browser: Chromium and its driver, as Debian packages them.
+test-browser: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt selenium
+	$(BIN)/pytest tests/report/test_html_in_browser.py
 
 # The oldest versions of everything that pyproject.toml allows, in an environment of their own.
 $(LOWEST)/ready: pyproject.toml constraints-lowest.txt

@@ -7,6 +7,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from orthwrap.errors import (
     origin,
     raised_at,
 )
+from orthwrap.report.record import Report
 from orthwrap.stores.written import noting
 from orthwrap.text import listed, printable
 from orthwrap.training.loop.interrupts import note_interrupts
@@ -44,10 +46,11 @@ def command(kind: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
         takes_screen = "screen" in signature.parameters
         own = [p for p in signature.parameters.values() if p.name != "screen"]
         exports = export_options(kind)
-        options = [*own, *exports, _flag("quiet", o.Quiet), _flag("debug", o.Debug)]
+        typed = inspect.Parameter("typed", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        options = [typed, *own, *exports, _flag("quiet", o.Quiet), _flag("debug", o.Debug)]
 
         @functools.wraps(function)
-        def wrapped(*, quiet: bool, debug: bool, **given: Any) -> None:
+        def wrapped(*, typed: typer.Context, quiet: bool, debug: bool, **given: Any) -> None:
             asked = {option.name: given.pop(option.name) for option in exports}
             files = {name: given[name] for name in _FILES if name in given}
             with _errors_in_words(given, debug):
@@ -55,7 +58,7 @@ def command(kind: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
                 if takes_screen:
                     given["screen"] = screen
                 done = function(**given)
-                screen.show(done)
+                screen.show(done, str(typed.obj))
                 if given.get("strict") and _falls_short(done):
                     raise typer.Exit(3)
 
@@ -145,16 +148,20 @@ class Screen:
         self._outputs = outputs
         self._quiet = quiet
 
-    def show(self, done: Any) -> None:
+    def show(self, done: Any, typed: str) -> None:
         """Writes a report where it was asked for, and shows it unless quiet.
 
         Args:
             done: a report, or a verb's result; of several processes that trained together, process
                 0 alone has a report to show.
+            typed: the command as it was given.
         """
         process = getattr(done, "process", 0)
         if not process:
-            self._show(getattr(done, "report", done))
+            report = getattr(done, "report", done)
+            self._show(
+                replace(report, command_line=typed) if isinstance(report, Report) else report
+            )
         elif not self._quiet:
             sys.stdout.write(f"process {process}: trained; process 0 has model and report\n")
 

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import shlex
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from orthwrap._version import __version__
 from orthwrap_cli import apply, compare, finetune, inspect, regularizers, strip, upgrade
 
+
+class _Commands(TyperGroup):
+    """Keeps what was typed, so that a report can say it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.obj = shlex.join(["orthwrap", *args])
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="orthwrap",
     help="Add orthogonality regularization to a Keras model you already have.",
     no_args_is_help=True,

@@ -15,7 +15,7 @@ from orthwrap.text import csv_cell
 Row = TypeVar("Row", LayerRecord, Comparison)
 Columns = dict[str, Callable[[Row], Any]]
 
-_FIGURES = tuple(field.name for field in dataclasses.fields(Deviation))
+_FIGURES = tuple(f.name for f in dataclasses.fields(Deviation) if f.name != "spectrum")
 
 
 def _own(*names: str) -> Columns[Any]:
@@ -55,17 +55,23 @@ _COMPARISONS: Columns[Comparison] = {
 
 def text_of(report: Report | CompareReport) -> str:
     """The CSV of a report: a line of names, then one for each kernel."""
-    if isinstance(report, CompareReport):
-        return _written(_COMPARISONS, report.layers)
-    return _written(_LAYERS, report.layers)
-
-
-def _written(columns: Columns[Row], rows: Iterable[Row]) -> str:
+    names, rows = rows_of(report)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(value(row)) for value in columns.values()] for row in rows)
+    writer.writerow(names)
+    writer.writerows(map(_cell, row) for row in rows)
     return text.getvalue()
+
+
+def rows_of(report: Report | CompareReport) -> tuple[list[str], list[list[Any]]]:
+    """The names of the columns, and the values of each kernel."""
+    if isinstance(report, CompareReport):
+        return list(_COMPARISONS), _rows(_COMPARISONS, report.layers)
+    return list(_LAYERS), _rows(_LAYERS, report.layers)
+
+
+def _rows(columns: Columns[Row], rows: Iterable[Row]) -> list[list[Any]]:
+    return [[value(row) for value in columns.values()] for row in rows]
 
 
 def _cell(value: Any) -> str:

@@ -20,6 +20,8 @@ class Export:
             is told from a file of somebody else's, which is not replaced.
         kinds: of the reports that have this form: `report`, `compare`, `regularizers`.
         renderer: `module:function`, a report of one of these kinds → text; imported when called.
+        needs: packages that must be installed for it, and
+        extra: the extra of orthwrap that brings them.
     """
 
     word: str
@@ -29,6 +31,8 @@ class Export:
     marks: tuple[str, ...]
     kinds: tuple[str, ...]
     renderer: str
+    needs: tuple[str, ...] = ()
+    extra: str = ""
 
     def text(self, report: Any) -> str:
         """The report in this form."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ _ROWS = (
         kinds=_REPORTS,
         renderer="orthwrap.report.as_markdown:text_of",
     ),
+    Export(
+        *("html", "HTML", "Write the report as one HTML page, with its plots", (".html", ".htm")),
+        marks=("<!-- Written by orthwrap",),
+        kinds=("report",),
+        renderer="orthwrap.report.as_html:text_of",
+        needs=("jinja2", "matplotlib"),
+        extra="report",
+    ),
 )
 
 EXPORTS = {export.word: export for export in _ROWS}
@@ -54,6 +63,20 @@ def save(report: Any, path: str | os.PathLike[str]) -> None:
     opened_for(export, target, "report").write(export.text(report))
 
 
+def check_installed(export: Export, word: str) -> None:
+    """ValueFault where packages that a form needs are not installed.
+
+    Args:
+        word: as for `opened_for`.
+    """
+    missing = [name for name in export.needs if find_spec(name) is None]
+    if missing:
+        raise ValueFault(
+            f"{word}: {export.name} needs {' and '.join(missing)}: "
+            f"pip install 'orthwrap[{export.extra}]'"
+        )
+
+
 def opened_for(export: Export, path: Path, word: str) -> TextOutput:
     """Where a report is to be written, checked before anything is done.
 
@@ -61,8 +84,10 @@ def opened_for(export: Export, path: Path, word: str) -> TextOutput:
         word: what messages call it, such as `--json`.
 
     Raises:
+        ValueFault: packages that this form needs are not installed.
         FileFault: it cannot be written, or is a file that no earlier report was written to.
     """
+    check_installed(export, word)
     if not path.parent.is_dir():
         raise FileFault(f"folder {path.parent} for {word} does not exist: make it first")
     check_replaceable(path, word, f"{export.name} of an earlier command", *export.marks)

@@ -15,6 +15,7 @@ from orthwrap.plan.decision import KEPT, Decision, Plan
 from orthwrap.plan.reasons import FROZEN, IS_FROZEN, about_anew
 from orthwrap.report.measure import EXACT_LIMIT, measure, together
 from orthwrap.report.record import Deviation, LayerRecord, RegularizerRecord, Report
+from orthwrap.report.versions import versions
 from orthwrap.stores.store import Store, WeightRef
 from orthwrap.survey import Kernel, Survey, survey
 from orthwrap.text import listed
@@ -63,6 +64,7 @@ def make_report(
         orthwrap_version=__version__,
         upgrades=tuple(u.to_json() for u in source.upgrades),
         warnings=warnings,
+        versions=versions(),
     )
 
 

@@ -14,7 +14,7 @@ import concurrent.futures
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,6 +29,7 @@ from orthwrap.report.record import Deviation
 EXACT_LIMIT = 2048  # the largest Gram matrix whose eigenvalues are computed
 _PROBES = 32
 _PASSES = 6  # over an estimated kernel, after the first
+_SHOWN = 64  # singular values of a spectrum
 _THREADS = 2
 _LARGE = 1024  # rows of a Gram matrix; larger ones are in memory alone
 _UNDEFINED = Deviation(math.nan, math.nan, math.nan, None, None, None, None, None)
@@ -280,6 +281,7 @@ class _Sums:
     sigma_min: float = math.inf
     sigma_max: float = 0.0
     condition: float | None = 1.0
+    spectra: list[Array] = field(default_factory=list)
 
     def add(self, batch: _Batch, gram: Array) -> None:
         matrices = Matrices(gram, _singular_values(batch, gram), self.size)
@@ -290,6 +292,7 @@ class _Sums:
             self.coherence = None
         else:
             self.coherence = max(self.coherence, coherence)
+        self.spectra.append(matrices.sigma.ravel())
         low, high = matrices.sigma[:, 0], matrices.sigma[:, -1]
         self.sigma_min = min(self.sigma_min, float(low.min()))
         self.sigma_max = max(self.sigma_max, float(high.max()))
@@ -322,7 +325,14 @@ class _Sums:
             condition=self.condition,
             coherence=self.coherence,
             penalty=value,
+            spectrum=_spectrum(np.concatenate(self.spectra)),
         )
+
+
+def _spectrum(sigma: Array) -> tuple[float, ...]:
+    """Singular values in ascending order, to six digits; `_SHOWN` of them where there are more."""
+    ranks = np.linspace(0, len(sigma) - 1, min(len(sigma), _SHOWN)).round().astype(int)
+    return tuple(float(f"{value:.6g}") for value in np.sort(sigma)[ranks])
 
 
 def _estimated(kernel: Any, layout: Layout, alpha: float, wanted: _Wanted | None) -> Deviation:

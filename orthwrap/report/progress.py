@@ -15,7 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from orthwrap.report.terminal import _in_order
+from orthwrap.report.terminal import in_order
 
 _EVERY = 60.0  # seconds of an epoch after which a line says that it goes on
 
@@ -79,7 +79,7 @@ _SHORT = {"task_loss": "task", "sparse_categorical_accuracy": "accuracy"}
 def _line(logs: Mapping[str, float], short: bool = False) -> str:
     """`task 0.133 (val 0.149)  penalty 0.0824  accuracy 0.978 (val 0.971)`."""
     # The sum of task loss and penalty is left out: both stand there.
-    names = [n for n in _in_order(logs) if n != "loss" and not n.startswith("val_")]
+    names = [n for n in in_order(logs) if n != "loss" and not n.startswith("val_")]
     if short:
         names = [n for n in names if n in ("task_loss", "penalty")]
     words = []

@@ -8,7 +8,7 @@ import importlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from orthwrap.errors import ValueFault
@@ -41,18 +41,34 @@ class _Shown:
 
     kind: ClassVar[str]
 
+    layers: Any
+
     def __str__(self) -> str:
         """As the commands show it, at 100 columns."""
         return str(_found("terminal").text_of(self))
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return str(_found("notebook").html_of(self))
+
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Saves the report, whole or not at all, in the form of the suffix: .json, .csv or .md.
+        """Saves the report, whole or not at all, in the form of the suffix.
+
+        `.json`, `.csv`, `.md`, or `.html` (with `pip install 'orthwrap[report]'`).
 
         Raises:
-            ValueFault: another suffix.
+            ValueFault: another suffix, or packages that this form needs are not installed.
             FileFault: it cannot be written, or a file is there that is no such report.
         """
         _found("exports").save(self, path)
+
+    def to_frame(self) -> Any:
+        """The report as a `pandas.DataFrame`: a row for each kernel, the columns of its CSV.
+
+        Raises:
+            ValueFault: pandas is not installed.
+        """
+        return _found("notebook").frame_of(self)
 
 
 @dataclass(frozen=True)
@@ -68,6 +84,8 @@ class Deviation(_Flat):
         coherence: the largest |cos| between two columns (rows where m < n); None for one column
             or a zero column.
         penalty: the regularizer's value without its factor; None without a regularizer.
+        spectrum: the singular values of all its matrices, ascending. Of more than 64, so many at
+            even distances, the smallest and the largest among them. None where not computed.
     """
 
     residual: float
@@ -78,6 +96,17 @@ class Deviation(_Flat):
     condition: float | None
     coherence: float | None
     penalty: float | None = None
+    spectrum: tuple[float, ...] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        spectrum = None if self.spectrum is None else list(self.spectrum)
+        return {**super().to_json(), "spectrum": spectrum}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Deviation:
+        """The inverse of `to_json`."""
+        spectrum = data.get("spectrum")
+        return _known(cls, {**data, "spectrum": None if spectrum is None else tuple(spectrum)})
 
 
 @dataclass(frozen=True)
@@ -158,8 +187,8 @@ class LayerRecord:
             reasons=because(data["reason"]),
             trainable=data["trainable"],
             regularizer=_made(RegularizerRecord, data["regularizer"]),
-            before=_made(Deviation, data["before"]),
-            after=_made(Deviation, data["after"]),
+            before=_deviation(data["before"]),
+            after=_deviation(data["after"]),
         )
 
     @property
@@ -255,7 +284,7 @@ class Training:
         return _known(cls, {**data, **lists, **read, "history": history})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report(_Shown):
     """What a command did to a model, layer by layer, with its reasons and figures.
 
@@ -271,6 +300,8 @@ class Report(_Shown):
         upgrades: what was rewritten for Keras 3, with `name`, `vintage` and `layers`.
         warnings: a line each.
         training: losses, metrics and choices of a fine-tuning, or None.
+        command_line: as it was given in a shell; None where Python asked.
+        versions: of what it was made with, by name: Python, orthwrap, Keras, NumPy, the backend.
     """
 
     command: str
@@ -282,8 +313,29 @@ class Report(_Shown):
     upgrades: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
     training: Training | None = None
+    command_line: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     kind: ClassVar[str] = "report"
+
+    def plot(self) -> Any:
+        """Spectra before and after, residuals by depth and training curves, those there are.
+
+        Returns:
+            A `matplotlib.figure.Figure`, which a notebook shows and `savefig` writes.
+
+        Raises:
+            ValueFault: matplotlib is not installed (`pip install 'orthwrap[report]'`), or no
+                kernel was measured.
+        """
+        return _found("plots").figure_of(self)
+
+    def __repr__(self) -> str:
+        s = self.summary
+        return (
+            f"<Report of {self.command}: {s['regularized']} of {s['kernels']} kernels carry a "
+            "regularizer; print it for all>"
+        )
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -311,6 +363,8 @@ class Report(_Shown):
             "upgrades": [dict(u) for u in self.upgrades],
             "warnings": list(self.warnings),
             "summary": self.summary,
+            "command_line": self.command_line,
+            "versions": dict(self.versions),
             "training": self.training and self.training.to_json(),
             "layers": [r.to_json() for r in self.layers],
         }
@@ -334,6 +388,8 @@ class Report(_Shown):
                 upgrades=tuple(data["upgrades"]),
                 warnings=tuple(data["warnings"]),
                 training=None if training is None else Training.from_json(training),
+                command_line=data.get("command_line"),
+                versions=dict(data.get("versions") or {}),
             )
 
 
@@ -370,11 +426,11 @@ class Comparison:
         for key in ("shape_before", "shape_after"):
             fields[key] = None if fields[key] is None else tuple(fields[key])
         for key in ("before", "after"):
-            fields[key] = _made(Deviation, fields[key])
+            fields[key] = _deviation(fields[key])
         return _known(cls, fields)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CompareReport(_Shown):
     """Two models, kernel by kernel."""
 
@@ -385,6 +441,12 @@ class CompareReport(_Shown):
     warnings: tuple[str, ...] = ()
 
     kind: ClassVar[str] = "compare"
+
+    def __repr__(self) -> str:
+        s = self.summary
+        return (
+            f"<CompareReport: {s['changed']} of {s['kernels']} kernels changed; print it for all>"
+        )
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -433,6 +495,10 @@ T = TypeVar("T")
 
 def _made(cls: type[T], data: Mapping[str, Any] | None) -> T | None:
     return None if data is None else _known(cls, data)
+
+
+def _deviation(data: Mapping[str, Any] | None) -> Deviation | None:
+    return None if data is None else Deviation.from_json(data)
 
 
 def _known(cls: type[T], data: Mapping[str, Any]) -> T:

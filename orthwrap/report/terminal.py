@@ -536,7 +536,7 @@ def _figures(training: Training) -> Table:
     before, after = training.metrics_before, training.metrics_after
     beside = {} if control is None else control.metrics
     rows = [(name, before.get(name), beside.get(name), after.get(name)) for name in before]
-    order = {name: i for i, name in enumerate(_in_order(before))}
+    order = {name: i for i, name in enumerate(in_order(before))}
     for name, first, other, last in sorted(rows, key=lambda row: order[row[0]]):
         shown = (first, last) if control is None else (first, other, last)
         cells = ("–" if v is None else f"{v:.4f}" for v in shown)
@@ -555,7 +555,7 @@ def _moved(report: Report, training: Training) -> bool:
     )
 
 
-def _in_order(metrics: Mapping[str, float]) -> Iterator[str]:
+def in_order(metrics: Mapping[str, float]) -> Iterator[str]:
     """Task loss and penalty first, then what adds up to them, then the rest."""
     first = [n for n in ("task_loss", "penalty", "loss") if n in metrics]
     yield from first
@@ -614,7 +614,16 @@ def as_text(rendered: Callable[[int], RenderableType], width: int = 100) -> str:
     """What a console of `width` columns would show, without colours, in signs of `sys.stdout`."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     buffer = io.TextIOWrapper(io.BytesIO(), encoding, PLAINLY, newline="")
-    screen = _SafeConsole(file=buffer, width=width, highlight=False, markup=False, emoji=False)
+    screen = _SafeConsole(
+        file=buffer,
+        width=width,
+        color_system=None,
+        force_terminal=False,
+        force_jupyter=False,  # in a notebook too, where rich would display it
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
     screen.print(rendered(width))
     buffer.seek(0)
     return "\n".join(line.rstrip() for line in buffer.read().splitlines())

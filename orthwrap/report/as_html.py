@@ -1,0 +1,158 @@
+"""A report as one HTML page: nothing is loaded, and nothing but sorting and finding needs a script.
+
+Names come from strangers' files: Jinja escapes each, and the page's own policy lets no script run
+but ours.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from pathlib import PurePath
+from typing import Any
+
+from orthwrap.errors import ValueFault
+from orthwrap.report.kernel_rows import COLUMNS, NUMBERS, SPARK, cells_of, driven, is_quiet
+from orthwrap.report.record import Report, Training
+from orthwrap.report.terminal import in_order
+from orthwrap.text import listed, printable
+
+_NONE = "–"
+_LEGEND = (
+    (
+        "residual",
+        "How far the kernel's matrices are from orthonormal: √(‖G − I‖² / r), G being the smaller "
+        "of WᵀW and WWᵀ. 0 is orthonormal, below 0.1 is close. With scale preserve it is that of "
+        "W/α, whose singular values need only be equal.",
+    ),
+    ("α", "The RMS singular value: what a kernel of its size has on average."),
+    (
+        "σ min … max",
+        "The least and the largest singular value: how much the matrix shrinks or stretches its "
+        "input. Of a convolution they are the kernel's as a matrix, not the operator's norm.",
+    ),
+    ("condition", "The largest of them over the least. 1 is best; above 1e3 directions are lost."),
+    ("coherence", "The largest |cos| of two filters. 0 is best; near 1 two of them say the same."),
+    (
+        "spectrum",
+        "All singular values, from the least to the largest; grey before and blue after, and "
+        "dashed where they would be if the kernel were orthonormal.",
+    ),
+)
+
+
+def text_of(report: Report) -> str:
+    """The HTML page of a report.
+
+    Raises:
+        ValueFault: Jinja2 or matplotlib is not installed.
+    """
+    try:
+        from jinja2 import Environment, StrictUndefined
+        from markupsafe import Markup
+    except ImportError:
+        raise ValueFault("HTML needs Jinja2: pip install 'orthwrap[report]'") from None
+    from orthwrap.report.plots import panels_of, svg_of
+
+    parts = {name: _part(name) for name in ("style.css", "table.js", "report.html.j2")}
+    page = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=_shown
+    ).from_string(parts["report.html.j2"])
+    script = parts["table.js"]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return page.render(
+        report=report,
+        policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
+        style=Markup(parts["style.css"]),  # ours
+        script=Markup(script),
+        plots=[
+            {"name": panel[0], "svg": Markup(svg_of(panel))}  # matplotlib escapes
+            for panel in panels_of(report)
+        ],
+        verdict=None if report.training is None else report.training.verdict,
+        training=None if report.training is None else _training(report.training),
+        legend=_LEGEND,
+        spark=[f"{side:g}" for side in SPARK],
+        **_head(report),
+        **_table(report),
+    )
+
+
+def _part(name: str) -> str:
+    return (files("orthwrap.report") / "html" / name).read_text(encoding="utf-8")
+
+
+def _shown(value: Any) -> Any:
+    """What is printed: no control character of a stranger's name acts, or is lost."""
+    return printable(value) if type(value) is str else value
+
+
+def _head(report: Report) -> dict[str, Any]:
+    model = report.model
+    source = PurePath(model.path).name if model.path else "Model in memory"
+    keras = f"Keras {model.keras_version}" if model.keras_version else "Keras version unknown"
+    return {
+        "title": f"{source}: orthwrap {report.command}",
+        "source": source,
+        "output": None if report.output is None else PurePath(report.output).name,
+        "facts": f"{model.format} · {keras} · {model.parameters:,} parameters",
+        "cards": list(_cards(report)),
+    }
+
+
+def _cards(report: Report) -> Iterator[Mapping[str, str]]:
+    summary, total = report.summary, report.model.parameters
+    share = summary["regularized_parameters"] / total if total else 0.0
+    yield _card(
+        "kernels with a regularizer",
+        f"{summary['regularized']} of {summary['kernels']}",
+        f"{share:.0%} of all parameters" if summary["regularized"] else "",
+    )
+    if summary["penalty_before"] is not None:
+        values = [summary["penalty_before"], summary["penalty_after"]]
+        yield _card("penalty", " → ".join(f"{v:.4g}" for v in values if v is not None))
+    measured = [(r, r.after or r.before) for r in report.layers]
+    known = [(r, f) for r, f in measured if f is not None and math.isfinite(f.residual)]
+    if known:
+        record, _ = max(known, key=lambda pair: getattr(pair[1], pair[0].driven))
+        before, after = (driven(record, f) for f in (record.before, record.after))
+        moved = [f"{v:.3g}" for v in (before, after) if v is not None]
+        yield _card("largest residual", " → ".join(moved), record.place)
+        worst, figures = max(known, key=lambda pair: pair[1].condition or math.inf)
+        shown = "unbounded" if figures.condition is None else f"{figures.condition:.3g}"
+        yield _card("largest condition", shown, worst.place)
+
+
+def _card(name: str, value: str, note: str = "") -> dict[str, str]:
+    return {"name": name, "value": value, "note": note}
+
+
+def _training(training: Training) -> dict[str, Any]:
+    control = {} if training.control is None else training.control.metrics
+    sides = [training.metrics_before, training.metrics_after]
+    columns = ["before", "after"]
+    if control:
+        sides.insert(1, control)
+        columns = ["original", "control", "orthogonal"]
+    return {
+        "line": f"{training.epochs} epochs; the weights are those of epoch {training.kept_epoch}.",
+        "choices": training.choices,
+        "where": "validation data" if training.held_out else "training data",
+        "columns": columns,
+        "rows": [
+            (n.replace("_", " "), [f"{s[n]:.4f}" if n in s else _NONE for s in sides])
+            for n in in_order(training.metrics_before)
+        ],
+    }
+
+
+def _table(report: Report) -> dict[str, Any]:
+    rows = [{"quiet": is_quiet(r), "cells": list(cells_of(r))} for r in report.layers]
+    return {
+        "rows": rows,
+        "columns": [{"name": name, "number": name in NUMBERS} for name in COLUMNS],
+        "upgrades": [{**u, "layers": listed(list(u.get("layers", ())))} for u in report.upgrades],
+    }

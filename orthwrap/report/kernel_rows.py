@@ -1,0 +1,137 @@
+"""The kernels of a report as rows of an HTML table: a page's, or a notebook's. Data alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from orthwrap.plan.decision import EXCLUDED, NOT_SELECTED
+from orthwrap.report.record import Comparison, Deviation, LayerRecord
+
+NUMBERS = ("residual", "σ min … max", "condition", "coherence")
+COLUMNS = ("layer", "shape", "regularizer", *NUMBERS, "spectrum", "why")
+COMPARED = ("layer", "shape", "weights", "regularizer", "residual")
+SPARK = (96.0, 34.0)  # how wide and high a spectrum is drawn
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    Attributes:
+        text: what it says; of a figure that moved, what it was.
+        kind: its class.
+        key: what it is sorted by; None where that is its text.
+        name: what it is called where there is no heading.
+        after: what the figure is now, and
+        moved: `"down"` or `"up"`.
+        lines: (class, path) of a drawing in place of a text.
+    """
+
+    text: str
+    kind: str = ""
+    key: Any = None
+    name: str = ""
+    after: str = ""
+    moved: str = ""
+    lines: tuple[tuple[str, str], ...] = field(default=())
+
+
+def is_quiet(record: LayerRecord) -> bool:
+    """Whether it was left alone, and nobody asked for its figures."""
+    return record.decision in (NOT_SELECTED, EXCLUDED) and record.before is None
+
+
+def cells_of(record: LayerRecord) -> Iterator[Cell]:
+    """One for each of `COLUMNS`."""
+    last = record.after or record.before
+    name = record.place
+    if record.kernel is not None and "/" in record.kernel:
+        name += f" {record.kernel}"
+    yield Cell(name, "name")
+    yield Cell(_shape(record.shape), name="shape")
+    yield Cell(carried(record), "carried")
+    yield _moved("residual", driven(record, record.before), driven(record, record.after))
+    low = "?" if last is None or last.sigma_min is None else f"{last.sigma_min:.2f}"
+    high = None if last is None else last.sigma_max
+    yield _number("σ", high, "" if high is None else f"{low} … {high:.2f}")
+    yield _number("condition", None if last is None else last.condition)
+    yield _number("coherence", None if last is None else last.coherence)
+    yield Cell("", "spectrum", key="", lines=_spectra(record))
+    yield Cell(record.reason, "why")
+
+
+def compared_cells_of(row: Comparison) -> Iterator[Cell]:
+    """One for each of `COMPARED`."""
+    yield Cell(row.path if row.slot == "kernel" else f"{row.path}@{row.slot}", "name")
+    yield Cell(_shape(row.shape_after or row.shape_before), name="shape")
+    change = f" {row.weight_change:.2%}" if row.status == "changed" and row.weight_change else ""
+    yield Cell(f"{row.status}{change}")
+    both = dict.fromkeys((row.regularizer_before or "–", row.regularizer_after or "–"))
+    yield Cell(" → ".join(both), "carried")
+    after = None if row.status == "same" or row.before is None else row.after
+    residuals = (None if f is None else f.residual for f in (row.before or row.after, after))
+    yield _moved("residual", *residuals)
+
+
+def driven(record: LayerRecord, figures: Deviation | None) -> float | None:
+    """The residual that its scale drives."""
+    if figures is None:
+        return None
+    value: float = getattr(figures, record.driven)
+    return value
+
+
+def carried(record: LayerRecord) -> str:
+    """The regularizer in a few words, or what was decided instead."""
+    if record.regularizer is None:
+        return record.foreign or record.decision.replace("_", " ")
+    r = record.regularizer
+    words = [f"{r.name} {r.factor:.3g}", "preserve" if r.scale == "preserve" else ""]
+    words.append(f"+ {r.combined_with}" if r.combined_with else "")
+    words.append("" if record.trainable else "frozen")
+    return " ".join(word for word in words if word)
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "" if shape is None else "×".join(map(str, shape))
+
+
+def _moved(name: str, before: float | None, after: float | None) -> Cell:
+    if before is None or after is None:
+        return _number(name, before)
+    key, moved = f"{after:.6g}", "down" if after <= before else "up"
+    return Cell(f"{before:.3g}", "n", key, name, f"{after:.3g}", moved)
+
+
+def _number(name: str, value: float | None, text: str | None = None) -> Cell:
+    if value is None:
+        return Cell("", "n", key="", name=name)
+    return Cell(f"{value:.3g}" if text is None else text, "n", f"{value:.6g}", name)
+
+
+def _spectra(record: LayerRecord) -> tuple[tuple[str, str], ...]:
+    """Paths of the spectra, and of what they are driven to, from 0 at the foot."""
+    sides: Mapping[str, Deviation | None] = {"old": record.before, "new": record.after}
+    if record.after is None:
+        sides = {"new": record.before}
+    spectra = {kind: f.spectrum for kind, f in sides.items() if f is not None and f.spectrum}
+    last = sides["new"]
+    if last is None or not spectra or not all(map(math.isfinite, sum(spectra.values(), ()))):
+        return ()
+    width, height = SPARK
+    aim = last.scale if record.driven == "scaled_residual" else 1.0
+    top = max(aim, *map(max, spectra.values())) * 1.08
+
+    def at(value: float) -> str:
+        return f"{height * (1 - value / top):.1f}"
+
+    paths = [("aim", f"M0 {at(aim)}H{width:.0f}")]
+    for kind, spectrum in spectra.items():
+        step = width / max(len(spectrum) - 1, 1)
+        points = " ".join(f"{i * step:.1f} {at(v)}" for i, v in enumerate(spectrum))
+        end = f"H{width:.0f}" if len(spectrum) == 1 else ""
+        paths.append((kind, f"M{points}{end}"))
+    return tuple(paths)
