@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from orthwrap.errors import ValueFault
+from orthwrap.penalties.conv_operator import OperatorFigures
 from orthwrap.plan.decision import CARRYING
 from orthwrap.plan.reasons import Reasons, because, joined
 from orthwrap.report.beside import ControlRun, Repeats
@@ -56,7 +57,7 @@ class _Shown:
 
 
 @dataclass(frozen=True)
-class Deviation(_Flat):
+class Deviation:
     """How far a kernel's matrices are from orthonormal (the worst of the batch where several).
 
     Attributes:
@@ -68,6 +69,7 @@ class Deviation(_Flat):
         coherence: the largest |cos| between two columns (rows where m < n); None for one column
             or a zero column.
         penalty: the regularizer's value without its factor; None without a regularizer.
+        operator: what it is of the convolution itself; None where it was not asked for.
     """
 
     residual: float
@@ -78,6 +80,22 @@ class Deviation(_Flat):
     condition: float | None
     coherence: float | None
     penalty: float | None = None
+    operator: OperatorFigures | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The operator's figures stand there only where they were asked for."""
+        data = {k: finite(v) for k, v in vars(self).items() if k != "operator"}
+        if self.operator is None:
+            return data
+        operator = {k: finite(v) for k, v in vars(self.operator).items()}
+        if self.operator.product_upper is None:
+            del operator["product_upper"]
+        return {**data, "operator": operator}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Deviation:
+        """The inverse of `to_json`."""
+        return _known(cls, {**data, "operator": _made(OperatorFigures, data.get("operator"))})
 
 
 @dataclass(frozen=True)
@@ -158,8 +176,8 @@ class LayerRecord:
             reasons=because(data["reason"]),
             trainable=data["trainable"],
             regularizer=_made(RegularizerRecord, data["regularizer"]),
-            before=_made(Deviation, data["before"]),
-            after=_made(Deviation, data["after"]),
+            before=_deviation(data["before"]),
+            after=_deviation(data["after"]),
         )
 
     @property
@@ -370,7 +388,7 @@ class Comparison:
         for key in ("shape_before", "shape_after"):
             fields[key] = None if fields[key] is None else tuple(fields[key])
         for key in ("before", "after"):
-            fields[key] = _made(Deviation, fields[key])
+            fields[key] = _deviation(fields[key])
         return _known(cls, fields)
 
 
@@ -433,6 +451,10 @@ T = TypeVar("T")
 
 def _made(cls: type[T], data: Mapping[str, Any] | None) -> T | None:
     return None if data is None else _known(cls, data)
+
+
+def _deviation(data: Mapping[str, Any] | None) -> Deviation | None:
+    return None if data is None else Deviation.from_json(data)
 
 
 def _known(cls: type[T], data: Mapping[str, Any]) -> T:
