@@ -59,7 +59,8 @@ class OperatorFigures:
         sigma_min: the smallest of its r singular values that was found; None where none was looked
             for.
         residual: √(lorth / r) of each group, r = min(out, in·S^d); 0 is an orthogonal convolution.
-        stable_rank: ‖K‖_F² / norm², between 1 and r; None for a zero kernel.
+        stable_rank: ‖K‖_F² / norm², at most r: how many directions of each position are
+            stretched by about as much as the norm; None for a zero kernel.
         product_upper: of a separable convolution, the product of both factors' `norm_upper`: never
             below the norm of the two together. None elsewhere.
     """
@@ -181,7 +182,7 @@ class _Band:
 
     def so(self, scale: float) -> Array:
         """The mean over all frequencies of ‖scale²·K̂ᴴK̂ − I‖_F², of each group."""
-        offsets = self.correlations.reshape(-1, *self.correlations.shape[-3:]) * scale**2
+        offsets = self.correlations.reshape(-1, *self.correlations.shape[-3:]) * (scale * scale)
         centre = len(offsets) // 2
         aside = np.einsum("dgij,dgij->g", offsets, offsets)
         middle = offsets[centre]
@@ -237,11 +238,13 @@ class _Band:
 
 def _offset_tables(sizes: Sequence[int]) -> tuple[Array, Array]:
     """cos and sin of ω·d, each (half the frequencies, all offsets)."""
+    if prod(sizes) == 1:
+        return np.zeros((0, 1)), np.zeros((0, 1))
     points = [2 * q - 1 for q in sizes]
     axes = [np.arange(1 - q, q) for q in sizes]
     offsets = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
     half = offsets[len(offsets) // 2 + 1 :]
-    angles = 2 * np.pi * (half / points) @ offsets.T if len(half) else np.zeros((0, len(offsets)))
+    angles = 2 * np.pi * (half / points) @ offsets.T
     return np.cos(angles), np.sin(angles)
 
 
@@ -312,8 +315,9 @@ class _Worst:
         self._rank = math.inf
 
     def add(self, band: _Band) -> None:
-        so = band.so(self._scale) + self._missing
-        self._residual = max(self._residual, math.sqrt(float(so.max()) / self._r))
+        so = float(np.max(band.so(self._scale))) + self._missing
+        far = math.sqrt(so / self._r) if math.isfinite(so) else math.inf  # beyond float64
+        self._residual = max(self._residual, far)
         points = _coarse_grid(band)
         frequencies, low, high = _eigenvalues(band, points)
         best, worst = (np.unravel_index(i, high.shape) for i in (high.argmax(), low.argmin()))

@@ -165,7 +165,12 @@ def _record(decision: Decision, kernel: Kernel | None) -> LayerRecord:
         regularizer=None if attachment is None else _regularizer_record(attachment),
         previous=decision.previous,
         foreign=_left_of_others(decision),
+        strides=() if kernel is None else _strides(kernel.layout),
     )
+
+
+def _strides(layout: Layout | None) -> tuple[int, ...]:
+    return layout.strides if layout is not None and any(s > 1 for s in layout.strides) else ()
 
 
 def _regularizer_record(attachment: Attachment) -> RegularizerRecord:

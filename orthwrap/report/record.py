@@ -137,12 +137,17 @@ class LayerRecord:
     foreign: str | None = None  # of others, which is left as it is
     before: Deviation | None = None
     after: Deviation | None = None
+    strides: tuple[int, ...] = ()  # of a convolution; () where all are 1
 
     def to_json(self) -> dict[str, Any]:
         matrices = self.matrices and dict(
             zip(("count", "rows", "columns"), self.matrices, strict=True)
         )
-        beside = {"previous": self.previous, "foreign": self.foreign}
+        beside = {
+            "strides": list(self.strides) or None,
+            "previous": self.previous,
+            "foreign": self.foreign,
+        }
         return {
             "path": self.path,
             "class_name": self.class_name,
@@ -178,6 +183,7 @@ class LayerRecord:
             regularizer=_made(RegularizerRecord, data["regularizer"]),
             before=_deviation(data["before"]),
             after=_deviation(data["after"]),
+            strides=tuple(data.get("strides") or ()),
         )
 
     @property
