@@ -41,6 +41,7 @@ def apply(
     force: o.Force = False,
     strict: o.Strict = False,
     no_measure: o.NoMeasure = False,
+    operator: o.Operator = False,
     screen: Any = None,
 ) -> Any:
     """Attach a regularizer to every kernel that matches; with --data also fine-tune.
@@ -76,6 +77,7 @@ def apply(
         custom_objects=o.custom_objects(custom_objects),
         unsafe_lambda=unsafe_lambda,
         measure=not no_measure,
+        operator=operator,
         upgrade=not no_upgrade,
-        progress=None if data is None else screen.progress(),
+        progress=None if data is None and not operator else screen.progress(),
     )

@@ -16,6 +16,8 @@ def inspect(
     no_upgrade: o.NoUpgrade = False,
     custom_objects: o.OwnPenalties = None,
     no_measure: o.NoMeasure = False,
+    operator: o.Operator = False,
+    screen: Any = None,
 ) -> Any:
     """How orthogonal is each layer, and what it carries; changes nothing."""
     import orthwrap
@@ -25,6 +27,8 @@ def inspect(
         target=target or None,
         exclude=exclude or (),
         measure=not no_measure,
+        operator=operator,
+        progress=screen.progress() if operator else None,
         upgrade=not no_upgrade,
         custom_objects=o.custom_objects(custom_objects),
     )

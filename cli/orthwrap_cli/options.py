@@ -47,6 +47,15 @@ Strict = Annotated[
 NoMeasure = Annotated[
     bool, typer.Option("--no-measure", help="Skip the figures.", rich_help_panel=_REPORT)
 ]
+Operator = Annotated[
+    bool,
+    typer.Option(
+        "--operator",
+        help="Add figures of each convolution itself, not of its kernel as a matrix alone; "
+        "seconds for each large kernel.",
+        rich_help_panel=_REPORT,
+    ),
+]
 NoUpgrade = Annotated[
     bool,
     typer.Option("--no-upgrade", help="Leave a file of an older Keras in its own words."),

@@ -78,7 +78,8 @@ SLOT_KEYS = {
 }
 
 
-def _per_axis(value: Any, spatial: int) -> tuple[int, ...]:
+def per_axis(value: Any, spatial: int) -> tuple[int, ...]:
+    """A config's strides or dilation, one per spatial axis; 1 where they are no counts."""
     if _is_count(value):
         return (value,) * spatial
     if isinstance(value, (list, tuple)) and len(value) == spatial and all(map(_is_count, value)):
@@ -113,7 +114,7 @@ def _conv(config: Mapping[str, Any], shape: tuple[int, ...]) -> Layout | str:
     groups = _groups(config, shape)
     if isinstance(groups, str):
         return groups
-    strides = _per_axis(config.get("strides", 1), rank - 2)
+    strides = per_axis(config.get("strides", 1), rank - 2)
     return conv_layout(rank, groups=groups, strides=strides)
 
 
@@ -121,7 +122,7 @@ def _conv_transpose(config: Mapping[str, Any], shape: tuple[int, ...]) -> Layout
     rank = len(shape)
     if (config.get("groups", 1) or 1) != 1:
         return "grouped transposed convolutions have no layout"
-    strides = _per_axis(config.get("strides", 1), rank - 2)
+    strides = per_axis(config.get("strides", 1), rank - 2)
     return conv_layout(rank, strides=strides, name="conv_transpose")
 
 

@@ -118,3 +118,10 @@ def half_spectrum(taps: Sequence[int]) -> tuple[Array, Array]:
     centred = (frequencies - (np.array(points) - 1) // 2)[half + 1 :]
     angles = 2 * np.pi * (centred / points) @ positions.T
     return np.cos(angles), -np.sin(angles)
+
+
+def taps_of(kernel: Array, geometry: ConvGeometry) -> Array:
+    """The kernel with its phases apart, (taps, groups, rows, filters)."""
+    widths = [(0, extra) for extra in geometry.padding] + [(0, 0), (0, 0)]
+    split = np.pad(kernel, widths).reshape(geometry.split_shape).transpose(geometry.split_order)
+    return split.reshape(prod(geometry.taps), geometry.groups, geometry.rows, geometry.filters)

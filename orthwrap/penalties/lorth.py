@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orthwrap.model_config.layout import Layout
-from orthwrap.penalties.conv_gram import Array, ConvGeometry, half_spectrum
+from orthwrap.penalties.conv_gram import Array, ConvGeometry, half_spectrum, taps_of
 from orthwrap.penalties.penalty import Penalty, probe_shape
 from orthwrap.penalties.so import so
 
@@ -238,9 +238,7 @@ def lorth_value(
     """`lorth` of one kernel, by NumPy in float64. Shapes as for `lorth`."""
     k = np.asarray(kernel, np.float64)
     geometry = _geometry(k.shape, strides, groups)
-    widths = [(0, extra) for extra in geometry.padding] + [(0, 0), (0, 0)]
-    split = np.pad(k, widths).reshape(geometry.split_shape).transpose(geometry.split_order)
-    taps = split.reshape(prod(geometry.taps), groups, geometry.rows, geometry.filters)
+    taps = taps_of(k, geometry)
     cos, sin = half_spectrum(geometry.taps)
     spectrum = np.tensordot(cos + 1j * sin, taps, 1)
     mirrored = sum(_square_deviation(matrices) for matrices in spectrum)

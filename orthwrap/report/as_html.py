@@ -15,31 +15,29 @@ from pathlib import PurePath
 from typing import Any
 
 from orthwrap.errors import ValueFault
-from orthwrap.report.kernel_rows import COLUMNS, NUMBERS, SPARK, cells_of, driven, is_quiet
+from orthwrap.report.about import (
+    COHERENCE,
+    OPERATOR_SIGMAS,
+    SIGMAS,
+    figure_of,
+    legend,
+    meaning_of,
+)
+from orthwrap.report.kernel_rows import NUMBERS, SPARK, cells_of, columns_of, is_quiet
 from orthwrap.report.record import Report, Training
 from orthwrap.report.terminal import in_order
 from orthwrap.text import listed, printable
 
 _NONE = "–"
-_LEGEND = (
+_MORE = (
     (
-        "residual",
-        "How far the kernel's matrices are from orthonormal: √(‖G − I‖² / r), G being the smaller "
-        "of WᵀW and WWᵀ. 0 is orthonormal, below 0.1 is close. With scale preserve it is that of "
-        "W/α, whose singular values need only be equal.",
+        "condition",
+        "the largest singular value over the least; 1 is best, above 1e3 directions are lost",
     ),
-    ("α", "The RMS singular value: what a kernel of its size has on average."),
-    (
-        "σ min … max",
-        "The least and the largest singular value: how much the matrix shrinks or stretches its "
-        "input. Of a convolution they are the kernel's as a matrix, not the operator's norm.",
-    ),
-    ("condition", "The largest of them over the least. 1 is best; above 1e3 directions are lost."),
-    ("coherence", "The largest |cos| of two filters. 0 is best; near 1 two of them say the same."),
     (
         "spectrum",
-        "All singular values, from the least to the largest; grey before and blue after, and "
-        "dashed where they would be if the kernel were orthonormal.",
+        "all singular values, from the least to the largest: grey before and blue after, dashed "
+        "where they would be if the kernel were orthonormal",
     ),
 )
 
@@ -74,7 +72,6 @@ def text_of(report: Report) -> str:
         ],
         verdict=None if report.training is None else report.training.verdict,
         training=None if report.training is None else _training(report.training),
-        legend=_LEGEND,
         spark=[f"{side:g}" for side in SPARK],
         **_head(report),
         **_table(report),
@@ -117,8 +114,8 @@ def _cards(report: Report) -> Iterator[Mapping[str, str]]:
     measured = [(r, r.after or r.before) for r in report.layers]
     known = [(r, f) for r, f in measured if f is not None and math.isfinite(f.residual)]
     if known:
-        record, _ = max(known, key=lambda pair: getattr(pair[1], pair[0].driven))
-        before, after = (driven(record, f) for f in (record.before, record.after))
+        record, _ = max(known, key=lambda pair: figure_of(*pair) or 0.0)
+        before, after = (figure_of(record, f) for f in (record.before, record.after))
         moved = [f"{v:.3g}" for v in (before, after) if v is not None]
         yield _card("largest residual", " → ".join(moved), record.place)
         worst, figures = max(known, key=lambda pair: pair[1].condition or math.inf)
@@ -150,9 +147,13 @@ def _training(training: Training) -> dict[str, Any]:
 
 
 def _table(report: Report) -> dict[str, Any]:
-    rows = [{"quiet": is_quiet(r), "cells": list(cells_of(r))} for r in report.layers]
+    columns = columns_of(report.layers)
+    rows = [{"quiet": is_quiet(r), "cells": list(cells_of(r, columns))} for r in report.layers]
+    meanings = [meaning_of(r) for r in report.layers if r.before is not None]
+    meanings += [m for m in (SIGMAS, OPERATOR_SIGMAS, COHERENCE) if m.word in columns]
     return {
         "rows": rows,
-        "columns": [{"name": name, "number": name in NUMBERS} for name in COLUMNS],
+        "columns": [{"name": name, "number": name in NUMBERS} for name in columns],
+        "legend": [*legend(meanings), *_MORE],
         "upgrades": [{**u, "layers": listed(list(u.get("layers", ())))} for u in report.upgrades],
     }

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from orthwrap.plan.decision import EXCLUDED, NOT_SELECTED
+from orthwrap.report.about import RESIDUAL, SCALED_RESIDUAL, figure_of, meaning_of
 from orthwrap.report.record import Comparison, Deviation, LayerRecord
 
-NUMBERS = ("residual", "σ min … max", "condition", "coherence")
-COLUMNS = ("layer", "shape", "regularizer", *NUMBERS, "spectrum", "why")
+NUMBERS = ("residual", "σ min … max", "operator σ", "condition", "coherence")
 COMPARED = ("layer", "shape", "weights", "regularizer", "residual")
 SPARK = (96.0, 34.0)  # how wide and high a spectrum is drawn
 
@@ -39,13 +39,20 @@ class Cell:
     lines: tuple[tuple[str, str], ...] = field(default=())
 
 
+def columns_of(layers: Sequence[LayerRecord]) -> tuple[str, ...]:
+    """What `cells_of` fills; of the operator only where somebody asked for it."""
+    asked = any(r.before is not None and r.before.operator is not None for r in layers)
+    numbers = [name for name in NUMBERS if asked or name != "operator σ"]
+    return ("layer", "shape", "regularizer", *numbers, "spectrum", "why")
+
+
 def is_quiet(record: LayerRecord) -> bool:
     """Whether it was left alone, and nobody asked for its figures."""
     return record.decision in (NOT_SELECTED, EXCLUDED) and record.before is None
 
 
-def cells_of(record: LayerRecord) -> Iterator[Cell]:
-    """One for each of `COLUMNS`."""
+def cells_of(record: LayerRecord, columns: Sequence[str]) -> Iterator[Cell]:
+    """One for each of `columns_of`."""
     last = record.after or record.before
     name = record.place
     if record.kernel is not None and "/" in record.kernel:
@@ -53,10 +60,14 @@ def cells_of(record: LayerRecord) -> Iterator[Cell]:
     yield Cell(name, "name")
     yield Cell(_shape(record.shape), name="shape")
     yield Cell(carried(record), "carried")
-    yield _moved("residual", driven(record, record.before), driven(record, record.after))
-    low = "?" if last is None or last.sigma_min is None else f"{last.sigma_min:.2f}"
-    high = None if last is None else last.sigma_max
-    yield _number("σ", high, "" if high is None else f"{low} … {high:.2f}")
+    meaning = meaning_of(record)
+    named = meaning.word if meaning not in (RESIDUAL, SCALED_RESIDUAL) else "residual"
+    yield _moved(named, figure_of(record, record.before), figure_of(record, record.after))
+    yield _sigmas("σ", *((None, None) if last is None else (last.sigma_min, last.sigma_max)))
+    if "operator σ" in columns:
+        found = None if last is None else last.operator
+        sides = (None, None) if found is None else (found.sigma_min, found.norm_upper)
+        yield _sigmas("operator σ", *sides)
     yield _number("condition", None if last is None else last.condition)
     yield _number("coherence", None if last is None else last.coherence)
     yield Cell("", "spectrum", key="", lines=_spectra(record))
@@ -74,14 +85,6 @@ def compared_cells_of(row: Comparison) -> Iterator[Cell]:
     after = None if row.status == "same" or row.before is None else row.after
     residuals = (None if f is None else f.residual for f in (row.before or row.after, after))
     yield _moved("residual", *residuals)
-
-
-def driven(record: LayerRecord, figures: Deviation | None) -> float | None:
-    """The residual that its scale drives."""
-    if figures is None:
-        return None
-    value: float = getattr(figures, record.driven)
-    return value
 
 
 def carried(record: LayerRecord) -> str:
@@ -104,6 +107,18 @@ def _moved(name: str, before: float | None, after: float | None) -> Cell:
         return _number(name, before)
     key, moved = f"{after:.6g}", "down" if after <= before else "up"
     return Cell(f"{before:.3g}", "n", key, name, f"{after:.3g}", moved)
+
+
+def _sigmas(name: str, low: float | None, high: float | None) -> Cell:
+    if high is None or not math.isfinite(high):
+        return _number(name, None)
+    # Rounded up, so that a bound stays one.
+    return _number(name, high, f"{'?' if low is None else f'{low:.2f}'} … {rounded_up(high)}")
+
+
+def rounded_up(bound: float) -> str:
+    """To two digits, never below it."""
+    return f"{math.ceil(bound * 100 - 1e-3) / 100:.2f}"
 
 
 def _number(name: str, value: float | None, text: str | None = None) -> Cell:

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Any
 
 from orthwrap._version import __version__
+from orthwrap.model_config.convolution import Convolution
 from orthwrap.model_config.layout import Layout
 from orthwrap.opening import Opened
 from orthwrap.penalties.attachment import Attachment, describe
+from orthwrap.penalties.conv_operator import OperatorFigures
 from orthwrap.penalties.options import ESTIMATE, EVERY
 from orthwrap.plan.decision import KEPT, Decision, Plan
 from orthwrap.plan.reasons import FROZEN, IS_FROZEN, about_anew
 from orthwrap.report.measure import EXACT_LIMIT, measure, together
+from orthwrap.report.measure_operator import measure_operator
 from orthwrap.report.record import Deviation, LayerRecord, RegularizerRecord, Report
 from orthwrap.report.versions import versions
 from orthwrap.stores.store import Store, WeightRef
 from orthwrap.survey import Kernel, Survey, survey
 from orthwrap.text import listed
+
+Measuring = Callable[[int], AbstractContextManager[Callable[[str], None]]]
+"""Shows how far the operators' figures are: from how many there will be → who is told of each."""
 
 
 def make_report(
@@ -28,6 +37,8 @@ def make_report(
     planned: Plan,
     *,
     with_figures: bool,
+    with_operator: bool = False,
+    measuring: Measuring | None = None,
 ) -> Report:
     """The plan as a report, with each kernel's figures as they are now.
 
@@ -35,6 +46,8 @@ def make_report(
         command: the verb.
         source: the model, and what was done to read it.
         with_figures: False leaves every `before` null.
+        with_operator: the figures of the convolutions themselves as well.
+        measuring: shows how far those are.
     """
     pairs = [(d, kernel) for d in planned.decisions for kernel in d.slot.kernels or (None,)]
     records = [_record(d, kernel) for d, kernel in pairs]
@@ -47,6 +60,8 @@ def make_report(
         found = together(list(jobs.values()), [_rows(records[i]) for i in jobs])
         for i, deviation in zip(jobs, found, strict=True):
             records[i] = replace(records[i], before=deviation)
+        if with_operator:
+            records = _with_operators(records, pairs, measuring or _unseen)
     source.check_unchanged()  # all that is shown has been read
     warnings = planned.warnings
     large = [r.path for r in records if _was_estimated(r)]
@@ -66,6 +81,54 @@ def make_report(
         warnings=warnings,
         versions=versions(),
     )
+
+
+def _unseen(total: int) -> AbstractContextManager[Callable[[str], None]]:
+    return contextlib.nullcontext(lambda place: None)
+
+
+def _with_operators(
+    records: Sequence[LayerRecord],
+    pairs: Sequence[tuple[Decision, Kernel | None]],
+    measuring: Measuring,
+) -> list[LayerRecord]:
+    """The records with the figures of their operators beside those of their matrices."""
+    chosen = [
+        (i, kernel, attachment, before)
+        for i, (kernel, attachment) in enumerate((k, d.attachment) for d, k in pairs)
+        if kernel is not None and (before := records[i].before) is not None
+    ]
+    with measuring(len(chosen)) as tell:
+
+        def job(i: int, *what: Any) -> OperatorFigures | None:
+            found = operator_of(*what)
+            tell(records[i].place)
+            return found
+
+        jobs = [functools.partial(job, *row) for row in chosen]
+        found = together(jobs, [_rows(records[i]) for i, *_ in chosen])
+    made = list(records)
+    for (i, _, _, before), operator in zip(chosen, found, strict=True):
+        made[i] = replace(records[i], before=replace(before, operator=operator))
+    return with_products(made, "before")
+
+
+def with_products(records: Sequence[LayerRecord], when: str) -> list[LayerRecord]:
+    """Both kernels of a separable convolution with the bound of their product."""
+    bounds: dict[str, dict[str, float]] = {}
+    for record in records:
+        figures = getattr(record, when)
+        if figures is not None and figures.operator is not None:
+            bounds.setdefault(record.path, {})[record.slot] = figures.operator.norm_upper
+    made = list(records)
+    for i, record in enumerate(records):
+        both = bounds.get(record.path, {})
+        figures = getattr(record, when)
+        if figures is None or figures.operator is None or set(both) != {"depthwise", "pointwise"}:
+            continue
+        operator = replace(figures.operator, product_upper=both["depthwise"] * both["pointwise"])
+        made[i] = replace(record, **{when: replace(figures, operator=operator)})
+    return made
 
 
 def with_notes(report: Report, notes: Sequence[str]) -> Report:
@@ -104,7 +167,12 @@ def _record(decision: Decision, kernel: Kernel | None) -> LayerRecord:
         regularizer=None if attachment is None else _regularizer_record(attachment),
         previous=decision.previous,
         foreign=_left_of_others(decision),
+        strides=() if kernel is None else _strides(kernel.layout),
     )
+
+
+def _strides(layout: Layout | None) -> tuple[int, ...]:
+    return layout.strides if layout is not None and any(s > 1 for s in layout.strides) else ()
 
 
 def _regularizer_record(attachment: Attachment) -> RegularizerRecord:
@@ -154,6 +222,19 @@ def figures(kernel: Kernel, attachment: Attachment | None) -> Deviation | None:
     return weight.once(asked, lambda: measure(weight.array(), layout, regularizer))
 
 
+def operator_of(
+    kernel: Kernel, attachment: Attachment | None, figures: Deviation
+) -> OperatorFigures | None:
+    """The figures of a kernel's operator, from those of its matrices."""
+    weight, layout = kernel.weight, kernel.layout
+    if weight is None or layout is None:
+        return None
+    if layout != _layout_of(kernel, attachment):
+        figures = measure(weight.array(), layout)
+    convolution = Convolution.of(layout, kernel.layer.config, kernel.spec.slot, weight.shape)
+    return weight.once(convolution, lambda: measure_operator(weight.array(), convolution, figures))
+
+
 def with_trained(report: Report, trained: Store, *, with_figures: bool) -> Report:
     """The report once its model was trained: factors as they are now, figures, what is frozen."""
     now = {
@@ -167,6 +248,7 @@ def with_trained(report: Report, trained: Store, *, with_figures: bool) -> Repor
         if found is not None:
             record = _as_trained(record, *found, with_figures)
         layers.append(record)
+    layers = with_products(layers, "after")
     inactive = [r.path for r in layers if r.carries and not r.trainable]
     if inactive:
         paths = list(dict.fromkeys(inactive))
@@ -183,5 +265,8 @@ def _as_trained(
     if record.regularizer is not None and attachment is not None:
         record = replace(record, regularizer=_regularizer_record(attachment))
     if record.before is not None and with_figures:
-        record = replace(record, after=figures(kernel, attachment))
+        after = figures(kernel, attachment)
+        if after is not None and record.before.operator is not None:
+            after = replace(after, operator=operator_of(kernel, attachment, after))
+        record = replace(record, after=after)
     return replace(record, trainable=kernel.layer.trainable)

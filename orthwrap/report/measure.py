@@ -111,10 +111,10 @@ def together(jobs: Sequence[Callable[[], T]], sizes: Sequence[int]) -> list[T]:
 
 def _exact(kernel: Any, layout: Layout, wanted: _Wanted | None) -> Deviation:
     count, m, n = layout.matrices(kernel.shape)
-    batches = list(_batches(kernel, layout))
+    batches = list(batches_of(kernel, layout))
     gram: Array | None = None
     if len(batches) == 1:  # its trace is ‖K‖², so that one reading is enough
-        gram = _gram(batches[0])
+        gram = half_gram(batches[0])
         alpha = math.sqrt(float(np.einsum("bii->", gram)) / (count * min(m, n))) or 1.0
     else:
         alpha = scale_of(kernel, layout)
@@ -123,7 +123,7 @@ def _exact(kernel: Any, layout: Layout, wanted: _Wanted | None) -> Deviation:
     sums = _Sums(alpha, max(m, n), wanted)
     for batch in batches:
         if gram is None:
-            gram = _gram(batch)
+            gram = half_gram(batch)
         sums.add(batch, gram)
         gram = None
     return sums.deviation(kernel, layout)
@@ -150,7 +150,7 @@ def relative_change(before: Any, after: Any) -> tuple[bool, float]:
 
 
 @dataclass(frozen=True)
-class _Batch:
+class Batch:
     """Some of a kernel's matrices, to be read block by block."""
 
     kernel: Any
@@ -176,11 +176,11 @@ class _Batch:
             yield np.swapaxes(w, 1, 2) if m < n else w
 
 
-def _batches(kernel: Any, layout: Layout) -> Iterator[_Batch]:
+def batches_of(kernel: Any, layout: Layout) -> Iterator[Batch]:
     """The matrices of a kernel, in batches that fit into a block where that can be."""
     whole = all_of(kernel)
     if math.prod(kernel.shape) <= _BLOCK:
-        yield _Batch(kernel, layout, whole)
+        yield Batch(kernel, layout, whole)
         return
     last = kernel.shape[-1]
     width = last // layout.parts
@@ -190,12 +190,12 @@ def _batches(kernel: Any, layout: Layout) -> Iterator[_Batch]:
         yield from _batches_within(kernel, single, index)
 
 
-def _batches_within(kernel: Any, layout: Layout, index: Index) -> Iterator[_Batch]:
+def _batches_within(kernel: Any, layout: Layout, index: Index) -> Iterator[Batch]:
     sizes = [s.stop - s.start for s in index]
     size = math.prod(sizes)
     axis = next((a for a in layout.batch if sizes[a] > 1), None)
     if size <= _BLOCK or axis is None:
-        yield _Batch(kernel, layout, index)
+        yield Batch(kernel, layout, index)
         return
     step = max(1, _BLOCK * sizes[axis] // size)
     for start in range(index[axis].start, index[axis].stop, step):
@@ -206,7 +206,7 @@ def _batches_within(kernel: Any, layout: Layout, index: Index) -> Iterator[_Batc
 # Gram matrices
 
 
-def _gram(batch: _Batch) -> Array:
+def half_gram(batch: Batch) -> Array:
     """The smaller Gram matrices, (count, r, r). Above the panels on the diagonal they are zero."""
     gram: Array | None = None
     for tall in batch.tall_blocks():
@@ -230,7 +230,7 @@ def _coherence(matrices: Matrices) -> float | None:
     return min(max(float(c.max()) for c, _ in matrices.cosines()), 1.0)
 
 
-def _singular_values(batch: _Batch, gram: Array) -> Array:
+def _singular_values(batch: Batch, gram: Array) -> Array:
     """Ascending, shape (count, r)."""
     if not gram.any():
         return np.zeros(gram.shape[:2])
@@ -246,7 +246,7 @@ def _singular_values(batch: _Batch, gram: Array) -> Array:
     return sigma
 
 
-def _reduced(batch: _Batch, chosen: Array) -> Array:
+def _reduced(batch: Batch, chosen: Array) -> Array:
     """Matrices with the singular values of the chosen ones, at most about square."""
     reduced: Array | None = None
     for block in batch.tall_blocks():
@@ -283,7 +283,7 @@ class _Sums:
     condition: float | None = 1.0
     spectra: list[Array] = field(default_factory=list)
 
-    def add(self, batch: _Batch, gram: Array) -> None:
+    def add(self, batch: Batch, gram: Array) -> None:
         matrices = Matrices(gram, _singular_values(batch, gram), self.size)
         self.square += float(matrices.square_deviation().sum())
         self.scaled_square += float(replace(matrices, alpha=self.alpha).square_deviation().sum())
@@ -346,7 +346,7 @@ def _estimated(kernel: Any, layout: Layout, alpha: float, wanted: _Wanted | None
     sigma_max = 0.0
     count, m, n = layout.matrices(kernel.shape)
     r = min(m, n)
-    for batch in _batches(kernel, layout):
+    for batch in batches_of(kernel, layout):
         v = rng.choice((-1.0, 1.0), size=(batch.count, r, min(_PROBES, r)))
         basis, weights = np.linalg.qr(v)
         images = _gram_times(batch, basis)
@@ -370,7 +370,7 @@ def _estimated(kernel: Any, layout: Layout, alpha: float, wanted: _Wanted | None
     return Deviation(residual, scaled, alpha, None, sigma_max, None, None, value)
 
 
-def _gram_times(batch: _Batch, v: Array) -> Array:
+def _gram_times(batch: Batch, v: Array) -> Array:
     """G·v for each matrix of a batch."""
     total = np.zeros_like(v)
     for tall in batch.tall_blocks():

@@ -10,12 +10,12 @@ from typing import Any
 from orthwrap.errors import ValueFault
 from orthwrap.report.as_csv import rows_of
 from orthwrap.report.kernel_rows import (
-    COLUMNS,
     COMPARED,
     NUMBERS,
     SPARK,
     Cell,
     cells_of,
+    columns_of,
     compared_cells_of,
     is_quiet,
 )
@@ -69,8 +69,8 @@ def _report_parts(report: Report) -> list[str]:
         title += f" → {PurePath(report.output).name}"
     facts = f"{report.model.format} · {report.model.parameters:,} parameters"
     shown = [r for r in report.layers if not is_quiet(r)] or report.layers
-    columns = [c for c in COLUMNS if c != "why"]
-    rows = [list(cells_of(record))[: len(columns)] for record in shown[:_MOST]]
+    *columns, _ = every = columns_of(shown)  # all but why
+    rows = [list(cells_of(record, every))[: len(columns)] for record in shown[:_MOST]]
     summary = report.summary
     lines = [f"{summary['regularized']} of {summary['kernels']} kernels carry a regularizer"]
     if len(shown) > _MOST:

@@ -16,6 +16,7 @@ try:
 except ImportError:
     raise ValueFault("drawing needs matplotlib: pip install 'orthwrap[report]'") from None
 
+from orthwrap.report.about import figure_of
 from orthwrap.report.goal_progress import GoalProgress
 from orthwrap.report.record import LayerRecord, Report, Training
 from orthwrap.text import printable
@@ -26,7 +27,7 @@ _LOSSES = ("loss", "penalty", "task_loss")
 _MOST = 12  # spectra in one figure; of more kernels, those whose residual is largest
 
 
-def figure_of(report: Report) -> Any:
+def drawing_of(report: Report) -> Any:
     """All that there is to draw, one below the other; see `Report.plot`."""
     drawn = [*panels_of(report), *_spectra(report)]
     if not drawn:
@@ -155,12 +156,12 @@ def _by_depth(figure: Any, measured: Sequence[LayerRecord]) -> None:
     sides = {"before": _OLD, "after": _NEW}
     trained = any(r.after is not None for r in measured)
     for when, colour in sides.items():
-        points = [(i, _driven(r, when)) for i, r in enumerate(measured, 1)]
+        points = [(i, figure_of(r, getattr(r, when))) for i, r in enumerate(measured, 1)]
         known = [(i, v) for i, v in points if v is not None and math.isfinite(v)]
         if known:
             label = when if trained else None
             axes.plot(*zip(*known, strict=True), ".", color=colour, label=label, markersize=7)
-    values = [v for r in measured for w in sides if (v := _driven(r, w)) is not None]
+    values = [v for r in measured for w in sides if (v := figure_of(r, getattr(r, w))) is not None]
     if values and min(values) > 0 and max(values) / min(values) > 20:
         axes.set_yscale("log")
     _dressed(axes, x="kernel, from the input on", y="residual")
@@ -168,14 +169,9 @@ def _by_depth(figure: Any, measured: Sequence[LayerRecord]) -> None:
     _legend(axes)
 
 
-def _driven(record: LayerRecord, when: str) -> float | None:
-    figures = getattr(record, when)
-    return None if figures is None else getattr(figures, record.driven)
-
-
 def _spectra(report: Report) -> list[Panel]:
     found = [r for r in report.layers if r.before is not None and r.before.spectrum]
-    worst = sorted(found, key=lambda r: -(_driven(r, "before") or 0.0))[:_MOST]
+    worst = sorted(found, key=lambda r: -(figure_of(r, r.before) or 0.0))[:_MOST]
     shown = [r for r in found if r in worst]
     if not shown:
         return []

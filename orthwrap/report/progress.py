@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from rich.console import Console
 from rich.progress import (
@@ -16,15 +17,49 @@ from rich.progress import (
 )
 
 from orthwrap.report.terminal import in_order
+from orthwrap.text import printable
 
 _EVERY = 60.0  # seconds of an epoch after which a line says that it goes on
 
 
-class TrainingProgress:
-    """Shows epochs and steps with task loss, penalty and metrics apart."""
+class MeasuringProgress:
+    """Shows how far the figures of operators are, which may take minutes."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
+
+    @contextlib.contextmanager
+    def measuring(self, total: int) -> Iterator[Callable[[str], None]]:
+        """Gives whom to tell of each kernel that is done."""
+        bars = Progress(
+            TextColumn("operators", style="bold"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}", style="dim", markup=False),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        task, shown_at, done = bars.add_task("", total=total), time.monotonic(), 0
+
+        def tell(place: str) -> None:
+            nonlocal shown_at, done
+            done += 1
+            bars.update(task, advance=1, description=printable(place))
+            if not self._console.is_terminal and time.monotonic() - shown_at > _EVERY:
+                shown_at = time.monotonic()
+                line = f"operators of {done} of {total} kernels"
+                self._console.print(line, style="dim", soft_wrap=True)
+
+        with bars:
+            yield tell
+
+
+class TrainingProgress(MeasuringProgress):
+    """Shows epochs and steps with task loss, penalty and metrics apart."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
         self._bars: Progress | None = None
         self._epochs: TaskID | None = None
         self._steps: TaskID | None = None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from orthwrap.errors import ValueFault
+from orthwrap.penalties.conv_operator import OperatorFigures
 from orthwrap.plan.decision import CARRYING
 from orthwrap.plan.reasons import Reasons, because, joined
 from orthwrap.report.beside import ControlRun, Repeats
@@ -72,7 +73,7 @@ class _Shown:
 
 
 @dataclass(frozen=True)
-class Deviation(_Flat):
+class Deviation:
     """How far a kernel's matrices are from orthonormal (the worst of the batch where several).
 
     Attributes:
@@ -86,6 +87,7 @@ class Deviation(_Flat):
         penalty: the regularizer's value without its factor; None without a regularizer.
         spectrum: the singular values of all its matrices, ascending. Of more than 64, so many at
             even distances, the smallest and the largest among them. None where not computed.
+        operator: what it is of the convolution itself; None where it was not asked for.
     """
 
     residual: float
@@ -97,16 +99,28 @@ class Deviation(_Flat):
     coherence: float | None
     penalty: float | None = None
     spectrum: tuple[float, ...] | None = None
+    operator: OperatorFigures | None = None
 
     def to_json(self) -> dict[str, Any]:
-        spectrum = None if self.spectrum is None else list(self.spectrum)
-        return {**super().to_json(), "spectrum": spectrum}
+        """The operator's figures stand there only where they were asked for."""
+        data = {k: finite(v) for k, v in vars(self).items() if k != "operator"}
+        data["spectrum"] = None if self.spectrum is None else list(self.spectrum)
+        if self.operator is None:
+            return data
+        operator = {k: finite(v) for k, v in vars(self.operator).items()}
+        if self.operator.product_upper is None:
+            del operator["product_upper"]
+        return {**data, "operator": operator}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Deviation:
         """The inverse of `to_json`."""
         spectrum = data.get("spectrum")
-        return _known(cls, {**data, "spectrum": None if spectrum is None else tuple(spectrum)})
+        own = {
+            "spectrum": None if spectrum is None else tuple(spectrum),
+            "operator": _made(OperatorFigures, data.get("operator")),
+        }
+        return _known(cls, {**data, **own})
 
 
 @dataclass(frozen=True)
@@ -148,12 +162,17 @@ class LayerRecord:
     foreign: str | None = None  # of others, which is left as it is
     before: Deviation | None = None
     after: Deviation | None = None
+    strides: tuple[int, ...] = ()  # of a convolution; () where all are 1
 
     def to_json(self) -> dict[str, Any]:
         matrices = self.matrices and dict(
             zip(("count", "rows", "columns"), self.matrices, strict=True)
         )
-        beside = {"previous": self.previous, "foreign": self.foreign}
+        beside = {
+            "strides": list(self.strides) or None,
+            "previous": self.previous,
+            "foreign": self.foreign,
+        }
         return {
             "path": self.path,
             "class_name": self.class_name,
@@ -189,6 +208,7 @@ class LayerRecord:
             regularizer=_made(RegularizerRecord, data["regularizer"]),
             before=_deviation(data["before"]),
             after=_deviation(data["after"]),
+            strides=tuple(data.get("strides") or ()),
         )
 
     @property
@@ -328,7 +348,7 @@ class Report(_Shown):
             ValueFault: matplotlib is not installed (`pip install 'orthwrap[report]'`), or no
                 kernel was measured.
         """
-        return _found("plots").figure_of(self)
+        return _found("plots").drawing_of(self)
 
     def __repr__(self) -> str:
         s = self.summary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,9 +28,22 @@ from orthwrap.plan.decision import (
     REMOVED,
     UNSUPPORTED,
 )
+from orthwrap.report.about import (
+    COHERENCE,
+    OPERATOR_RESIDUAL,
+    OPERATOR_SIGMAS,
+    RESIDUAL,
+    SCALED_RESIDUAL,
+    SIGMAS,
+    Meaning,
+    figure_of,
+    legend,
+    meaning_of,
+)
 from orthwrap.report.fitting import fitted
 from orthwrap.report.going_on import going_on
 from orthwrap.report.judged import judged, kept, residual_rows, with_repeats
+from orthwrap.report.kernel_rows import rounded_up
 from orthwrap.report.record import (
     CompareReport,
     Comparison,
@@ -70,6 +84,8 @@ def render(report: Report, width: int, *, choices: bool = True) -> RenderableTyp
         parts.append(_layer_table(report, shown, width))
     hidden = len(report.layers) - len(shown)
     parts.append(_verdict(report, hidden))
+    if any(r.before is not None for r in shown):
+        parts.append(_legend(shown, width))
     if report.upgrades:
         parts.append(_upgrades(report.command, report.upgrades, width))
     if report.training is not None:
@@ -242,7 +258,8 @@ def _layer_table(report: Report, shown: list[LayerRecord], width: int) -> Table:
     wide = width >= _WIDE
     measured = any(r.before is not None for r in shown)
     trained = any(r.after is not None for r in shown)
-    sigmas = wide or (width >= _NARROW and not trained)
+    column = _column_of(shown) if measured else None
+    beside = _beside(shown, width) if measured else []
     columns: list[tuple[str, dict[str, Any]]] = []
     if wide:
         columns.append(("class", {"no_wrap": True}))
@@ -251,17 +268,14 @@ def _layer_table(report: Report, shown: list[LayerRecord], width: int) -> Table:
         ("carries" if report.command in _CHOOSE_NONE else "decision", {"overflow": "fold"})
     )
     figure = {"justify": "right", "no_wrap": True}
-    if measured:
-        columns.append((_residual_of(shown), figure))
+    if column is not None:
+        columns.append((column.word, figure))
         if trained and not wide:
             columns.append(("", figure))
-        if sigmas:
-            columns.append(("σ min … max", figure))
-        if wide:
-            columns.append(("coherence", figure))
+        columns += [(meaning.word, figure) for meaning, _ in beside]
     if wide:
         columns.append(("why", {"overflow": "fold"}))
-    rows = [_cells(r, report.command, wide, measured, trained, sigmas) for r in shown]
+    rows = [_cells(r, report.command, wide, column, trained, beside) for r in shown]
     table = _table()
     table.add_column("layer", overflow="fold")
     for header, how in columns:
@@ -277,25 +291,52 @@ def _layer_table(report: Report, shown: list[LayerRecord], width: int) -> Table:
     return table
 
 
+Cell = Callable[[Deviation | None], Text]
+
+
+def _beside(shown: Sequence[LayerRecord], width: int) -> list[tuple[Meaning, Cell]]:
+    """The columns of figures beside the one that regularizers are about, as there is room."""
+    wide = width >= _WIDE
+    if not wide and (width < _NARROW or any(r.after is not None for r in shown)):
+        return []
+    if not any(r.before is not None and r.before.operator is not None for r in shown):
+        plain: list[tuple[Meaning, Cell]] = [(SIGMAS, _sigmas), (COHERENCE, _coherence)]
+        return plain if wide else plain[:1]
+    sigmas: tuple[Meaning, Cell] = (OPERATOR_SIGMAS, _operator_sigmas)
+    residual: tuple[Meaning, Cell] = (OPERATOR_RESIDUAL, _operator_residual)
+    return [(SIGMAS, _sigmas), sigmas, residual] if wide else [sigmas]
+
+
 def _cells(
-    record: LayerRecord, command: str, wide: bool, measured: bool, trained: bool, sigmas: bool
+    record: LayerRecord,
+    command: str,
+    wide: bool,
+    column: Meaning | None,
+    trained: bool,
+    beside: Sequence[tuple[Meaning, Cell]],
 ) -> list[Text]:
     """A row, without the layer's name."""
     cells = [Text(record.class_name, style="dim")] if wide else []
     cells += [_shape(record.shape), _what(record, command, wide)]
-    if measured:
-        driven = [_driven(record, figures) for figures in (record.before, record.after)]
-        cells.append(_residual(*driven))
+    if column is not None:
+        cells.append(_tagged(record, column))
         if trained and not wide:
-            cells.append(_gain(*driven))
-        last = record.after or record.before
-        if sigmas:
-            cells.append(_sigmas(last))
-        if wide:
-            cells.append(_number(None if last is None else last.coherence))
+            cells.append(_gain(*(figure_of(record, f) for f in (record.before, record.after))))
+        cells += [cell(record.after or record.before) for _, cell in beside]
     if wide:
         cells.append(Text(record.reason, style="dim"))
     return cells
+
+
+def _legend(shown: Sequence[LayerRecord], width: int) -> RenderableType:
+    """What the figures mean that are shown."""
+    meanings = [meaning_of(r) for r in shown if r.before is not None]
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(style="dim")
+    for word, text in legend([*meanings, *(meaning for meaning, _ in _beside(shown, width))]):
+        table.add_row(Text(word), Text(text))
+    return table
 
 
 def _room(width: int, headers: Sequence[str], rows: Sequence[Sequence[Text]]) -> int:
@@ -365,22 +406,21 @@ def _carried(record: LayerRecord, command: str, wide: bool) -> Text:
     return text
 
 
-def _residual_of(shown: Sequence[LayerRecord]) -> str:
-    """The header of the residuals that are driven."""
-    kinds = {_is_scaled(r) for r in shown if r.before is not None}
-    return "scaled residual" if kinds == {True} else "residual"
+def _column_of(shown: Sequence[LayerRecord]) -> Meaning:
+    """What most figures are that the regularizers are about; other rows are tagged."""
+    found = Counter(meaning_of(r) for r in shown if r.before is not None)
+    if set(found) == {RESIDUAL, SCALED_RESIDUAL}:
+        return RESIDUAL  # and a line below says of which rows it is the scaled one
+    return found.most_common(1)[0][0]
 
 
-def _is_scaled(record: LayerRecord) -> bool:
-    return record.driven == "scaled_residual"
-
-
-def _driven(record: LayerRecord, figures: Deviation | None) -> float | None:
-    """The residual that the regularizer drives."""
-    if figures is None:
-        return None
-    value: float = getattr(figures, record.driven)
-    return value
+def _tagged(record: LayerRecord, column: Meaning) -> Text:
+    """The figure that a row's regularizer is about, and which that is where its column's is not."""
+    figure = _residual(figure_of(record, record.before), figure_of(record, record.after))
+    meaning = meaning_of(record)
+    if record.before is None or meaning in (column, RESIDUAL, SCALED_RESIDUAL):
+        return figure
+    return Text.assemble((f"{meaning.tag} ", "dim"), figure)
 
 
 def _residual(before: float | None, after: float | None) -> Text:
@@ -411,7 +451,21 @@ def _sigmas(figures: Deviation | None) -> Text:
     return Text(f"{low} … {figures.sigma_max:.2f}")
 
 
-def _number(value: float | None) -> Text:
+def _operator_sigmas(figures: Deviation | None) -> Text:
+    operator = None if figures is None else figures.operator
+    if operator is None or not math.isfinite(operator.norm_upper):
+        return Text("–", style="dim")
+    low = "?" if operator.sigma_min is None else f"{operator.sigma_min:.2f}"
+    return Text(f"{low} … {rounded_up(operator.norm_upper)}")
+
+
+def _operator_residual(figures: Deviation | None) -> Text:
+    operator = None if figures is None else figures.operator
+    return _residual(None if operator is None else operator.residual, None)
+
+
+def _coherence(figures: Deviation | None) -> Text:
+    value = None if figures is None else figures.coherence
     return Text("–", style="dim") if value is None else Text(f"{value:.3f}")
 
 
@@ -419,10 +473,6 @@ def _verdict(report: Report, hidden: int) -> RenderableType:
     counts = Counter(r.decision for r in report.layers)
     summary = report.summary
     lines = [_done(report, counts)]
-    measured = [r for r in report.layers if r.before is not None]
-    if any(map(_is_scaled, measured)) and not all(map(_is_scaled, measured)):
-        note = "with preserve the residual is that of W/α, α being the kernel's RMS singular value"
-        lines.append(Text(note, style="dim"))
     if summary["penalty_before"] is not None:
         line = Text(f"penalty {summary['penalty_before']:.4g}")
         if summary["penalty_after"] is not None:

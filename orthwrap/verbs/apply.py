@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from orthwrap.errors import UsageError, ValueFault
 from orthwrap.model_config.tree import edit
-from orthwrap.opening import opened
+from orthwrap.opening import Opened, opened
 from orthwrap.plan.decide import plan
 from orthwrap.plan.decision import Decision, Plan
 from orthwrap.plan.templates import check_foreign, check_references, templates_of
@@ -22,9 +23,10 @@ from orthwrap.rules.rule import AttachWords, Rule
 from orthwrap.rules.words import documented, words_of
 from orthwrap.stores.outputs import PathLike
 from orthwrap.surgery import changed_model, load_changed, save, write_changed
-from orthwrap.survey import survey
+from orthwrap.survey import Survey, survey
 from orthwrap.training.settings import DEFAULT_GOAL, TrainingWords, settings_of
 from orthwrap.verbs.endings import Result, finished, trained
+from orthwrap.verbs.measuring import check_operator, measuring_of
 from orthwrap.verbs.places import refuse_in_place, target_of
 from orthwrap.verbs.training_words import check_effect, check_pulls, job_of, says_how_strong
 
@@ -46,6 +48,7 @@ def apply(
     *,
     rules: Rule | Sequence[Rule] | None = None,
     measure: bool = True,
+    operator: bool = False,
     upgrade: bool = True,
     dry_run: bool = False,
     force: bool = False,
@@ -64,6 +67,7 @@ def apply(
             model, None writes nothing.
         rules: several `Rule`s instead; the first that matches wins.
         measure: False skips the figures.
+        operator: as in `inspect`; after training too.
         upgrade: False leaves a file of an older Keras in its own words.
         dry_run: decide and report, write nothing.
         force: an existing output may be replaced (never the input).
@@ -76,8 +80,8 @@ def apply(
             that registers a penalty (`register_penalty`) is imported before the penalty is
             looked for.
         unsafe_lambda: for training and conversion, run the code that the file keeps.
-        progress: True shows the training on the screen; so does an object like
-            `orthwrap.report.progress.TrainingProgress`.
+        progress: True shows the training, and how far the figures of the operators are, on the
+            screen; so does an object like `orthwrap.report.progress.TrainingProgress`.
         **words: what to attach and how to train:
             {words}
 
@@ -87,6 +91,7 @@ def apply(
     Raises:
         OrthwrapError: with one line that says what was expected, found, and to do.
     """
+    check_operator(operator, measure=measure)
     attach = words_of(AttachWords)
     given: Any = {k: v for k, v in words.items() if k in attach and v is not None}
     training = {k: v for k, v in words.items() if k not in attach}
@@ -103,7 +108,14 @@ def apply(
     if in_place and settings is not None and settings.devices is not None:
         raise UsageError("devices share a copy of the model: leave in_place out")
     job = job_of(data, settings, progress)
-    verb = _Apply(rules, measure, job, known, unsafe_lambda, dry_run)
+    report_on = functools.partial(
+        make_report,
+        "apply",
+        with_figures=measure,
+        with_operator=operator,
+        measuring=measuring_of(progress),
+    )
+    verb = _Apply(rules, measure, report_on, job, known, unsafe_lambda, dry_run)
     with contextlib.nullcontext() if job is None else job.on_devices():
         if not isinstance(model, (str, os.PathLike)):
             return verb.on_model(model, output, force=force, in_place=in_place)
@@ -141,6 +153,7 @@ def _check_data(rules: Sequence[Rule], training: Mapping[str, Any], *, has_data:
 class _Apply:
     rules: tuple[Rule, ...]
     measure: bool
+    report_on: Callable[[Opened, Survey, Plan], Report]
     job: Job | None
     custom_objects: Mapping[str, Any]
     unsafe_lambda: bool
@@ -157,7 +170,7 @@ class _Apply:
             surveyed = survey(store)
             planned = plan(surveyed, self.rules, templates)
             check_foreign(planned)
-            report = make_report("apply", source, surveyed, planned, with_figures=self.measure)
+            report = self.report_on(source, surveyed, planned)
             if self.dry_run:
                 return finished(None, report, None)
             root = edit(store.root, planned.edits)
@@ -186,7 +199,7 @@ class _Apply:
             check_foreign(planned, functions)
             if target is not None:
                 check_references(functions)
-            report = make_report("apply", source, surveyed, planned, with_figures=self.measure)
+            report = self.report_on(source, surveyed, planned)
             if self.dry_run:
                 return finished(None, report, None)
             outcome = None

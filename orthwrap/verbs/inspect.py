@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orthwrap.opening import opened
 from orthwrap.plan.as_it_is import plan_inspect
@@ -12,6 +12,10 @@ from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
 from orthwrap.rules.patterns import several
 from orthwrap.survey import survey
 from orthwrap.verbs import notes
+from orthwrap.verbs.measuring import check_operator, measuring_of
+
+if TYPE_CHECKING:
+    from orthwrap.report.progress import MeasuringProgress
 
 
 def inspect(
@@ -20,8 +24,10 @@ def inspect(
     target: Any = None,
     exclude: Any = (),
     measure: bool = True,
+    operator: bool = False,
     upgrade: bool = True,
     custom_objects: CustomObjects | None = None,
+    progress: MeasuringProgress | bool | None = None,
 ) -> Report:
     """How orthogonal each kernel is, and what it carries. Changes nothing.
 
@@ -30,19 +36,34 @@ def inspect(
         target: patterns of the kernels to measure; None takes all.
         exclude: patterns of kernels to leave out.
         measure: False skips the figures.
+        operator: True adds the figures of each convolution itself, beside those of its kernel as
+            a matrix: `norm_upper`, `norm_lower`, `sigma_min`, `residual`, `stable_rank`. Takes
+            seconds for each large kernel.
         upgrade: False reads a file of an older Keras as it stands.
         custom_objects: as in `apply`; here only for what `register_penalty` needs importing.
+        progress: True shows on the screen how far the figures of the operators are; so does an
+            object like `orthwrap.report.progress.MeasuringProgress`.
 
     Raises:
         FileFault: the file cannot be read as a Keras model.
         NoMatchError: a target matches nothing.
+        UsageError: `operator` without `measure`.
     """
+    check_operator(operator, measure=measure)
     custom_objects_of(custom_objects)
     with opened(model, upgrade=upgrade) as source:
         surveyed = survey(source.store)
         targets = None if target is None else several(target)
         planned = plan_inspect(surveyed, targets, several(exclude))
-        report = make_report("inspect", source, surveyed, planned, with_figures=measure)
+        report = make_report(
+            "inspect",
+            source,
+            surveyed,
+            planned,
+            with_figures=measure,
+            with_operator=operator,
+            measuring=measuring_of(progress),
+        )
         if source.store.format == "memory":
             return report
         return with_notes(report, notes.of_references(source.store.root))
