@@ -21,6 +21,7 @@ from orthwrap.errors import (
     origin,
     raised_at,
 )
+from orthwrap.report.folding import View
 from orthwrap.report.record import Report
 from orthwrap.stores.written import noting
 from orthwrap.text import listed, printable
@@ -47,18 +48,21 @@ def command(kind: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
         own = [p for p in signature.parameters.values() if p.name != "screen"]
         exports = export_options(kind)
         typed = inspect.Parameter("typed", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-        options = [typed, *own, *exports, _flag("quiet", o.Quiet), _flag("debug", o.Debug)]
+        views = _VIEWS if kind == "report" else []
+        options = [typed, *own, *exports, *views]
+        options += [_option("quiet", o.Quiet, False), _option("debug", o.Debug, False)]
 
         @functools.wraps(function)
         def wrapped(*, typed: typer.Context, quiet: bool, debug: bool, **given: Any) -> None:
             asked = {option.name: given.pop(option.name) for option in exports}
+            view = View(**{option.name: given.pop(option.name) for option in views})
             files = {name: given[name] for name in _FILES if name in given}
             with _errors_in_words(given, debug):
                 screen = Screen(ReportOutputs.checked(asked, files), quiet)
                 if takes_screen:
                     given["screen"] = screen
                 done = function(**given)
-                screen.show(done, str(typed.obj))
+                screen.show(done, str(typed.obj), view)
                 if given.get("strict") and _falls_short(done):
                     raise typer.Exit(3)
 
@@ -77,9 +81,13 @@ def _falls_short(done: Any) -> bool:
     return verdict is not None and bool(verdict.fails)
 
 
-def _flag(name: str, annotation: Any) -> inspect.Parameter:
+def _option(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
     kind = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(name, kind, default=False, annotation=annotation)
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+
+# How a report's kernels are shown.
+_VIEWS = [_option("unfold", o.Unfold, False), _option("sort", o.SortBy), _option("top", o.Top)]
 
 
 @contextlib.contextmanager
@@ -148,24 +156,26 @@ class Screen:
         self._outputs = outputs
         self._quiet = quiet
 
-    def show(self, done: Any, typed: str) -> None:
+    def show(self, done: Any, typed: str, view: View) -> None:
         """Writes a report where it was asked for, and shows it unless quiet.
 
         Args:
             done: a report, or a verb's result; of several processes that trained together, process
                 0 alone has a report to show.
             typed: the command as it was given.
+            view: how its kernels are shown.
         """
         process = getattr(done, "process", 0)
         if not process:
             report = getattr(done, "report", done)
             self._show(
-                replace(report, command_line=typed) if isinstance(report, Report) else report
+                replace(report, command_line=typed) if isinstance(report, Report) else report,
+                view,
             )
         elif not self._quiet:
             sys.stdout.write(f"process {process}: trained; process 0 has model and report\n")
 
-    def _show(self, report: Any) -> None:
+    def _show(self, report: Any, view: View) -> None:
         try:
             self._outputs.write(report)
             if not self._quiet:
@@ -173,7 +183,7 @@ class Screen:
 
                 screen = self._console()
                 # What training chose was shown as it began.
-                screen.print(renderable(report, screen.width, choices=False))
+                screen.print(renderable(report, screen.width, choices=False, view=view))
                 screen.file.flush()
         except KeyboardInterrupt as e:
             written = getattr(report, "output", None)

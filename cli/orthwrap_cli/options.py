@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from orthwrap.report.folding import Sort
 from orthwrap.rules.rule import AttachWords
 from orthwrap_cli.word_options import one_of
 
@@ -42,6 +43,32 @@ Strict = Annotated[
         "--strict",
         help="Exit with 3 where the verdict warns, or a goal was not reached; all is written.",
         rich_help_panel=_REPORT,
+    ),
+]
+Unfold = Annotated[
+    bool,
+    typer.Option(
+        "--unfold",
+        help="Show each kernel in a row of its own, where blocks of many would share one.",
+        rich_help_panel="Report",
+    ),
+]
+SortBy = Annotated[
+    Sort | None,
+    typer.Option(
+        "--sort",
+        help="Show the kernels whose figure is worst first. Default: the model's order.",
+        rich_help_panel="Report",
+    ),
+]
+Top = Annotated[
+    int | None,
+    typer.Option(
+        "--top",
+        metavar="N",
+        min=1,
+        help="Show the N worst kernels alone, by residual or by --sort. Default: all.",
+        rich_help_panel="Report",
     ),
 ]
 NoMeasure = Annotated[

@@ -228,6 +228,11 @@ class LayerRecord:
         return "scaled_residual" if preserve else "residual"
 
     @property
+    def parameters(self) -> int:
+        """How many weights the kernel has; 0 where there is none."""
+        return 0 if self.shape is None else math.prod(self.shape)
+
+    @property
     def carries(self) -> bool:
         """True where the kernel carries an orthwrap regularizer once the command is done."""
         return self.decision in CARRYING

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.padding import Padding
 from rich.segment import Segment
@@ -20,34 +19,30 @@ from rich.text import Text as RichText
 from orthwrap.penalties.options import EVERY
 from orthwrap.penalties.table import PENALTIES
 from orthwrap.plan.decision import (
-    ALREADY,
     EXCLUDED,
-    KEPT,
     NOT_SELECTED,
-    REGULARIZED,
     REMOVED,
-    UNSUPPORTED,
 )
-from orthwrap.report.about import (
-    COHERENCE,
-    OPERATOR_RESIDUAL,
-    OPERATOR_SIGMAS,
-    RESIDUAL,
-    SCALED_RESIDUAL,
-    SIGMAS,
-    Meaning,
-    figure_of,
-    legend,
-    meaning_of,
-)
+from orthwrap.report.about import figure_of, meaning_of
 from orthwrap.report.fitting import fitted
+from orthwrap.report.folding import Block, View, rows_of
 from orthwrap.report.going_on import going_on
 from orthwrap.report.judged import judged, kept, residual_rows, with_repeats
 from orthwrap.report.kernel_rows import rounded_up
+from orthwrap.report.layer_table import (
+    WIDE,
+    layer_table,
+    legend_table,
+    names_of,
+    plain_table,
+    residual,
+    room_for,
+    shape_text,
+    sigmas,
+)
 from orthwrap.report.record import (
     CompareReport,
     Comparison,
-    Deviation,
     LayerRecord,
     Report,
     Training,
@@ -56,36 +51,26 @@ from orthwrap.report.signs import Text
 from orthwrap.stores.store import ModelRecord
 from orthwrap.text import PLAINLY, listed, plainly, printable
 
-_STYLES = {
-    REGULARIZED: "green",
-    ALREADY: "cyan",
-    KEPT: "yellow",
-    REMOVED: "green",
-    UNSUPPORTED: "red",
-    EXCLUDED: "dim",
-    NOT_SELECTED: "dim",
-}
-_CHOOSE_NONE = ("inspect", "finetune")  # commands that show what is there
-_WIDE = 120  # columns from which the reasons get a column of their own
-_NARROW = 72  # columns below which the singular values give way to the names
-_BETWEEN = 3  # columns between two of a table
-_FOLDED = 28  # columns that a cell of words may take from the names
 
-
-def render(report: Report, width: int, *, choices: bool = True) -> RenderableType:
+def render(
+    report: Report, width: int, *, choices: bool = True, view: View | None = None
+) -> RenderableType:
     """A report for a terminal of `width` columns.
 
     Args:
+        view: which kernels are shown, and how; None is the default view.
         choices: False leaves out what was chosen to train with, for who has seen that before.
     """
     parts: list[RenderableType] = [_head(report.command, report.model, report.output)]
     shown = _shown(report)
+    lines = rows_of(shown, view or View())
     if shown:
-        parts.append(_layer_table(report, shown, width))
+        parts.append(layer_table(report, shown, lines, width))
+        parts += _left_out(shown, lines)
     hidden = len(report.layers) - len(shown)
     parts.append(_verdict(report, hidden))
     if any(r.before is not None for r in shown):
-        parts.append(_legend(shown, width))
+        parts.append(legend_table(shown, width))
     if report.upgrades:
         parts.append(_upgrades(report.command, report.upgrades, width))
     if report.training is not None:
@@ -130,11 +115,11 @@ def render_compare(report: CompareReport, width: int) -> RenderableType:
         (" ↔ ", "dim"),
         _model_name(report.after),
     )
-    wide = width >= _WIDE
+    wide = width >= WIDE
     headers = ["weights", "residual", "regularizer"]
     if wide:
         headers = ["shape", *headers, "σ min … max"]
-    table = _table()
+    table = plain_table()
     table.add_column("layer", overflow="fold")
     for header in headers:
         figure = header in ("residual", "σ min … max")
@@ -142,8 +127,8 @@ def render_compare(report: CompareReport, width: int) -> RenderableType:
             header, justify="right" if figure else "left", no_wrap=header != "regularizer"
         )
     rows = [_compare_cells(row, wide) for row in report.layers]
-    room = _room(width, headers, rows)
-    for cells, (heading, name) in zip(rows, fitted(_names(report.layers), room), strict=True):
+    room = room_for(width, headers, rows)
+    for cells, (heading, name) in zip(rows, fitted(names_of(report.layers), room), strict=True):
         if heading is not None:
             table.add_row(Text(heading, style="dim"))
         table.add_row(name, *cells)
@@ -170,26 +155,23 @@ def _count(number: int, what: str) -> str:
 
 
 def render_regularizers(rows: Iterable[Mapping[str, Any]], width: int) -> RenderableType:
-    """The list of penalties."""
-    table = _table()
+    """The list of penalties; where there is no room for more columns, options and source below."""
+    wide = width >= WIDE
+    table = plain_table()
     table.add_column("name", style="bold", no_wrap=True)
     table.add_column("times factor", no_wrap=width >= 100)
     table.add_column("minimum", no_wrap=True)
     table.add_column("factor", justify="right", no_wrap=True)
-    table.add_column("options", overflow="fold")
-    if width >= _WIDE:
+    if wide:
+        table.add_column("options", overflow="fold")
         table.add_column("source", overflow="fold", ratio=1)
     for row in rows:
-        cells = [
-            row["name"],
-            row["formula"],
-            row["minimum"],
-            f"{row['factor']:g}",
-            ", ".join(row["options"]) or "–",
-        ]
-        if width >= _WIDE:
-            cells.append(row["source"])
-        table.add_row(*cells)
+        options = ", ".join(row["options"]) or "–"
+        cells = [row["name"], row["formula"], row["minimum"], f"{row['factor']:g}"]
+        table.add_row(*cells, *([options, row["source"]] if wide else []))
+        if not wide:
+            for words in (row["source"], f"options: {options}"):
+                table.add_row("", Text(words, style="dim"))
     foot = Text(
         "W is fan-in × fan-out, G the smaller of WᵀW and WWᵀ. Squared norms, no ½, summed over a "
         "kernel's matrices and over layers: factors published for other conventions do not "
@@ -216,10 +198,6 @@ def regularizer_rows() -> list[dict[str, Any]]:
 
 
 # Parts
-
-
-def _table() -> Table:
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
 
 
 def _head(command: str, model: ModelRecord, output: str | None) -> RenderableType:
@@ -254,225 +232,27 @@ def _shown(report: Report) -> list[LayerRecord]:
     return loud or list(report.layers)
 
 
-def _layer_table(report: Report, shown: list[LayerRecord], width: int) -> Table:
-    wide = width >= _WIDE
-    measured = any(r.before is not None for r in shown)
-    trained = any(r.after is not None for r in shown)
-    column = _column_of(shown) if measured else None
-    beside = _beside(shown, width) if measured else []
-    columns: list[tuple[str, dict[str, Any]]] = []
-    if wide:
-        columns.append(("class", {"no_wrap": True}))
-    columns.append(("shape", {"no_wrap": True}))
-    columns.append(
-        ("carries" if report.command in _CHOOSE_NONE else "decision", {"overflow": "fold"})
-    )
-    figure = {"justify": "right", "no_wrap": True}
-    if column is not None:
-        columns.append((column.word, figure))
-        if trained and not wide:
-            columns.append(("", figure))
-        columns += [(meaning.word, figure) for meaning, _ in beside]
-    if wide:
-        columns.append(("why", {"overflow": "fold"}))
-    rows = [_cells(r, report.command, wide, column, trained, beside) for r in shown]
-    table = _table()
-    table.add_column("layer", overflow="fold")
-    for header, how in columns:
-        table.add_column(header, **how)
-    room = _room(width, [header for header, _ in columns], rows)
-    for record, cells, (heading, name) in zip(
-        shown, rows, fitted(_names(shown), room), strict=True
-    ):
-        if heading is not None:
-            table.add_row(Text(heading, style="dim"))
-        quiet = record.decision in (NOT_SELECTED, EXCLUDED) and record.before is None
-        table.add_row(Text(name, style="dim" if quiet else ""), *cells)
-    return table
-
-
-Cell = Callable[[Deviation | None], Text]
-
-
-def _beside(shown: Sequence[LayerRecord], width: int) -> list[tuple[Meaning, Cell]]:
-    """The columns of figures beside the one that regularizers are about, as there is room."""
-    wide = width >= _WIDE
-    if not wide and (width < _NARROW or any(r.after is not None for r in shown)):
-        return []
-    if not any(r.before is not None and r.before.operator is not None for r in shown):
-        plain: list[tuple[Meaning, Cell]] = [(SIGMAS, _sigmas), (COHERENCE, _coherence)]
-        return plain if wide else plain[:1]
-    sigmas: tuple[Meaning, Cell] = (OPERATOR_SIGMAS, _operator_sigmas)
-    residual: tuple[Meaning, Cell] = (OPERATOR_RESIDUAL, _operator_residual)
-    return [(SIGMAS, _sigmas), sigmas, residual] if wide else [sigmas]
-
-
-def _cells(
-    record: LayerRecord,
-    command: str,
-    wide: bool,
-    column: Meaning | None,
-    trained: bool,
-    beside: Sequence[tuple[Meaning, Cell]],
-) -> list[Text]:
-    """A row, without the layer's name."""
-    cells = [Text(record.class_name, style="dim")] if wide else []
-    cells += [_shape(record.shape), _what(record, command, wide)]
-    if column is not None:
-        cells.append(_tagged(record, column))
-        if trained and not wide:
-            cells.append(_gain(*(figure_of(record, f) for f in (record.before, record.after))))
-        cells += [cell(record.after or record.before) for _, cell in beside]
-    if wide:
-        cells.append(Text(record.reason, style="dim"))
-    return cells
-
-
-def _legend(shown: Sequence[LayerRecord], width: int) -> RenderableType:
-    """What the figures mean that are shown."""
-    meanings = [meaning_of(r) for r in shown if r.before is not None]
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True, style="dim")
-    table.add_column(style="dim")
-    for word, text in legend([*meanings, *(meaning for meaning, _ in _beside(shown, width))]):
-        table.add_row(Text(word), Text(text))
-    return table
-
-
-def _room(width: int, headers: Sequence[str], rows: Sequence[Sequence[Text]]) -> int:
-    """The columns that are left for names."""
-    widths: list[int] = [
-        max([len(header), *(cell.cell_len for cell in cells)])
-        for header, *cells in zip(headers, *rows, strict=True)
-    ]
-    return width - sum(min(w, _FOLDED) + _BETWEEN for w in widths)
-
-
-def _names(rows: Sequence[LayerRecord | Comparison]) -> list[tuple[str, str]]:
-    """What to call each row: what holds the layer, and its name; with the slot and the kernel
-    where that is not enough.
-
-    The slot is written as patterns have it: `lstm@recurrent`.
-    """
-    slots: dict[str, set[str]] = {}
-    kernels: dict[tuple[str, str], set[str | None]] = {}
-    for row in rows:
-        slots.setdefault(row.path, set()).add(row.slot)
-        kernels.setdefault((row.path, row.slot), set()).add(row.kernel)
-    names = []
-    for row in rows:
-        folder, _, name = row.path.rpartition("/")
-        if len(slots[row.path]) > 1 or row.slot == "activity":
-            name += f"@{row.slot}"
-        if len(kernels[row.path, row.slot]) > 1:
-            name += f" {row.kernel}"
-        names.append((printable(folder), printable(name)))
-    return names
-
-
-def _shape(shape: tuple[int, ...] | None) -> Text:
-    return Text("–" if shape is None else "×".join(map(str, shape)), style="dim")
-
-
-def _what(record: LayerRecord, command: str, wide: bool) -> Text:
-    text = _carried(record, command, wide)
-    if record.trainable:
-        return text
-    frozen = Text("frozen", "italic yellow")
-    return frozen if text.plain == "–" else Text.assemble(text, " ", frozen)
-
-
-def _carried(record: LayerRecord, command: str, wide: bool) -> Text:
-    style = _STYLES[record.decision]
-    if record.regularizer is not None:
-        r = record.regularizer
-        text = Text(f"{r.name} {r.factor:.3g}", style=style)
-        if record.previous and not wide:
-            text = Text.assemble((f"{record.previous} → ", "dim"), text)
-        if r.scale == "preserve":
-            text.append(" preserve", "dim")
-        if r.combined_with:
-            text.append(f" + {r.combined_with}", "dim")
-        if record.decision == ALREADY and command not in _CHOOSE_NONE:
-            text.append(" already", "dim")
-        return text
-    if command in _CHOOSE_NONE and record.decision == NOT_SELECTED:
-        return Text("–", style="dim")
-    if command in _CHOOSE_NONE and record.decision == KEPT:
-        return Text(record.foreign or "", style=style)
-    text = Text(record.decision.replace("_", " "), style=style)
-    if not wide and record.decision in (UNSUPPORTED, KEPT, REMOVED):
-        text.append(f": {record.reason}", "dim")
-    return text
-
-
-def _column_of(shown: Sequence[LayerRecord]) -> Meaning:
-    """What most figures are that the regularizers are about; other rows are tagged."""
-    found = Counter(meaning_of(r) for r in shown if r.before is not None)
-    if set(found) == {RESIDUAL, SCALED_RESIDUAL}:
-        return RESIDUAL  # and a line below says of which rows it is the scaled one
-    return found.most_common(1)[0][0]
-
-
-def _tagged(record: LayerRecord, column: Meaning) -> Text:
-    """The figure that a row's regularizer is about, and which that is where its column's is not."""
-    figure = _residual(figure_of(record, record.before), figure_of(record, record.after))
-    meaning = meaning_of(record)
-    if record.before is None or meaning in (column, RESIDUAL, SCALED_RESIDUAL):
-        return figure
-    return Text.assemble((f"{meaning.tag} ", "dim"), figure)
-
-
-def _residual(before: float | None, after: float | None) -> Text:
-    if before is None:
-        return Text("–", style="dim")
-    text = Text(f"{before:.3g}")
-    if after is not None:
-        shown = f"{after:.3g}"
-        style = "bold green" if after <= before else "bold red"
-        is_same = shown == text.plain
-        text.append(" → ", "dim").append(shown, "" if is_same else style)
-    return text
-
-
-def _gain(before: float | None, after: float | None) -> Text:
-    if not before or not after:
-        return Text("")
-    ratio = before / after
-    if f"{max(ratio, 1 / ratio):.3g}" == "1":
-        return Text("")
-    return Text(f"÷{ratio:.3g}" if ratio >= 1 else f"×{1 / ratio:.3g}", style="dim")
-
-
-def _sigmas(figures: Deviation | None) -> Text:
-    if figures is None or figures.sigma_max is None:
-        return Text("–", style="dim")
-    low = "?" if figures.sigma_min is None else f"{figures.sigma_min:.2f}"
-    return Text(f"{low} … {figures.sigma_max:.2f}")
-
-
-def _operator_sigmas(figures: Deviation | None) -> Text:
-    operator = None if figures is None else figures.operator
-    if operator is None or not math.isfinite(operator.norm_upper):
-        return Text("–", style="dim")
-    low = "?" if operator.sigma_min is None else f"{operator.sigma_min:.2f}"
-    return Text(f"{low} … {rounded_up(operator.norm_upper)}")
-
-
-def _operator_residual(figures: Deviation | None) -> Text:
-    operator = None if figures is None else figures.operator
-    return _residual(None if operator is None else operator.residual, None)
-
-
-def _coherence(figures: Deviation | None) -> Text:
-    value = None if figures is None else figures.coherence
-    return Text("–", style="dim") if value is None else Text(f"{value:.3f}")
+def _left_out(
+    shown: Sequence[LayerRecord], lines: Sequence[LayerRecord | Block]
+) -> list[RenderableType]:
+    """What has no row of its own, in a line."""
+    blocks = [line for line in lines if isinstance(line, Block)]
+    if blocks:
+        folded = sum(len(block.records) for block in blocks)
+        return [
+            Text(
+                f"{folded} kernels in {_count(len(blocks), 'block')}; --unfold shows all",
+                style="dim",
+            )
+        ]
+    left = len(shown) - len(lines)
+    return [Text(f"{_count(left, 'more kernel')} not shown", style="dim")] if left else []
 
 
 def _verdict(report: Report, hidden: int) -> RenderableType:
     counts = Counter(r.decision for r in report.layers)
     summary = report.summary
-    lines = [_done(report, counts)]
+    lines = [_done(report, counts), *_overall(report)]
     if summary["penalty_before"] is not None:
         line = Text(f"penalty {summary['penalty_before']:.4g}")
         if summary["penalty_after"] is not None:
@@ -485,6 +265,24 @@ def _verdict(report: Report, hidden: int) -> RenderableType:
     if hidden and quiet and report.command not in ("strip", "upgrade"):
         lines.append(Text(_hidden(report.command, counts), style="dim"))
     return Group(*lines)
+
+
+def _overall(report: Report) -> list[Text]:
+    """All that was measured, in a line: how much of the model it is, and the worst of it."""
+    figures = [(r, f) for r in report.layers if (f := r.after or r.before) is not None]
+    known = [(r, v) for r, f in figures if (v := figure_of(r, f)) is not None and math.isfinite(v)]
+    if len(known) < 2 or report.command == "strip":
+        return []
+    worst, value = max(known, key=lambda pair: pair[1])
+    text = Text(f"{_count(report.layer_count, 'layer')}, {len(figures)} kernels measured", "dim")
+    if report.model.parameters:
+        share = sum(r.parameters for r, _ in figures) / report.model.parameters
+        text.append(f" ({share:.0%} of all parameters)")
+    text.append(f"; {meaning_of(worst).word} at most {value:.3g}: {worst.place}")
+    norms = [f.operator.norm_upper for _, f in figures if f.operator is not None]
+    if len(norms) == len(figures):
+        text.append(f"; product of all norms at most {rounded_up(math.prod(norms))}")
+    return [text]
 
 
 def _done(report: Report, counts: Mapping[str, int]) -> Text:
@@ -548,7 +346,7 @@ def _hidden(command: str, counts: Mapping[str, int]) -> str:
 def _upgrades(command: str, upgrades: Iterable[Mapping[str, Any]], width: int) -> RenderableType:
     table = Table.grid(padding=(0, 3, 0, 0))
     table.add_column(no_wrap=True)
-    table.add_column(style="dim", no_wrap=width >= _WIDE, max_width=None if width >= _WIDE else 20)
+    table.add_column(style="dim", no_wrap=width >= WIDE, max_width=None if width >= WIDE else 20)
     table.add_column(style="dim", overflow="fold")
     for upgrade in upgrades:
         layers = list(upgrade.get("layers", ()))
@@ -567,7 +365,7 @@ def _training(report: Report, training: Training, with_choices: bool) -> Rendera
         parts.append(Text(""))
     parts.append(_figures(training))
     if training.repeats is not None:
-        parts += [Text(""), with_repeats(training.repeats, _table())]
+        parts += [Text(""), with_repeats(training.repeats, plain_table())]
     if _moved(report, training):
         parts.append(
             Text("Before is at the first factors of the schedule, after at its last.", style="dim")
@@ -578,7 +376,7 @@ def _training(report: Report, training: Training, with_choices: bool) -> Rendera
 def _figures(training: Training) -> Table:
     """Losses and metrics before and after; with a control, beside it."""
     control = training.control
-    table = _table()
+    table = plain_table()
     table.add_column("on validation data" if training.held_out else "on training data")
     columns = ("before", "after") if control is None else ("original", "control", "orthogonal")
     for column in columns:
@@ -619,7 +417,7 @@ def _note(warning: str) -> RenderableType:
 def _compare_cells(row: Comparison, wide: bool) -> list[Text]:
     cells: list[Text] = []
     if wide:
-        cells.append(_shape(row.shape_after or row.shape_before))
+        cells.append(shape_text(row.shape_after or row.shape_before))
     style = {"same": "dim", "changed": "", "reshaped": "red", "added": "green", "gone": "red"}[
         row.status
     ]
@@ -628,14 +426,14 @@ def _compare_cells(row: Comparison, wide: bool) -> list[Text]:
     figures = row.before or row.after
     after = None if row.status == "same" or row.before is None else row.after
     residuals = (None if f is None else f.residual for f in (figures, after))
-    cells.append(_residual(*residuals))
+    cells.append(residual(*residuals))
     was, now = row.regularizer_before or "–", row.regularizer_after or "–"
     if was == now:
         cells.append(Text(was, style="dim"))
     else:
         cells.append(Text.assemble((was, "dim"), (" → ", "dim"), (now, "green")))
     if wide:
-        cells.append(_sigmas(row.after or row.before))
+        cells.append(sigmas(row.after or row.before))
     return cells
 
 
@@ -650,11 +448,15 @@ def text_of(report: Report | CompareReport) -> str:
 
 
 def renderable(
-    report: Report | CompareReport | list[Any], width: int, *, choices: bool = True
+    report: Report | CompareReport | list[Any],
+    width: int,
+    *,
+    choices: bool = True,
+    view: View | None = None,
 ) -> RenderableType:
-    """What a command ends with, for a terminal of `width` columns; `choices` as for `render`."""
+    """What a command ends with, for a terminal of `width` columns; the rest as for `render`."""
     if isinstance(report, Report):
-        return render(report, width, choices=choices)
+        return render(report, width, choices=choices, view=view)
     if isinstance(report, CompareReport):
         return render_compare(report, width)
     return render_regularizers(report, width)

@@ -1,0 +1,381 @@
+"""The kernels of a report as a table on a screen, of any width: a row each, or a block's."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+
+from orthwrap.plan.decision import (
+    ALREADY,
+    EXCLUDED,
+    KEPT,
+    NOT_SELECTED,
+    REGULARIZED,
+    REMOVED,
+    UNSUPPORTED,
+)
+from orthwrap.report.about import (
+    COHERENCE,
+    OPERATOR_RESIDUAL,
+    OPERATOR_SIGMAS,
+    RESIDUAL,
+    SCALED_RESIDUAL,
+    SIGMAS,
+    Meaning,
+    figure_of,
+    legend,
+    meaning_of,
+)
+from orthwrap.report.fitting import broken, fitted
+from orthwrap.report.folding import Block
+from orthwrap.report.kernel_rows import rounded_up
+from orthwrap.report.record import Comparison, Deviation, LayerRecord, Report
+from orthwrap.report.signs import Text
+from orthwrap.text import printable
+
+_STYLES = {
+    REGULARIZED: "green",
+    ALREADY: "cyan",
+    KEPT: "yellow",
+    REMOVED: "green",
+    UNSUPPORTED: "red",
+    EXCLUDED: "dim",
+    NOT_SELECTED: "dim",
+}
+CHOOSE_NONE = ("inspect", "finetune")  # commands that show what is there
+WIDE = 120  # columns from which the reasons get a column of their own
+_VERY_WIDE = 180  # columns from which each row says its share of all parameters
+_NARROW = 72  # columns below which the singular values give way to the names
+_BETWEEN = 3  # columns between two of a table
+_FOLDED = 28  # columns that a cell of words may take from the names
+
+
+def plain_table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
+
+
+def layer_table(
+    report: Report, shown: Sequence[LayerRecord], lines: Sequence[LayerRecord | Block], width: int
+) -> Table:
+    """The table of `lines`, which are of the records that are `shown`."""
+    wide = width >= WIDE
+    measured = any(r.before is not None for r in shown)
+    trained = any(r.after is not None for r in shown)
+    column = _column_of(shown) if measured else None
+    beside = _beside(shown, width) if measured else []
+    columns: list[tuple[str, dict[str, Any]]] = []
+    if wide:
+        columns.append(("class", {"no_wrap": True}))
+    columns.append(("shape", {"no_wrap": True}))
+    columns.append(
+        ("carries" if report.command in CHOOSE_NONE else "decision", {"overflow": "fold"})
+    )
+    figure = {"justify": "right", "no_wrap": True}
+    if column is not None:
+        columns.append((column.word, figure))
+        if trained and not wide:
+            columns.append(("", figure))
+        columns += [(meaning.word, figure) for meaning, _ in beside]
+    if wide:
+        columns.append(("why", {"overflow": "fold"}))
+    share = report.model.parameters if width >= _VERY_WIDE else None
+    if share is not None:
+        columns.insert(2, ("of all", figure))
+    how_shown = _Columns(report.command, wide, column, trained, beside, share)
+    rows = [how_shown.cells(line) for line in lines]
+    table = plain_table()
+    table.add_column("layer", overflow="fold")
+    for header, how in columns:
+        table.add_column(header, **how)
+    room = room_for(width, [header for header, _ in columns], rows)
+    for record, cells, (heading, name) in zip(
+        lines, rows, fitted(names_of(lines), room), strict=True
+    ):
+        if heading is not None:
+            table.add_row(Text(heading, style="dim"))
+        named = Text(name, style="dim" if _is_quiet(record) else "")
+        if isinstance(record, Block) and record.worst is not None and not wide:
+            worst = broken(f"  worst {printable(record.worst.path)}", max(room, 12))
+            named = Text.assemble(named, "\n", (worst, "dim"))
+        table.add_row(named, *cells)
+    return table
+
+
+def _is_quiet(line: LayerRecord | Block) -> bool:
+    record = line.records[0] if isinstance(line, Block) else line
+    return record.decision in (NOT_SELECTED, EXCLUDED) and record.before is None
+
+
+Cell = Callable[[Deviation | None], Text]
+
+
+def _beside(shown: Sequence[LayerRecord], width: int) -> list[tuple[Meaning, Cell]]:
+    """The columns of figures beside the one that regularizers are about, as there is room."""
+    wide = width >= WIDE
+    if not wide and (width < _NARROW or any(r.after is not None for r in shown)):
+        return []
+    if not any(r.before is not None and r.before.operator is not None for r in shown):
+        plain: list[tuple[Meaning, Cell]] = [(SIGMAS, sigmas), (COHERENCE, _coherence)]
+        return plain if wide else plain[:1]
+    stretch: tuple[Meaning, Cell] = (OPERATOR_SIGMAS, _operator_sigmas)
+    apart: tuple[Meaning, Cell] = (OPERATOR_RESIDUAL, _operator_residual)
+    return [(SIGMAS, sigmas), stretch, apart] if wide else [stretch]
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """What stands in a row beside the layer's name.
+
+    Attributes:
+        wide: whether there is room for classes and reasons.
+        figure: what the column of figures is; None where none was measured.
+        beside: the other columns of figures.
+        trained: whether there are figures after a training.
+        parameters: of the model, where each row says its share; else None.
+    """
+
+    command: str
+    wide: bool
+    figure: Meaning | None
+    trained: bool
+    beside: Sequence[tuple[Meaning, Cell]]
+    parameters: int | None
+
+    def cells(self, line: LayerRecord | Block) -> list[Text]:
+        records = line.records if isinstance(line, Block) else (line,)
+        is_block = isinstance(line, Block)
+        first = records[0]
+        classes = {r.class_name for r in records}
+        shape = Text(f"{len(records)} kernels") if is_block else shape_text(first.shape)
+        cells = [Text(" ".join(classes) if len(classes) == 1 else "", style="dim")]
+        cells = [*(cells if self.wide else []), shape]
+        if self.parameters is not None:
+            cells.append(_share(sum(r.parameters for r in records), self.parameters))
+        cells.append(self._carried(records))
+        if self.figure is not None:
+            cells += self._block_figures(records) if is_block else self._figures(first)
+        if self.wide:
+            worst = line.worst if isinstance(line, Block) else None
+            why = first.reason if worst is None else f"worst {printable(worst.path)}"
+            cells.append(Text("" if is_block and worst is None else why, style="dim"))
+        return cells
+
+    def _carried(self, records: Sequence[LayerRecord]) -> Text:
+        """What they carry; of several that differ, how many of each."""
+        if len(records) == 1:
+            return _what(records[0], self.command, self.wide)
+        found = [_what(replace(r, reasons=()), self.command, True) for r in records]
+        counts = Counter(text.plain for text in found)
+        first = {text.plain: text for text in reversed(found)}
+        if len(counts) == 1:
+            return found[0]
+        parts = [[f"{n} ", first[plain], ", "] for plain, n in counts.most_common()]
+        return Text.assemble(*[piece for part in parts for piece in part][:-1])
+
+    def _figures(self, record: LayerRecord) -> list[Text]:
+        assert self.figure is not None
+        cells = [_tagged(record, self.figure)]
+        if self.trained and not self.wide:
+            cells.append(_gain(*(figure_of(record, f) for f in (record.before, record.after))))
+        return cells + [cell(record.after or record.before) for _, cell in self.beside]
+
+    def _block_figures(self, records: Sequence[LayerRecord]) -> list[Text]:
+        """Of a block the range, or its largest before and after; beside, those of its worst."""
+        before = _known(figure_of(r, r.before) for r in records)
+        after = _known(figure_of(r, r.after) for r in records)
+        if not before:
+            empty = 1 + (self.trained and not self.wide) + len(self.beside)
+            return [Text("–", style="dim"), *[Text("")] * (empty - 1)]
+        if after:
+            cells = [Text.assemble(("≤ ", "dim"), residual(max(before), max(after)))]
+        else:
+            ends = dict.fromkeys(f"{end(before):.3g}" for end in (min, max))
+            cells = [Text("–".join(ends))]
+        if self.trained and not self.wide:
+            cells.append(_gain(max(before), max(after)) if after else Text(""))
+        extremes = _extremes(records)
+        return cells + [cell(extremes) for _, cell in self.beside]
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [v for v in values if v is not None and math.isfinite(v)]
+
+
+def _extremes(records: Sequence[LayerRecord]) -> Deviation:
+    """The least and the largest figures of a block, as if they were of one kernel."""
+    found = [f for r in records if (f := r.after or r.before) is not None]
+
+    def of(name: str, end: Callable[[list[float]], float]) -> float | None:
+        values = _known(getattr(f, name) for f in found)
+        return end(values) if values else None
+
+    operators = [f.operator for f in found if f.operator is not None]
+    operator = None
+    if operators:
+        lows = _known(o.sigma_min for o in operators)
+        operator = replace(
+            max(operators, key=lambda o: o.norm_upper),
+            sigma_min=min(lows) if lows else None,
+            residual=max(_known(o.residual for o in operators), default=None),
+        )
+    return replace(
+        found[0],
+        sigma_min=of("sigma_min", min),
+        sigma_max=of("sigma_max", max),
+        coherence=of("coherence", max),
+        operator=operator,
+    )
+
+
+def _share(parameters: int, total: int) -> Text:
+    """Of all parameters; of a small part that it is one."""
+    share = parameters / total if total else 0.0
+    return Text("<0.1%" if share < 0.001 else f"{share:.1%}", style="dim")
+
+
+def legend_table(shown: Sequence[LayerRecord], width: int) -> RenderableType:
+    """What the figures mean that are shown."""
+    meanings = [meaning_of(r) for r in shown if r.before is not None]
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(style="dim")
+    for word, text in legend([*meanings, *(meaning for meaning, _ in _beside(shown, width))]):
+        table.add_row(Text(word), Text(text))
+    return table
+
+
+def room_for(width: int, headers: Sequence[str], rows: Sequence[Sequence[Text]]) -> int:
+    """The columns that are left for names."""
+    widths: list[int] = [
+        max([len(header), *(cell.cell_len for cell in cells)])
+        for header, *cells in zip(headers, *rows, strict=True)
+    ]
+    return width - sum(min(w, _FOLDED) + _BETWEEN for w in widths)
+
+
+def names_of(rows: Sequence[LayerRecord | Comparison | Block]) -> list[tuple[str, str]]:
+    """What to call each row: what holds the layer, and its name; with the slot and the kernel
+    where that is not enough.
+
+    The slot is written as patterns have it: `lstm@recurrent`.
+    """
+    slots: dict[str, set[str]] = {}
+    kernels: dict[tuple[str, str], set[str | None]] = {}
+    for row in rows:
+        slots.setdefault(row.path, set()).add(row.slot)
+        kernels.setdefault((row.path, row.slot), set()).add(row.kernel)
+    names = []
+    for row in rows:
+        folder, _, name = row.path.rpartition("/")
+        if len(slots[row.path]) > 1 or row.slot == "activity":
+            name += f"@{row.slot}"
+        if len(kernels[row.path, row.slot]) > 1:
+            name += f" {row.kernel}"
+        names.append((printable(folder), printable(name)))
+    return names
+
+
+def shape_text(shape: tuple[int, ...] | None) -> Text:
+    return Text("–" if shape is None else "×".join(map(str, shape)), style="dim")
+
+
+def _what(record: LayerRecord, command: str, wide: bool) -> Text:
+    text = _carried(record, command, wide)
+    if record.trainable:
+        return text
+    frozen = Text("frozen", "italic yellow")
+    return frozen if text.plain == "–" else Text.assemble(text, " ", frozen)
+
+
+def _carried(record: LayerRecord, command: str, wide: bool) -> Text:
+    style = _STYLES[record.decision]
+    if record.regularizer is not None:
+        r = record.regularizer
+        text = Text(f"{r.name} {r.factor:.3g}", style=style)
+        if record.previous and not wide:
+            text = Text.assemble((f"{record.previous} → ", "dim"), text)
+        if r.scale == "preserve":
+            text.append(" preserve", "dim")
+        if r.combined_with:
+            text.append(f" + {r.combined_with}", "dim")
+        if record.decision == ALREADY and command not in CHOOSE_NONE:
+            text.append(" already", "dim")
+        return text
+    if command in CHOOSE_NONE and record.decision == NOT_SELECTED:
+        return Text("–", style="dim")
+    if command in CHOOSE_NONE and record.decision == KEPT:
+        return Text(record.foreign or "", style=style)
+    text = Text(record.decision.replace("_", " "), style=style)
+    if not wide and record.decision in (UNSUPPORTED, KEPT, REMOVED):
+        text.append(f": {record.reason}", "dim")
+    return text
+
+
+def _column_of(shown: Sequence[LayerRecord]) -> Meaning:
+    """What most figures are that the regularizers are about; other rows are tagged."""
+    found = Counter(meaning_of(r) for r in shown if r.before is not None)
+    if set(found) == {RESIDUAL, SCALED_RESIDUAL}:
+        return RESIDUAL  # and a line below says of which rows it is the scaled one
+    return found.most_common(1)[0][0]
+
+
+def _tagged(record: LayerRecord, column: Meaning) -> Text:
+    """The figure that a row's regularizer is about, and which that is where its column's is not."""
+    figure = residual(figure_of(record, record.before), figure_of(record, record.after))
+    meaning = meaning_of(record)
+    if record.before is None or meaning in (column, RESIDUAL, SCALED_RESIDUAL):
+        return figure
+    return Text.assemble((f"{meaning.tag} ", "dim"), figure)
+
+
+def residual(before: float | None, after: float | None) -> Text:
+    if before is None:
+        return Text("–", style="dim")
+    text = Text(f"{before:.3g}")
+    if after is not None:
+        shown = f"{after:.3g}"
+        style = "bold green" if after <= before else "bold red"
+        is_same = shown == text.plain
+        text.append(" → ", "dim").append(shown, "" if is_same else style)
+    return text
+
+
+def _gain(before: float | None, after: float | None) -> Text:
+    if not before or not after:
+        return Text("")
+    ratio = before / after
+    if f"{max(ratio, 1 / ratio):.3g}" == "1":
+        return Text("")
+    return Text(f"÷{ratio:.3g}" if ratio >= 1 else f"×{1 / ratio:.3g}", style="dim")
+
+
+def sigmas(figures: Deviation | None) -> Text:
+    if figures is None or figures.sigma_max is None:
+        return Text("–", style="dim")
+    low = "?" if figures.sigma_min is None else f"{figures.sigma_min:.2f}"
+    return Text(f"{low} … {figures.sigma_max:.2f}")
+
+
+def _operator_sigmas(figures: Deviation | None) -> Text:
+    operator = None if figures is None else figures.operator
+    if operator is None or not math.isfinite(operator.norm_upper):
+        return Text("–", style="dim")
+    low = "?" if operator.sigma_min is None else f"{operator.sigma_min:.2f}"
+    return Text(f"{low} … {rounded_up(operator.norm_upper)}")
+
+
+def _operator_residual(figures: Deviation | None) -> Text:
+    operator = None if figures is None else figures.operator
+    return residual(None if operator is None else operator.residual, None)
+
+
+def _coherence(figures: Deviation | None) -> Text:
+    value = None if figures is None else figures.coherence
+    return Text("–", style="dim") if value is None else Text(f"{value:.3f}")
