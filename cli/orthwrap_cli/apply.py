@@ -21,7 +21,7 @@ from orthwrap_cli.word_options import with_words
 @with_words(attach=AttachWords, training=TrainingWords)
 def apply(
     model: o.Model,
-    output: o.Output = None,
+    output: Annotated[Path | None, o.output_of("apply")] = None,
     attach: Any = None,
     rules: Annotated[
         Path | None,

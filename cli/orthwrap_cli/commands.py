@@ -6,14 +6,33 @@ import shlex
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from orthwrap._version import __version__
 from orthwrap_cli import apply, compare, finetune, inspect, regularizers, strip, upgrade
+from orthwrap_cli.examples import epilog
+
+
+def _without_types(flags: list[Any]) -> list[Any]:
+    """Options, of which those that take no value say of no type."""
+    for option in flags:
+        if getattr(option, "is_flag", False) and option.metavar is None:
+            option.metavar = ""
+    return flags
+
+
+class _Command(TyperCommand):
+    """One command."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
 
 
 class _Commands(TyperGroup):
     """Keeps what was typed, so that a report can say it."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.obj = shlex.join(["orthwrap", *args])
@@ -25,7 +44,6 @@ app = typer.Typer(
     name="orthwrap",
     help="Add orthogonality regularization to a Keras model you already have.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -41,16 +59,20 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_version, is_eager=True),
     ] = False,
 ) -> None:
     """Add orthogonality regularization to a Keras model you already have."""
 
 
-app.command("inspect")(inspect.inspect)
-app.command("apply")(apply.apply)
-app.command("finetune")(finetune.finetune)
-app.command("strip")(strip.strip)
-app.command("upgrade")(upgrade.upgrade)
-app.command("compare")(compare.compare)
-app.command("regularizers")(regularizers.regularizers)
+for _name, _function in (
+    ("inspect", inspect.inspect),
+    ("apply", apply.apply),
+    ("finetune", finetune.finetune),
+    ("strip", strip.strip),
+    ("upgrade", upgrade.upgrade),
+    ("compare", compare.compare),
+    ("regularizers", regularizers.regularizers),
+):
+    app.command(_name, cls=_Command, epilog=epilog(_name))(_function)

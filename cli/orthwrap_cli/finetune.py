@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 from orthwrap.errors import UsageError
 from orthwrap.training.settings import TrainingWords
@@ -16,7 +17,7 @@ from orthwrap_cli.word_options import with_words
 @with_words(training=TrainingWords)
 def finetune(
     model: o.Model,
-    output: o.Output = None,
+    output: Annotated[Path | None, o.output_of("finetune")] = None,
     data: t.Data = None,
     training: Any = None,
     custom_objects: o.CustomObjects = None,

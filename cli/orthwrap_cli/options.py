@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from orthwrap.report.folding import Sort
 from orthwrap.rules.rule import AttachWords
+from orthwrap.stores.outputs import SUFFIXES
 from orthwrap_cli.word_options import one_of
 
 _REPORT = "Report"
@@ -20,22 +21,28 @@ Model = Annotated[
     Path,
     typer.Argument(metavar="MODEL", help="A .h5, .hdf5 or .keras model file.", readable=False),
 ]
-Output = Annotated[
-    Path | None,
-    typer.Option(
+
+
+def output_of(command: str) -> Any:
+    """`--output` of a command that writes a model."""
+    return typer.Option(
         "--output",
         "-o",
         metavar="OUT",
-        help="Where to write; the suffix says the format.",
+        help="Where to write; the suffix says the format. Default: MODEL's name with "
+        f"{SUFFIXES[command]} at its end.",
         readable=False,
-    ),
-]
+    )
+
+
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing OUT (never the input).")]
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No report on the screen.", rich_help_panel=_REPORT)
+    bool,
+    typer.Option("--quiet", "-q", help="No report on the screen.", rich_help_panel=_REPORT),
 ]
 Debug = Annotated[
-    bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_REPORT)
+    bool,
+    typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_REPORT),
 ]
 Strict = Annotated[
     bool,
@@ -72,7 +79,8 @@ Top = Annotated[
     ),
 ]
 NoMeasure = Annotated[
-    bool, typer.Option("--no-measure", help="Skip the figures.", rich_help_panel=_REPORT)
+    bool,
+    typer.Option("--no-measure", help="Skip the figures.", rich_help_panel=_REPORT),
 ]
 Operator = Annotated[
     bool,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 from orthwrap_cli import options as o
 from orthwrap_cli.command import command
@@ -11,7 +12,7 @@ from orthwrap_cli.command import command
 @command("report")
 def upgrade(
     model: o.Model,
-    output: o.Output = None,
+    output: Annotated[Path | None, o.output_of("upgrade")] = None,
     custom_objects: o.CustomObjects = None,
     unsafe_lambda: o.UnsafeLambda = False,
     force: o.Force = False,

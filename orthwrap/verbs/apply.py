@@ -162,14 +162,14 @@ class _Apply:
     def on_file(self, path: Path, output: PathLike | None, *, force: bool, upgrade: bool) -> Result:
         with opened(path, upgrade=upgrade) as source:
             store = source.store
-            target = target_of(path, output, "apply", store, force, self.dry_run)
-            if self.job is not None:
-                self.job.check_log(path, target)
             templates, functions = templates_of(self.rules)
             check_references(functions)
             surveyed = survey(store)
             planned = plan(surveyed, self.rules, templates)
             check_foreign(planned)
+            target = target_of(path, output, "apply", store, force, self.dry_run)
+            if self.job is not None:
+                self.job.check_log(path, target)
             report = self.report_on(source, surveyed, planned)
             if self.dry_run:
                 return finished(None, report, None)
@@ -188,17 +188,17 @@ class _Apply:
         self, model: Any, output: PathLike | None, *, force: bool, in_place: bool
     ) -> Result:
         with opened(model) as source:
-            target = target_of(model, output, "apply", source.store, force, self.dry_run)
-            if self.job is not None:
-                self.job.check_log(None, target)
-            # Data that does not fit is found before anything is done.
-            data = None if self.job is None else self.job.read(model)
             templates, functions = templates_of(self.rules)
             surveyed = survey(source.store)
             planned = plan(surveyed, self.rules, templates)
             check_foreign(planned, functions)
+            target = target_of(model, output, "apply", source.store, force, self.dry_run)
             if target is not None:
                 check_references(functions)
+            if self.job is not None:
+                self.job.check_log(None, target)
+            # Data that does not fit is found before anything is done.
+            data = None if self.job is None else self.job.read(model)
             report = self.report_on(source, surveyed, planned)
             if self.dry_run:
                 return finished(None, report, None)
