@@ -7,7 +7,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 # On by default on most processors, not on all; without it TensorFlow's CPU lacks NCHW convolutions.
 export TF_ENABLE_ONEDNN_OPTS ?= 1
 
-.PHONY: demo test test-fast lint types unit coverage test-backends test-torch test-jax test-lowest test-browser bench docs fuzz \
+.PHONY: demo test test-fast lint types unit coverage test-backends test-torch test-jax test-lowest test-browser bench docs pictures fuzz \
 	release-check clean
 
 # The environment is made anew when its ingredients change.
@@ -99,6 +99,10 @@ bench: $(VENV)/ready
 docs: $(VENV)/ready
 	$(BIN)/python docs/regularizers.py
 	$(BIN)/python -m orthwrap_cli.reference > docs/words.md
+
+# The pictures of the README, of what the demo gives. Needs Chromium.
+pictures: demo
+	$(BIN)/python docs/pictures.py
 
 # Broken and hostile files by the ten thousand, and runs that are killed: about an hour and a half.
 fuzz: $(VENV)/ready
