@@ -49,7 +49,7 @@ def test_apply_writes_beside_the_input_and_shows_each_layer(folder: Path) -> Non
 
 REPORT_KEYS = {
     "schema", "orthwrap_version", "command", "model", "output", "upgrades", "warnings",
-    "summary", "training", "layers",
+    "summary", "training", "layers", "command_line", "versions",
 }  # fmt: skip
 LAYER_KEYS = {
     "path", "class_name", "slot", "kernel", "shape", "layout", "matrices", "decision", "reason",
@@ -57,7 +57,7 @@ LAYER_KEYS = {
 }  # fmt: skip
 FIGURE_KEYS = {
     "residual", "scaled_residual", "scale", "sigma_min", "sigma_max", "condition", "coherence",
-    "penalty",
+    "penalty", "spectrum",
 }  # fmt: skip
 REGULARIZER_KEYS = {"name", "factor", "scale", "alpha", "estimate", "every", "combined_with"}
 SUMMARY_KEYS = {
