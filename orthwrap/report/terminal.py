@@ -32,6 +32,7 @@ from orthwrap.report.about import (
     COHERENCE,
     OPERATOR_RESIDUAL,
     OPERATOR_SIGMAS,
+    PRESERVED,
     RESIDUAL,
     SCALED_RESIDUAL,
     SIGMAS,
@@ -303,7 +304,10 @@ def _beside(shown: Sequence[LayerRecord], width: int) -> list[tuple[Meaning, Cel
         return plain if wide else plain[:1]
     sigmas: tuple[Meaning, Cell] = (OPERATOR_SIGMAS, _operator_sigmas)
     residual: tuple[Meaning, Cell] = (OPERATOR_RESIDUAL, _operator_residual)
-    return [(SIGMAS, _sigmas), sigmas, residual] if wide else [sigmas]
+    if not wide:
+        return [sigmas]
+    own = _column_of(shown) is OPERATOR_RESIDUAL
+    return [(SIGMAS, _sigmas), sigmas, *([] if own else [residual])]
 
 
 def _cells(
@@ -329,7 +333,10 @@ def _cells(
 
 def _legend(shown: Sequence[LayerRecord], width: int) -> RenderableType:
     """What the figures mean that are shown."""
-    meanings = [meaning_of(r) for r in shown if r.before is not None]
+    meanings = list(dict.fromkeys(meaning_of(r) for r in shown if r.before is not None))
+    if RESIDUAL in meanings and SCALED_RESIDUAL in meanings:
+        others = [m for m in meanings if m not in (RESIDUAL, SCALED_RESIDUAL)]
+        meanings = [RESIDUAL, PRESERVED, *others]
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, style="dim")
     table.add_column(style="dim")
