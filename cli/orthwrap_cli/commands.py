@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from orthwrap._version import __version__
-from orthwrap_cli import apply, compare, finetune, inspect, regularizers, strip, upgrade
+from orthwrap_cli import apply, check, compare, finetune, inspect, regularizers, strip, upgrade
 
 app = typer.Typer(
     name="orthwrap",
@@ -41,4 +41,5 @@ app.command("finetune")(finetune.finetune)
 app.command("strip")(strip.strip)
 app.command("upgrade")(upgrade.upgrade)
 app.command("compare")(compare.compare)
+app.command("check")(check.check)
 app.command("regularizers")(regularizers.regularizers)

@@ -16,6 +16,7 @@ from orthwrap.penalties.conv_operator import OperatorFigures
 from orthwrap.plan.decision import CARRYING
 from orthwrap.plan.reasons import Reasons, because, joined
 from orthwrap.report.beside import ControlRun, Repeats
+from orthwrap.report.gate import Gate
 from orthwrap.report.goal_progress import GoalProgress
 from orthwrap.report.verdict import Verdict
 from orthwrap.stores.store import ModelRecord
@@ -295,6 +296,7 @@ class Report(_Shown):
         upgrades: what was rewritten for Keras 3, with `name`, `vintage` and `layers`.
         warnings: a line each.
         training: losses, metrics and choices of a fine-tuning, or None.
+        gate: the limits of a check, and what exceeds them, or None.
     """
 
     command: str
@@ -306,6 +308,7 @@ class Report(_Shown):
     upgrades: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
     training: Training | None = None
+    gate: Gate | None = None
 
     kind: ClassVar[str] = "report"
 
@@ -337,6 +340,7 @@ class Report(_Shown):
             "summary": self.summary,
             "training": self.training and self.training.to_json(),
             "layers": [r.to_json() for r in self.layers],
+            **({} if self.gate is None else {"gate": self.gate.to_json()}),
         }
 
     @classmethod
@@ -347,7 +351,7 @@ class Report(_Shown):
             ValueFault: the data is of another schema, or lacks something.
         """
         with _read_as(REPORT_SCHEMA, data):
-            training = data["training"]
+            training, gate = data["training"], data.get("gate")
             return cls(
                 command=data["command"],
                 model=_known(ModelRecord, data["model"]),
@@ -358,6 +362,7 @@ class Report(_Shown):
                 upgrades=tuple(data["upgrades"]),
                 warnings=tuple(data["warnings"]),
                 training=None if training is None else Training.from_json(training),
+                gate=None if gate is None else Gate.from_json(gate),
             )
 
 
@@ -421,6 +426,12 @@ class CompareReport(_Shown):
                 c.regularizer_before != c.regularizer_after for c in self.layers
             ),
         }
+
+    @property
+    def differs(self) -> bool:
+        """Whether any kernel or regularizer is not the same in both."""
+        s = self.summary
+        return bool(s["same"] < s["kernels"] or s["regularizers_changed"])
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as JSON-ready data, schema `orthwrap.compare/1`."""

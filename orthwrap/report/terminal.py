@@ -42,6 +42,7 @@ from orthwrap.report.about import (
     meaning_of,
 )
 from orthwrap.report.fitting import fitted
+from orthwrap.report.gate_table import gate_parts
 from orthwrap.report.going_on import going_on
 from orthwrap.report.judged import judged, kept, residual_rows, with_repeats
 from orthwrap.report.record import (
@@ -79,6 +80,9 @@ def render(report: Report, width: int, *, choices: bool = True) -> RenderableTyp
         choices: False leaves out what was chosen to train with, for who has seen that before.
     """
     parts: list[RenderableType] = [_head(report.command, report.model, report.output)]
+    if report.gate is not None:
+        notes = [Group(*(_note(w) for w in report.warnings))] if report.warnings else []
+        return _paragraphs([*parts, *gate_parts(report.gate, _table()), *notes])
     shown = _shown(report)
     if shown:
         parts.append(_layer_table(report, shown, width))
