@@ -46,7 +46,7 @@ class Excess:
         place: the same in a word: `conv1`, `lstm@recurrent`, `mha query/kernel`.
         figure: one of `FIGURES`.
         value: of the figure; None where there is none, such as the condition of a singular matrix.
-        limit: what it may be at most; of `sigma_min` and `stable_rank` against a baseline, at least.
+        limit: what it may be at most; against a baseline, `sigma_min` and `stable_rank` at least.
         baseline: what it was there; None where the limit was given.
     """
 

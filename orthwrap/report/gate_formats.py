@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from xml.etree import ElementTree
+from typing import TYPE_CHECKING
 
-from orthwrap.report.gate import Excess, Gate
-from orthwrap.report.record import Report
 from orthwrap.text import printable
+
+if TYPE_CHECKING:  # every command has these in its help
+    from orthwrap.report.gate import Excess, Gate
+    from orthwrap.report.record import Report
 
 
 def as_github(report: Report) -> str:
@@ -21,6 +23,8 @@ def as_github(report: Report) -> str:
 
 def as_junit(report: Report) -> str:
     """A test case for each kernel that was checked; those that fail say by what."""
+    from xml.etree import ElementTree
+
     gate = _gate(report)
     failing: dict[str, list[Excess]] = {}
     for excess in gate.failures:

@@ -162,7 +162,7 @@ def _record(decision: Decision, kernel: Kernel | None) -> LayerRecord:
         reasons=decision.reasons,
         trainable=layer.trainable,
         rule=decision.rule,
-        regularizer=None if attachment is None else _regularizer_record(attachment),
+        regularizer=None if attachment is None else regularizer_record(attachment),
         previous=decision.previous,
         foreign=_left_of_others(decision),
         strides=() if kernel is None else _strides(kernel.layout),
@@ -173,7 +173,8 @@ def _strides(layout: Layout | None) -> tuple[int, ...]:
     return layout.strides if layout is not None and any(s > 1 for s in layout.strides) else ()
 
 
-def _regularizer_record(attachment: Attachment) -> RegularizerRecord:
+def regularizer_record(attachment: Attachment) -> RegularizerRecord:
+    """A regularizer as reports have it."""
     other = attachment.combined_with
     combined = None if other is None else describe(other)
     if not attachment.is_penalty:
@@ -261,7 +262,7 @@ def _as_trained(
         frozen = () if kernel.layer.trainable else (IS_FROZEN,)
         record = replace(record, reasons=about_anew(record.reasons, FROZEN, *frozen))
     if record.regularizer is not None and attachment is not None:
-        record = replace(record, regularizer=_regularizer_record(attachment))
+        record = replace(record, regularizer=regularizer_record(attachment))
     if record.before is not None and with_figures:
         after = figures(kernel, attachment)
         if after is not None and record.before.operator is not None:

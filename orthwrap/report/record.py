@@ -316,6 +316,7 @@ class Report(_Shown):
     def summary(self) -> dict[str, Any]:
         """Counts and sums over the layers, as the schema has them."""
         carrying = [r for r in self.layers if r.carries]
+        weighted = {when: _total_penalty(carrying, when) for when in ("before", "after")}
         return {
             "layers": self.layer_count,
             "kernels": sum(r.kernel is not None for r in self.layers),
@@ -323,8 +324,9 @@ class Report(_Shown):
             "regularized_parameters": sum(
                 math.prod(r.shape) for r in carrying if r.shape is not None
             ),
-            "penalty_before": _total_penalty(carrying, "before"),
-            "penalty_after": _total_penalty(carrying, "after"),
+            # The names of old for what is times its factor, which a kernel's `penalty` is not.
+            **{f"penalty_{when}": total for when, total in weighted.items()},
+            **{f"weighted_penalty_{when}": total for when, total in weighted.items()},
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -382,9 +384,14 @@ class Comparison:
     regularizer_after: str | None
     before: Deviation | None
     after: Deviation | None
+    carried_before: RegularizerRecord | None = None  # of ours, as a report has it
+    carried_after: RegularizerRecord | None = None
 
     def to_json(self) -> dict[str, Any]:
-        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        names = [f.name for f in dataclasses.fields(self) if not f.name.startswith("carried")]
+        data = {name: getattr(self, name) for name in names}
+        both = {"before": self.carried_before, "after": self.carried_after}
+        data["regularizer"] = {when: r and r.to_json() for when, r in both.items()}
         for key in ("shape_before", "shape_after"):
             data[key] = None if data[key] is None else list(data[key])
         for key in ("before", "after"):
@@ -396,6 +403,8 @@ class Comparison:
     def from_json(cls, data: Mapping[str, Any]) -> Comparison:
         """The inverse of `to_json`."""
         fields = dict(data)
+        for when, told in (data.get("regularizer") or {}).items():
+            fields[f"carried_{when}"] = _made(RegularizerRecord, told)
         for key in ("shape_before", "shape_after"):
             fields[key] = None if fields[key] is None else tuple(fields[key])
         for key in ("before", "after"):
