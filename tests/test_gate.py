@@ -202,7 +202,11 @@ def test_kernels_that_one_of_the_two_has(folder: Path) -> None:
         (["--baseline", "model.h5"], 1, "not the JSON of a report"),
         (["--baseline", "list.json"], 1, "expected JSON of schema orthwrap.report/1"),
         (["--baseline", "bare.json"], 1, "has no figures"),
-        (["--baseline", "old.json", "--max", "operator.norm=9"], 1, "write it with --operator"),
+        (
+            ["--baseline", "old.json", "--max", "operator.norm=9"],
+            1,
+            "write it with orthwrap inspect --operator",
+        ),
         (["--baseline", "old.json", "--worse-than", "much"], 2, "write it like 5%"),
         (["--baseline", "old.json", "--worse-than", "-5%"], 1, "share of at least 0"),
         (["--baseline", "names.json"], 1, "names.json"),
@@ -286,6 +290,24 @@ def test_every_figure_can_be_limited(folder: Path) -> None:
     for figure in FIGURES:
         if figure != "operator.product_upper":
             assert orthwrap.check("carrying.h5", max={figure: 1e12}).gate is not None
+
+
+def test_singular_values_are_computed_where_they_are_asked_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = orthwrap.check("model.h5", max=["residual=9"]).layers
+    full = orthwrap.inspect("model.h5").layers
+    for some, every in zip(plain, full, strict=True):
+        assert (some.before.residual, some.before.coherence) == (
+            every.before.residual,
+            every.before.coherence,
+        )
+        assert (some.before.sigma_max, some.before.condition) == (None, None)
+    asked = orthwrap.check("model.h5", max=["condition=1e9"]).layers
+    assert [r.before for r in asked] == [r.before for r in full]
+    orthwrap.apply("model.h5", "carrying.h5", regularizer="srip")
+    penalties = [r.before.penalty for r in orthwrap.check("carrying.h5", max=["scale=9"]).layers]
+    assert penalties == [r.before.penalty for r in orthwrap.inspect("carrying.h5").layers]
 
 
 def test_no_framework_is_loaded(folder: Path) -> None:

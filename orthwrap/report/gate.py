@@ -17,6 +17,8 @@ _OF_MATRICES = (
 _OF_OPERATOR = tuple(f.name for f in dataclasses.fields(OperatorFigures))
 FIGURES = (*_OF_MATRICES, "operator.norm", *(f"operator.{name}" for name in _OF_OPERATOR))
 """What may be limited, by the names of the report's figures; `operator.norm` is its upper bound."""
+OF_SIGMAS = ("sigma_min", "sigma_max", "condition")
+"""Those that take every singular value."""
 
 
 @dataclass(frozen=True)

@@ -132,9 +132,9 @@ def not_held(report: Report, earlier: Mapping[Key, Deviation], against: Sequence
         having = [k for k in both if concerns(here[k], figure)]
         unknown = [here[k].place for k in having if figure_named(earlier[k], figure) is None]
         if unknown and len(unknown) == len(having):
+            words = "--operator --json" if figure.startswith("operator.") else "--json"
             raise ValueFault(
-                f"the baseline has no {figure}: write it with "
-                f"{'--operator' if figure.startswith('operator.') else 'a regularizer attached'}"
+                f"the baseline has no {figure}: write it with orthwrap inspect {words}"
             )
         if unknown:
             notes.append(f"{figure} has no value in the baseline: {listed(unknown)}")

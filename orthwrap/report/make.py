@@ -36,6 +36,7 @@ def make_report(
     planned: Plan,
     *,
     with_figures: bool,
+    with_sigmas: bool = True,
     with_operator: bool = False,
     measuring: Measuring | None = None,
 ) -> Report:
@@ -45,6 +46,7 @@ def make_report(
         command: the verb.
         source: the model, and what was done to read it.
         with_figures: False leaves every `before` null.
+        with_sigmas: False leaves singular values and conditions null, which saves half the time.
         with_operator: the figures of the convolutions themselves as well.
         measuring: shows how far those are.
     """
@@ -52,7 +54,7 @@ def make_report(
     records = [_record(d, kernel) for d, kernel in pairs]
     if with_figures:
         jobs = {
-            i: functools.partial(figures, kernel, d.attachment)
+            i: functools.partial(figures, kernel, d.attachment, with_sigmas=with_sigmas)
             for i, (d, kernel) in enumerate(pairs)
             if kernel is not None and d.measured
         }
@@ -202,7 +204,9 @@ def _layout_of(kernel: Kernel, attachment: Attachment | None) -> Layout | None:
     return attachment.layout.for_shape(kernel.weight.shape)
 
 
-def figures(kernel: Kernel, attachment: Attachment | None) -> Deviation | None:
+def figures(
+    kernel: Kernel, attachment: Attachment | None, *, with_sigmas: bool = True
+) -> Deviation | None:
     """The figures of one kernel, with the penalty of the attachment if it has one."""
     if kernel.weight is None:
         return None
@@ -217,8 +221,9 @@ def figures(kernel: Kernel, attachment: Attachment | None) -> Deviation | None:
             "options": attachment.options,
         }
     weight = kernel.weight
-    asked = (layout, repr(regularizer))
-    return weight.once(asked, lambda: measure(weight.array(), layout, regularizer))
+    asked = (layout, repr(regularizer), with_sigmas)
+    how = {"with_sigmas": with_sigmas}
+    return weight.once(asked, lambda: measure(weight.array(), layout, regularizer, **how))
 
 
 def operator_of(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from orthwrap.errors import UsageError, ValueFault
 from orthwrap.opening import opened
 from orthwrap.plan.as_it_is import plan_inspect
-from orthwrap.report.gate import FIGURES, Excess, Gate, Limit
+from orthwrap.report.gate import FIGURES, OF_SIGMAS, Excess, Gate, Limit
 from orthwrap.report.gating import (
     Key,
     concerns,
@@ -68,7 +68,8 @@ def check(
         upgrade, custom_objects, progress: as in `inspect`.
 
     Returns:
-        The report, whose `gate` has the `failures`, worst first.
+        The report, whose `gate` has the `failures`, worst first. Singular values and conditions
+        are None in it where nothing asks for them.
 
     Raises:
         UsageError: there is nothing to check against.
@@ -80,51 +81,49 @@ def check(
     limits = limits_of(max)
     if not limits and baseline is None:
         raise UsageError("check needs max, such as residual=0.1, or a baseline")
-    if worse_than is not None and baseline is None:
-        raise UsageError("worse_than is about a baseline: give one")
-    share = 0.05 if worse_than is None else worse_than
-    if not (math.isfinite(share) and share >= 0):
-        raise ValueFault(f"worse_than must be a share of at least 0, such as 0.05; got {share!r}")
     earlier = None if baseline is None else figures_in(baseline)
+    share = _share(worse_than, has_baseline=baseline is not None)
     custom_objects_of(custom_objects)
     named = list(dict.fromkeys(limit.figure for limit in limits))
     against = named or ["residual", *(["operator.norm"] if operator else [])]
+    operator = operator or any(name.startswith("operator.") for name in against)
     with opened(model, upgrade=upgrade) as source:
         surveyed = survey(source.store)
-        planned = plan_inspect(
-            surveyed, None if target is None else several(target), several(exclude)
-        )
+        targets = None if target is None else several(target)
+        planned = plan_inspect(surveyed, targets, several(exclude))
         chosen = {limit.pattern: _chosen(surveyed, limit.pattern) for limit in limits}
         report = make_report(
-            "check",
-            source,
-            surveyed,
-            planned,
+            *("check", source, surveyed, planned),
             with_figures=True,
-            with_operator=operator or any(name.startswith("operator.") for name in against),
+            with_sigmas=operator or bool({*against} & {*OF_SIGMAS}),
+            with_operator=operator,
             measuring=measuring_of(progress),
         )
-    failures: list[Excess] = []
-    checked: dict[str, None] = {}
-    for record in report.layers:
-        own = [lim for lim in limits if _is_for(record, chosen[lim.pattern])]
-        own = [lim for lim in own if concerns(record, lim.figure)]
-        failures += exceeding(record, own)
-        was = None if earlier is None else earlier.get(key_of(record))
-        if was is not None and record.before is not None:
-            failures += worse(record, was, against, share)
-        if own or (was is not None and record.before is not None):
-            checked[place_in(record)] = None
     _check_used(report, limits, chosen)
     notes = [] if earlier is None else not_held(report, earlier, against)
-    gate = Gate(
-        limits,
-        None if baseline is None or isinstance(baseline, Report) else str(baseline),
-        None if baseline is None else share,
-        tuple(checked),
-        worst_first(failures),
-    )
+    failures: list[Excess] = []
+    checked = []
+    for record in report.layers:
+        own = [limit for limit in limits if _is_for(record, chosen[limit.pattern])]
+        own = [limit for limit in own if concerns(record, limit.figure)]
+        was = None if earlier is None or record.before is None else earlier.get(key_of(record))
+        failures += exceeding(record, own)
+        failures += [] if was is None else worse(record, was, against, share)
+        checked += [place_in(record)] if own or was is not None else []
+    place = None if baseline is None or isinstance(baseline, Report) else str(baseline)
+    worse_by = None if baseline is None else share
+    gate = Gate(limits, place, worse_by, tuple(checked), worst_first(failures))
     return with_notes(replace(report, gate=gate), notes)
+
+
+def _share(given: float | None, *, has_baseline: bool) -> float:
+    if given is None:
+        return 0.05
+    if not has_baseline:
+        raise UsageError("worse_than is about a baseline: give one")
+    if not (math.isfinite(given) and given >= 0):
+        raise ValueFault(f"worse_than must be a share of at least 0, such as 0.05; got {given!r}")
+    return given
 
 
 def limits_of(given: Mapping[str, float] | Iterable[str]) -> tuple[Limit, ...]:
