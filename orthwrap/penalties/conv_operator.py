@@ -36,7 +36,7 @@ from orthwrap.penalties.conv_gram import ConvGeometry, half_spectrum, taps_of
 Array = npt.NDArray[Any]
 
 _SLICE = 1 << 25  # bytes of symbols, or of their Gram matrices, at once
-_LARGEST = 1 << 26  # entries of the correlations of one group
+_LARGEST = 1 << 25  # entries of the correlations of one group
 _MOST_TAPS = 1 << 24  # frequencies × taps
 _FINENESS = (32, 24, 16, 13, 11, 9, 8, 7, 6, 5, 4, 3, 2)  # grid points per degree
 _TIGHT = 1.016  # what the grid may add to the norm
