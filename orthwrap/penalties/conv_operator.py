@@ -401,6 +401,8 @@ def _lowest(band: _Band, group: int, frequency: Array, points: Sequence[int]) ->
         if not sigma[-1] < 0.99 * best:
             return min(best, float(sigma[-1]))
         best = float(sigma[-1])
+        if best < EPS * sigma[0]:
+            return best
         slope = np.einsum("m,dmr,r->d", u[:, -1].conj(), slopes, vh[-1].conj())
         rows = np.stack((slope.real, slope.imag))
         step = np.linalg.lstsq(rows, np.array((-best, 0.0)), rcond=1e-6)[0]
