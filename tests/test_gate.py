@@ -277,6 +277,14 @@ def test_xml_of_junit(folder: Path) -> None:
     assert err.startswith("<?xml")
 
 
+def test_markdown_says_what_fails(folder: Path, tmp_path: Path) -> None:
+    report = orthwrap.check("model.h5", max=["conv1:scale=0"])
+    report.save(tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "1 of 1 kernel fails." in text
+    assert "\n- conv1: scale is " in text.replace("\\", "")
+
+
 def test_a_check_comes_back_from_json(folder: Path) -> None:
     report = orthwrap.check("model.h5", max=["residual=0.5", "conv1:operator.norm=0.1"])
     told = json.loads(json.dumps(report.to_json()))

@@ -290,7 +290,7 @@ class Report(_Shown):
         layers: a record for each kernel, in the model's order: `path`, `slot`, `shape`,
             `decision`, `reason`, `regularizer`, and the figures `before` and `after` training:
             `residual`, `scaled_residual`, `scale`, `sigma_min`, `sigma_max`, `condition`,
-            `coherence`, `penalty`.
+            `coherence`, `penalty`, and `operator` where it was asked for.
         layer_count: how many layers the model has, those without kernels too.
         output: the file written, or None.
         upgrades: what was rewritten for Keras 3, with `name`, `vintage` and `layers`.
