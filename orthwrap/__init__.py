@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from orthwrap.training.pull.pull_callback import Pull
     from orthwrap.training.settings import TrainingWords
     from orthwrap.verbs.apply import apply
+    from orthwrap.verbs.check import check
     from orthwrap.verbs.compare import compare
     from orthwrap.verbs.endings import Result
     from orthwrap.verbs.finetune import finetune
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
     from orthwrap.verbs.strip import strip
     from orthwrap.verbs.upgrade import upgrade
 
-_VERBS = ("apply", "compare", "finetune", "inspect", "strip", "upgrade")
+_VERBS = ("apply", "check", "compare", "finetune", "inspect", "strip", "upgrade")
 _WHERE = {
     "Report": "orthwrap.report.record",
     "Rule": "orthwrap.rules.rule",
@@ -107,6 +108,7 @@ __all__ = [
     "ValueFault",
     "__version__",
     "apply",
+    "check",
     "compare",
     "finetune",
     "inspect",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from orthwrap.model_config.convolution import Convolution
 from orthwrap.model_config.layers import LAYER_TYPES
-from orthwrap.penalties.conv_operator import OperatorFigures, operator_figures
+from orthwrap.penalties.conv_operator import OperatorFigures, _Band, operator_figures
 from orthwrap.report.measure import measure
 from orthwrap.report.measure_operator import measure_operator
 
@@ -135,6 +135,14 @@ def test_transposed_is_the_adjoint(kernel_size: tuple[int, int], strides: tuple[
     kernel = random(*kernel_size, 2, 3)  # (*k, out, in)
     found = figures("Conv2DTranspose", "kernel", {"strides": strides}, kernel)
     agree(found, [kernel], strides, (1, 1))
+
+
+@pytest.mark.parametrize(("slot", "strides"), [("kernel", (2, 2)), ("recurrent", (1, 1))])
+def test_each_gate_of_a_convolutional_lstm_is_a_group(slot: str, strides: tuple[int, int]) -> None:
+    """Its stride is that of its input's convolution; the state's has none."""
+    kernel = random(3, 3, 2, 8)
+    found = figures("ConvLSTM2D", slot, {"strides": (2, 2)}, kernel)
+    agree(found, np.split(kernel, 4, -1), strides, (1, 1))
 
 
 def test_separable_has_both_factors() -> None:
@@ -278,6 +286,49 @@ def test_large_symbols_are_tested_and_not_computed(
     assert tested.norm_lower <= plain.norm_upper
     assert tested.norm_upper <= 1.02 * tested.norm_lower
     assert tested.residual == plain.residual
+
+
+def counted(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """(matrices whose eigenvalues were computed, Cholesky tests) where eigenvalues are dear."""
+    counts = {"eigvalsh": 0, "cholesky": 0}
+    monkeypatch.setattr("orthwrap.penalties.conv_operator._CHEAP", 0)
+    monkeypatch.setattr("orthwrap.penalties.conv_operator._EIGENVALUES", 40 * (40**3 + (1 << 13)))
+
+    def counting(name: str) -> Any:
+        plain = getattr(np.linalg, name)
+
+        def call(matrices: Any) -> Any:
+            counts[name] += math.prod(matrices.shape[:-2])
+            return plain(matrices)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        for name in counts:
+            patched.setattr(np.linalg, name, counting(name))
+        found = operator_figures(kernel)
+    assert found.norm_upper <= 1.02 * found.norm_lower
+    return counts["eigvalsh"], counts["cholesky"]
+
+
+def test_frequencies_that_cannot_hold_the_maximum_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flat = np.random.default_rng(0).normal(size=(3, 3, 40, 40))
+    peaked = np.abs(flat)  # whose norm is at frequency 0
+    eigenvalues, tests = counted(flat, monkeypatch)
+    assert eigenvalues < 50
+    assert tests <= 26 * 26 // 2 + 26
+    _, left = counted(peaked, monkeypatch)
+    assert left < tests / 3
+
+
+def test_symbols_come_in_slices() -> None:
+    rng = np.random.default_rng(0)
+    band = _Band(rng.normal(size=(9, 1, 400, 400)).astype("float64"), (3, 3))
+    sizes = [grams.nbytes for _, grams in itertools.islice(band.grams((26, 26)), 3)]
+    assert max(sizes) <= 64 << 20
+    assert min(sizes) > 4 << 20
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -63,7 +63,7 @@ def command(kind: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
                     given["screen"] = screen
                 done = function(**given)
                 screen.show(done, str(typed.obj), view)
-                if given.get("strict") and _falls_short(done):
+                if _says_no(done, given):
                     raise typer.Exit(3)
 
         wrapped.__signature__ = signature.replace(  # type: ignore[attr-defined]
@@ -75,9 +75,14 @@ def command(kind: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
     return decorate
 
 
-def _falls_short(done: Any) -> bool:
-    """Whether the verdict on a training does not pass a strict look."""
-    verdict = getattr(done.report.training, "verdict", None)
+def _says_no(done: Any, given: Mapping[str, Any]) -> bool:
+    """Whether a gate that was asked for says no: limits, differences, or a strict look."""
+    if given.get("exit_code"):
+        return bool(done.differs)
+    gate = getattr(done, "gate", None)
+    if gate is not None:
+        return bool(gate.failures)
+    verdict = getattr(done.report.training, "verdict", None) if given.get("strict") else None
     return verdict is not None and bool(verdict.fails)
 
 
@@ -155,6 +160,7 @@ class Screen:
     def __init__(self, outputs: ReportOutputs, quiet: bool) -> None:
         self._outputs = outputs
         self._quiet = quiet
+        self.form: Callable[[Any], str] | None = None  # for programs, in place of what people read
 
     def show(self, done: Any, typed: str, view: View) -> None:
         """Writes a report where it was asked for, and shows it unless quiet.
@@ -178,7 +184,11 @@ class Screen:
     def _show(self, report: Any, view: View) -> None:
         try:
             self._outputs.write(report)
-            if not self._quiet:
+            if self.form is not None:
+                stream = sys.stderr if self._outputs.take_stdout else sys.stdout
+                stream.write(self.form(report))
+                stream.flush()
+            elif not self._quiet:
                 from orthwrap.report.terminal import renderable
 
                 screen = self._console()
@@ -197,9 +207,10 @@ class Screen:
             return None
         from orthwrap.report.progress import TrainingProgress
 
-        return TrainingProgress(self._console())
+        # What programs read has no bars in it.
+        return TrainingProgress(self._console(aside=self.form is not None))
 
-    def _console(self) -> Any:
+    def _console(self, *, aside: bool = False) -> Any:
         from orthwrap.report.terminal import console
 
-        return console(sys.stderr if self._outputs.take_stdout else sys.stdout)
+        return console(sys.stderr if aside or self._outputs.take_stdout else sys.stdout)

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from orthwrap._version import __version__
-from orthwrap_cli import apply, compare, finetune, inspect, regularizers, strip, upgrade
+from orthwrap_cli import apply, check, compare, finetune, inspect, regularizers, strip, upgrade
 from orthwrap_cli.examples import epilog
 
 
@@ -73,6 +73,7 @@ for _name, _function in (
     ("strip", strip.strip),
     ("upgrade", upgrade.upgrade),
     ("compare", compare.compare),
+    ("check", check.check),
     ("regularizers", regularizers.regularizers),
 ):
     app.command(_name, cls=_Command, epilog=epilog(_name))(_function)

@@ -17,6 +17,14 @@ def compare(
     after: Annotated[Path, typer.Argument(metavar="AFTER", help="Another one.", readable=False)],
     custom_objects: o.OwnPenalties = None,
     no_measure: o.NoMeasure = False,
+    exit_code: Annotated[
+        bool,
+        typer.Option(
+            "--exit-code",
+            help="Exit with 3 where a kernel or a regularizer differs.",
+            rich_help_panel="Report",
+        ),
+    ] = False,
 ) -> Any:
     """Two files, kernel by kernel: weights, figures, regularizers."""
     import orthwrap

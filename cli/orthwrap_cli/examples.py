@@ -20,6 +20,10 @@ EXAMPLES = {
         "orthwrap compare model.h5 model-orth.h5",
         "orthwrap compare model.h5 model-orth.h5 --json - --quiet",
     ),
+    "check": (
+        "orthwrap check model.h5 --max residual=100",
+        "orthwrap check model.h5 --max 'conv*:condition=1e6' --format github",
+    ),
     "regularizers": ("orthwrap regularizers", "orthwrap regularizers --json regularizers.json"),
 }
 """By command. The files are `model.h5`, with data that fit it, what `apply` made of it, and a file

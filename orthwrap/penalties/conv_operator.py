@@ -36,7 +36,7 @@ from orthwrap.penalties.conv_gram import ConvGeometry, half_spectrum, taps_of
 Array = npt.NDArray[Any]
 
 _SLICE = 1 << 25  # bytes of symbols, or of their Gram matrices, at once
-_LARGEST = 1 << 26  # entries of the correlations of one group
+_LARGEST = 1 << 25  # entries of the correlations of one group
 _MOST_TAPS = 1 << 24  # frequencies × taps
 _FINENESS = (32, 24, 16, 13, 11, 9, 8, 7, 6, 5, 4, 3, 2)  # grid points per degree
 _TIGHT = 1.016  # what the grid may add to the norm
@@ -401,6 +401,8 @@ def _lowest(band: _Band, group: int, frequency: Array, points: Sequence[int]) ->
         if not sigma[-1] < 0.99 * best:
             return min(best, float(sigma[-1]))
         best = float(sigma[-1])
+        if best < EPS * sigma[0]:
+            return best
         slope = np.einsum("m,dmr,r->d", u[:, -1].conj(), slopes, vh[-1].conj())
         rows = np.stack((slope.real, slope.imag))
         step = np.linalg.lstsq(rows, np.array((-best, 0.0)), rcond=1e-6)[0]

@@ -34,8 +34,13 @@ RESIDUAL = Meaning(
 SCALED_RESIDUAL = Meaning(
     "scaled residual",
     "scaled",
-    "with preserve the residual is that of W/α, α being the kernel's RMS singular value: how "
-    "unequal its singular values are; 0 is all equal, below 0.1 nearly",
+    "the residual of W/α, α being the kernel's RMS singular value: how unequal its singular values "
+    "are; 0 is all equal, below 0.1 nearly",
+)
+PRESERVED = Meaning(
+    "",
+    "",
+    "with preserve the residual is that of W/α, α being the kernel's RMS singular value",
 )
 SIGMAS = Meaning(
     "σ min … max",

@@ -9,13 +9,17 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from orthwrap.penalties.conv_operator import OperatorFigures
 from orthwrap.report.record import CompareReport, Comparison, Deviation, LayerRecord, Report
 from orthwrap.text import csv_cell
 
 Row = TypeVar("Row", LayerRecord, Comparison)
 Columns = dict[str, Callable[[Row], Any]]
 
-_FIGURES = tuple(f.name for f in dataclasses.fields(Deviation) if f.name != "spectrum")
+_FIGURES = tuple(
+    f.name for f in dataclasses.fields(Deviation) if f.name not in ("spectrum", "operator")
+)
+_OPERATOR = tuple(field.name for field in dataclasses.fields(OperatorFigures))
 
 
 def _own(*names: str) -> Columns[Any]:
@@ -28,7 +32,12 @@ def _of(part: str, names: Iterable[str], prefix: str = "") -> Columns[Any]:
 
 
 def _getter(part: str, name: str) -> Callable[[Any], Any]:
-    return lambda row: getattr(getattr(row, part), name, None)
+    def get(row: Any) -> Any:
+        for step in (*part.split("."), name):
+            row = getattr(row, step, None)
+        return row
+
+    return get
 
 
 def _matrices(index: int) -> Callable[[LayerRecord], int | None]:
@@ -67,7 +76,11 @@ def rows_of(report: Report | CompareReport) -> tuple[list[str], list[list[Any]]]
     """The names of the columns, and the values of each kernel."""
     if isinstance(report, CompareReport):
         return list(_COMPARISONS), _rows(_COMPARISONS, report.layers)
-    return list(_LAYERS), _rows(_LAYERS, report.layers)
+    columns = dict(_LAYERS)
+    for when in ("before", "after"):
+        if any(getattr(getattr(row, when), "operator", None) for row in report.layers):
+            columns |= _of(f"{when}.operator", _OPERATOR, f"{when}_operator_")
+    return list(columns), _rows(columns, report.layers)
 
 
 def _rows(columns: Columns[Row], rows: Iterable[Row]) -> list[list[Any]]:

@@ -36,6 +36,9 @@ def _report_text(report: Report) -> str:
         _head(report.command, report.orthwrap_version, report.output or report.model.path),
         f"`orthwrap {report.command}` of {_model(report.model)}: {done}.",
     ]
+    if report.gate is not None:
+        failures = [f"- {markdown_text(f'{e.place}: {e.text}')}" for e in report.gate.failures]
+        parts.append("\n".join([f"{report.gate.text}.", *([""] if failures else []), *failures]))
     if report.layers:
         parts.append(_table(_COLUMNS, map(_cells, report.layers)))
     if report.training is not None:

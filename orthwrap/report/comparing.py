@@ -5,7 +5,7 @@ from __future__ import annotations
 from orthwrap.penalties.attachment import describe
 from orthwrap.plan.as_it_is import plan_inspect
 from orthwrap.plan.decision import Decision
-from orthwrap.report.make import figures
+from orthwrap.report.make import figures, regularizer_record
 from orthwrap.report.measure import relative_change
 from orthwrap.report.record import Comparison
 from orthwrap.stores.store import Store, WeightRef
@@ -50,6 +50,10 @@ def compare_kernel(
         None if side is None or side[1].slot.existing is None else describe(side[1].slot.existing)
         for side in (before, after)
     ]
+    ours = [
+        None if side is None or (own := side[1].slot.current) is None else regularizer_record(own)
+        for side in (before, after)
+    ]
     return Comparison(
         path=path,
         slot=slot,
@@ -63,6 +67,8 @@ def compare_kernel(
         regularizer_after=carried[1],
         before=measured[0],
         after=measured[1],
+        carried_before=ours[0],
+        carried_after=ours[1],
     )
 
 

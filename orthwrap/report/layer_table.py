@@ -25,6 +25,7 @@ from orthwrap.report.about import (
     COHERENCE,
     OPERATOR_RESIDUAL,
     OPERATOR_SIGMAS,
+    PRESERVED,
     RESIDUAL,
     SCALED_RESIDUAL,
     SIGMAS,
@@ -126,7 +127,10 @@ def _beside(shown: Sequence[LayerRecord], width: int) -> list[tuple[Meaning, Cel
         return plain if wide else plain[:1]
     stretch: tuple[Meaning, Cell] = (OPERATOR_SIGMAS, _operator_sigmas)
     apart: tuple[Meaning, Cell] = (OPERATOR_RESIDUAL, _operator_residual)
-    return [(SIGMAS, sigmas), stretch, apart] if wide else [stretch]
+    if not wide:
+        return [stretch]
+    own = _column_of(shown) is OPERATOR_RESIDUAL
+    return [(SIGMAS, sigmas), stretch, *([] if own else [apart])]
 
 
 @dataclass(frozen=True)
@@ -242,7 +246,10 @@ def _share(parameters: int, total: int) -> Text:
 
 def legend_table(shown: Sequence[LayerRecord], width: int) -> RenderableType:
     """What the figures mean that are shown."""
-    meanings = [meaning_of(r) for r in shown if r.before is not None]
+    meanings = list(dict.fromkeys(meaning_of(r) for r in shown if r.before is not None))
+    if RESIDUAL in meanings and SCALED_RESIDUAL in meanings:
+        others = [m for m in meanings if m not in (RESIDUAL, SCALED_RESIDUAL)]
+        meanings = [RESIDUAL, PRESERVED, *others]
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, style="dim")
     table.add_column(style="dim")

@@ -37,6 +37,7 @@ def make_report(
     planned: Plan,
     *,
     with_figures: bool,
+    with_sigmas: bool = True,
     with_operator: bool = False,
     measuring: Measuring | None = None,
 ) -> Report:
@@ -46,6 +47,7 @@ def make_report(
         command: the verb.
         source: the model, and what was done to read it.
         with_figures: False leaves every `before` null.
+        with_sigmas: False leaves singular values and conditions null, which saves half the time.
         with_operator: the figures of the convolutions themselves as well.
         measuring: shows how far those are.
     """
@@ -53,7 +55,7 @@ def make_report(
     records = [_record(d, kernel) for d, kernel in pairs]
     if with_figures:
         jobs = {
-            i: functools.partial(figures, kernel, d.attachment)
+            i: functools.partial(figures, kernel, d.attachment, with_sigmas=with_sigmas)
             for i, (d, kernel) in enumerate(pairs)
             if kernel is not None and d.measured
         }
@@ -164,7 +166,7 @@ def _record(decision: Decision, kernel: Kernel | None) -> LayerRecord:
         reasons=decision.reasons,
         trainable=layer.trainable,
         rule=decision.rule,
-        regularizer=None if attachment is None else _regularizer_record(attachment),
+        regularizer=None if attachment is None else regularizer_record(attachment),
         previous=decision.previous,
         foreign=_left_of_others(decision),
         strides=() if kernel is None else _strides(kernel.layout),
@@ -175,7 +177,8 @@ def _strides(layout: Layout | None) -> tuple[int, ...]:
     return layout.strides if layout is not None and any(s > 1 for s in layout.strides) else ()
 
 
-def _regularizer_record(attachment: Attachment) -> RegularizerRecord:
+def regularizer_record(attachment: Attachment) -> RegularizerRecord:
+    """A regularizer as reports have it."""
     other = attachment.combined_with
     combined = None if other is None else describe(other)
     if not attachment.is_penalty:
@@ -203,7 +206,9 @@ def _layout_of(kernel: Kernel, attachment: Attachment | None) -> Layout | None:
     return attachment.layout.for_shape(kernel.weight.shape)
 
 
-def figures(kernel: Kernel, attachment: Attachment | None) -> Deviation | None:
+def figures(
+    kernel: Kernel, attachment: Attachment | None, *, with_sigmas: bool = True
+) -> Deviation | None:
     """The figures of one kernel, with the penalty of the attachment if it has one."""
     if kernel.weight is None:
         return None
@@ -218,8 +223,9 @@ def figures(kernel: Kernel, attachment: Attachment | None) -> Deviation | None:
             "options": attachment.options,
         }
     weight = kernel.weight
-    asked = (layout, repr(regularizer))
-    return weight.once(asked, lambda: measure(weight.array(), layout, regularizer))
+    asked = (layout, repr(regularizer), with_sigmas)
+    how = {"with_sigmas": with_sigmas}
+    return weight.once(asked, lambda: measure(weight.array(), layout, regularizer, **how))
 
 
 def operator_of(
@@ -263,7 +269,7 @@ def _as_trained(
         frozen = () if kernel.layer.trainable else (IS_FROZEN,)
         record = replace(record, reasons=about_anew(record.reasons, FROZEN, *frozen))
     if record.regularizer is not None and attachment is not None:
-        record = replace(record, regularizer=_regularizer_record(attachment))
+        record = replace(record, regularizer=regularizer_record(attachment))
     if record.before is not None and with_figures:
         after = figures(kernel, attachment)
         if after is not None and record.before.operator is not None:

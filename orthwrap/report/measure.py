@@ -43,7 +43,13 @@ def is_estimated(shape: tuple[int, ...], layout: Layout) -> bool:
     return min(m, n) > EXACT_LIMIT
 
 
-def measure(kernel: Any, layout: Layout, regularizer: Mapping[str, Any] | None = None) -> Deviation:
+def measure(
+    kernel: Any,
+    layout: Layout,
+    regularizer: Mapping[str, Any] | None = None,
+    *,
+    with_sigmas: bool = True,
+) -> Deviation:
     """The figures of one kernel.
 
     Args:
@@ -52,6 +58,8 @@ def measure(kernel: Any, layout: Layout, regularizer: Mapping[str, Any] | None =
         layout: how it becomes matrices.
         regularizer: `{"name", "alpha", "options"}` of a penalty, whose value goes into `penalty`;
             None leaves it null.
+        with_sigmas: False leaves the singular values and the condition null, unless the penalty
+            takes them.
 
     Where the smaller Gram matrix has more than `EXACT_LIMIT` rows, the residual and σ_max are
     estimated by random probes with a fixed seed, and the other extremes are null.
@@ -60,7 +68,7 @@ def measure(kernel: Any, layout: Layout, regularizer: Mapping[str, Any] | None =
     wanted = None if regularizer is None else _Wanted.of(**regularizer)
     with np.errstate(all="ignore"):
         if not is_estimated(kernel.shape, layout):
-            return _exact(kernel, layout, wanted)
+            return _exact(kernel, layout, wanted, with_sigmas or wanted is not None)
         alpha = scale_of(kernel, layout)
         if not math.isfinite(alpha):
             return _UNDEFINED
@@ -109,7 +117,7 @@ def together(jobs: Sequence[Callable[[], T]], sizes: Sequence[int]) -> list[T]:
     return [results[i] for i in range(len(jobs))]
 
 
-def _exact(kernel: Any, layout: Layout, wanted: _Wanted | None) -> Deviation:
+def _exact(kernel: Any, layout: Layout, wanted: _Wanted | None, with_sigmas: bool) -> Deviation:
     count, m, n = layout.matrices(kernel.shape)
     batches = list(batches_of(kernel, layout))
     gram: Array | None = None
@@ -120,7 +128,7 @@ def _exact(kernel: Any, layout: Layout, wanted: _Wanted | None) -> Deviation:
         alpha = scale_of(kernel, layout)
     if not math.isfinite(alpha):
         return _UNDEFINED
-    sums = _Sums(alpha, max(m, n), wanted)
+    sums = _Sums(alpha, max(m, n), wanted, with_sigmas)
     for batch in batches:
         if gram is None:
             gram = half_gram(batch)
@@ -269,11 +277,13 @@ class _Sums:
         alpha: the kernel's own scale.
         size: the larger side of each matrix.
         wanted: the penalty that is summed as `value`.
+        with_sigmas: whether singular values are among it.
     """
 
     alpha: float
     size: int
     wanted: _Wanted | None
+    with_sigmas: bool
     square: float = 0.0
     scaled_square: float = 0.0
     value: float | None = 0.0
@@ -284,7 +294,8 @@ class _Sums:
     spectra: list[Array] = field(default_factory=list)
 
     def add(self, batch: Batch, gram: Array) -> None:
-        matrices = Matrices(gram, _singular_values(batch, gram), self.size)
+        sigma = _singular_values(batch, gram) if self.with_sigmas else np.empty((len(gram), 0))
+        matrices = Matrices(gram, sigma, self.size)
         self.square += float(matrices.square_deviation().sum())
         self.scaled_square += float(replace(matrices, alpha=self.alpha).square_deviation().sum())
         coherence = _coherence(matrices)
@@ -292,6 +303,8 @@ class _Sums:
             self.coherence = None
         else:
             self.coherence = max(self.coherence, coherence)
+        if not self.with_sigmas:
+            return
         self.spectra.append(matrices.sigma.ravel())
         low, high = matrices.sigma[:, 0], matrices.sigma[:, -1]
         self.sigma_min = min(self.sigma_min, float(low.min()))
@@ -320,12 +333,12 @@ class _Sums:
             residual=math.sqrt(self.square / entries),
             scaled_residual=math.sqrt(self.scaled_square / entries),
             scale=self.alpha,
-            sigma_min=self.sigma_min,
-            sigma_max=self.sigma_max,
-            condition=self.condition,
+            sigma_min=self.sigma_min if self.with_sigmas else None,
+            sigma_max=self.sigma_max if self.with_sigmas else None,
+            condition=self.condition if self.with_sigmas else None,
             coherence=self.coherence,
             penalty=value,
-            spectrum=_spectrum(np.concatenate(self.spectra)),
+            spectrum=_spectrum(np.concatenate(self.spectra)) if self.spectra else None,
         )
 
 

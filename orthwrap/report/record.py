@@ -16,6 +16,7 @@ from orthwrap.penalties.conv_operator import OperatorFigures
 from orthwrap.plan.decision import CARRYING
 from orthwrap.plan.reasons import Reasons, because, joined
 from orthwrap.report.beside import ControlRun, Repeats
+from orthwrap.report.gate import Gate
 from orthwrap.report.goal_progress import GoalProgress
 from orthwrap.report.verdict import Verdict
 from orthwrap.stores.store import ModelRecord
@@ -319,7 +320,7 @@ class Report(_Shown):
         layers: a record for each kernel, in the model's order: `path`, `slot`, `shape`,
             `decision`, `reason`, `regularizer`, and the figures `before` and `after` training:
             `residual`, `scaled_residual`, `scale`, `sigma_min`, `sigma_max`, `condition`,
-            `coherence`, `penalty`.
+            `coherence`, `penalty`, and `operator` where it was asked for.
         layer_count: how many layers the model has, those without kernels too.
         output: the file written, or None.
         upgrades: what was rewritten for Keras 3, with `name`, `vintage` and `layers`.
@@ -327,6 +328,7 @@ class Report(_Shown):
         training: losses, metrics and choices of a fine-tuning, or None.
         command_line: as it was given in a shell; None where Python asked.
         versions: of what it was made with, by name: Python, orthwrap, Keras, NumPy, the backend.
+        gate: the limits of a check, and what exceeds them, or None.
     """
 
     command: str
@@ -340,6 +342,7 @@ class Report(_Shown):
     training: Training | None = None
     command_line: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    gate: Gate | None = None
 
     kind: ClassVar[str] = "report"
 
@@ -366,6 +369,7 @@ class Report(_Shown):
     def summary(self) -> dict[str, Any]:
         """Counts and sums over the layers, as the schema has them."""
         carrying = [r for r in self.layers if r.carries]
+        weighted = {when: _total_penalty(carrying, when) for when in ("before", "after")}
         return {
             "layers": self.layer_count,
             "kernels": sum(r.kernel is not None for r in self.layers),
@@ -373,8 +377,9 @@ class Report(_Shown):
             "regularized_parameters": sum(
                 math.prod(r.shape) for r in carrying if r.shape is not None
             ),
-            "penalty_before": _total_penalty(carrying, "before"),
-            "penalty_after": _total_penalty(carrying, "after"),
+            # The names of old for what is times its factor, which a kernel's `penalty` is not.
+            **{f"penalty_{when}": total for when, total in weighted.items()},
+            **{f"weighted_penalty_{when}": total for when, total in weighted.items()},
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -392,6 +397,7 @@ class Report(_Shown):
             "versions": dict(self.versions),
             "training": self.training and self.training.to_json(),
             "layers": [r.to_json() for r in self.layers],
+            **({} if self.gate is None else {"gate": self.gate.to_json()}),
         }
 
     @classmethod
@@ -402,7 +408,7 @@ class Report(_Shown):
             ValueFault: the data is of another schema, or lacks something.
         """
         with _read_as(REPORT_SCHEMA, data):
-            training = data["training"]
+            training, gate = data["training"], data.get("gate")
             return cls(
                 command=data["command"],
                 model=_known(ModelRecord, data["model"]),
@@ -415,6 +421,7 @@ class Report(_Shown):
                 training=None if training is None else Training.from_json(training),
                 command_line=data.get("command_line"),
                 versions=dict(data.get("versions") or {}),
+                gate=None if gate is None else Gate.from_json(gate),
             )
 
 
@@ -434,9 +441,14 @@ class Comparison:
     regularizer_after: str | None
     before: Deviation | None
     after: Deviation | None
+    carried_before: RegularizerRecord | None = None  # of ours, as a report has it
+    carried_after: RegularizerRecord | None = None
 
     def to_json(self) -> dict[str, Any]:
-        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        names = [f.name for f in dataclasses.fields(self) if not f.name.startswith("carried")]
+        data = {name: getattr(self, name) for name in names}
+        both = {"before": self.carried_before, "after": self.carried_after}
+        data["regularizer"] = {when: r and r.to_json() for when, r in both.items()}
         for key in ("shape_before", "shape_after"):
             data[key] = None if data[key] is None else list(data[key])
         for key in ("before", "after"):
@@ -448,6 +460,8 @@ class Comparison:
     def from_json(cls, data: Mapping[str, Any]) -> Comparison:
         """The inverse of `to_json`."""
         fields = dict(data)
+        for when, told in (data.get("regularizer") or {}).items():
+            fields[f"carried_{when}"] = _made(RegularizerRecord, told)
         for key in ("shape_before", "shape_after"):
             fields[key] = None if fields[key] is None else tuple(fields[key])
         for key in ("before", "after"):
@@ -484,6 +498,12 @@ class CompareReport(_Shown):
                 c.regularizer_before != c.regularizer_after for c in self.layers
             ),
         }
+
+    @property
+    def differs(self) -> bool:
+        """Whether any kernel or regularizer is not the same in both."""
+        s = self.summary
+        return bool(s["same"] < s["kernels"] or s["regularizers_changed"])
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as JSON-ready data, schema `orthwrap.compare/1`."""

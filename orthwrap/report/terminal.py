@@ -26,6 +26,7 @@ from orthwrap.plan.decision import (
 from orthwrap.report.about import figure_of, meaning_of
 from orthwrap.report.fitting import fitted
 from orthwrap.report.folding import Block, View, rows_of
+from orthwrap.report.gate_table import gate_parts
 from orthwrap.report.going_on import going_on
 from orthwrap.report.judged import judged, kept, residual_rows, with_repeats
 from orthwrap.report.kernel_rows import rounded_up
@@ -62,6 +63,9 @@ def render(
         choices: False leaves out what was chosen to train with, for who has seen that before.
     """
     parts: list[RenderableType] = [_head(report.command, report.model, report.output)]
+    if report.gate is not None:
+        notes = [Group(*(_note(w) for w in report.warnings))] if report.warnings else []
+        return _paragraphs([*parts, *gate_parts(report.gate, plain_table()), *notes])
     shown = _shown(report)
     lines = rows_of(shown, view or View())
     if shown:

@@ -62,7 +62,7 @@ FIGURE_KEYS = {
 REGULARIZER_KEYS = {"name", "factor", "scale", "alpha", "estimate", "every", "combined_with"}
 SUMMARY_KEYS = {
     "layers", "kernels", "regularized", "regularized_parameters", "penalty_before",
-    "penalty_after",
+    "penalty_after", "weighted_penalty_before", "weighted_penalty_after",
 }  # fmt: skip
 
 

@@ -24,7 +24,11 @@ from tests.support.samples import small_file
 pytestmark = pytest.mark.slow
 
 # Pages that a reader is sent to; any other address does not belong into what is released.
-PAGES = (b"http://www.apache.org/licenses/", b"https://protobuf.dev/")
+PAGES = (
+    b"http://www.apache.org/licenses/",
+    b"https://protobuf.dev/",
+    b"https://json-schema.org/draft/",
+)
 # Places on the machine where it was built.
 LOCAL = tuple(f"{place}/".encode() for place in (REPOSITORY, Path.home()) if len(place.parts) > 1)
 
