@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.samples import nested_file, small_file
 from typer.testing import CliRunner
 
 import orthwrap
 from orthwrap_cli.main import app
-from tests import models
 from tests.conftest import REPOSITORY
+from tests.support import models
+from tests.support.samples import nested_file, small_file
 
 jsonschema = pytest.importorskip("jsonschema")
 

@@ -17,7 +17,6 @@ from xml.etree import ElementTree
 import h5py
 import numpy as np
 import pytest
-from tests.samples import small_file
 from typer.testing import CliRunner
 
 import orthwrap
@@ -25,6 +24,7 @@ from orthwrap.report.gate import FIGURES
 from orthwrap.report.gate_formats import as_github, as_junit
 from orthwrap_cli.main import app
 from tests.conftest import REPOSITORY
+from tests.support.samples import small_file
 
 LAYERS = {"conv1", "conv2", "classes"}
 
