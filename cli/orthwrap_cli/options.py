@@ -64,7 +64,9 @@ SortBy = Annotated[
     Sort | None,
     typer.Option(
         "--sort",
-        help="Show the kernels whose figure is worst first. Default: the model's order.",
+        metavar="FIGURE",
+        help="Show the kernels first whose residual, condition, sigma (the largest singular value) "
+        "or parameters are most. Default: the model's order.",
         rich_help_panel="Report",
     ),
 ]
