@@ -121,7 +121,7 @@ def survey(store: Store) -> Survey:
         if layer.twin is None and (not layer.is_container or layer.class_name in _WRAPPERS):
             families = tuple(dict.fromkeys(f for s in found for f in s.families))
             existing = layer.config.get(SLOT_KEYS["activity"])
-            problem = _no_config(layer)
+            problem = _no_config(layer) or _lost(layer)
             activities.append(Slot(layer, "activity", (), None, problem, "", existing, families))
     return Survey(layers, tuple(slots.values()), tuple(activities))
 
@@ -167,7 +167,7 @@ def _slot(layer: Layer, name: str, found: Sequence[tuple[KernelSpec, WeightRef |
     if isinstance(layout_or_problem, str):
         problems.append(layout_or_problem)
         layout_or_problem = None
-    problem = _special(layer) or (problems[0] if problems else "")
+    problem = _special(layer) or _lost(layer) or (problems[0] if problems else "")
     note = ""
     if layer.kind is None:
         note = f"class {layer.class_name} is not known: layout by its kernel's rank"
@@ -198,6 +198,16 @@ def _no_config(layer: Layer) -> str:
     if isinstance(layer.node.get("config"), Mapping):
         return ""
     return "its config holds no arguments by name, among which a regularizer would stand"
+
+
+def _lost(layer: Layer) -> str:
+    """Why a regularizer in a layer's config would be lost where the model is made of that."""
+    if not layer.made_by:
+        return ""
+    return (
+        f"class {layer.made_by} has a get_config of its own, so that its layers are not made from "
+        "the list in this file: load it in Python, and orthwrap.apply(model, in_place=True)"
+    )
 
 
 def _special(layer: Layer) -> str:

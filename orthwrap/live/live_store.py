@@ -40,7 +40,7 @@ class LiveStore:
             self.root = {"class_name": type(model).__name__, "config": {}}
             self.no_config = f"its get_config failed ({error_summary(e)})"
         self.record = ModelRecord(None, self.format, keras.__version__, int(model.count_params()))
-        self._objects = _live_layers(model)
+        self._objects = live_layers(model)
 
     def layers(self) -> tuple[Layer, ...]:
         """The layers of the config, then those that only the live model knows.
@@ -83,7 +83,9 @@ class LiveStore:
         live = self.object_of(layer)
         if live is None:
             return layer
-        return replace(layer, kind=_kind_of(live), trainable=_is_trainable(self.model, live))
+        # Whether a class makes its layers from the config is tried on the model made of it.
+        trainable = _is_trainable(self.model, live)
+        return replace(layer, kind=_kind_of(live), trainable=trainable, made_by="")
 
 
 def _weight(live: Any, spec: KernelSpec) -> WeightRef | None:
@@ -107,7 +109,7 @@ def variable_of(live: Any, spec: KernelSpec) -> Any:
 # The live tree. Paths agree with the walker's.
 
 
-def _live_layers(model: Any) -> dict[str, Any]:
+def live_layers(model: Any) -> dict[str, Any]:
     """Every layer below the model, by each of its paths."""
     found: dict[str, Any] = {}
 

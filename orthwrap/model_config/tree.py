@@ -63,6 +63,8 @@ class Layer:
         twin: the path of the layer whose config this one shares: the backward layer of a
             Bidirectional whose file keeps one config for both directions.
         is_container: it is a model or a wrapper; its layers are entries of their own.
+        made_by: the class of a model around it that builds itself without regard to the layers
+            that its config lists, so that an edit there is lost; "" where there is none.
     """
 
     path: str
@@ -77,6 +79,7 @@ class Layer:
     twin: str | None = None
     is_container: bool = False
     is_operation: bool = False
+    made_by: str = ""
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -97,7 +100,7 @@ def walk(root: Node) -> tuple[Layer, ...]:
     found: dict[str, Layer] = {}
     shared: dict[Any, str] = {}
     copies: dict[str, int] = {}
-    for count, (layer, shared_id) in enumerate(_descend(root, (), (), "", True, 0)):
+    for count, (layer, shared_id) in enumerate(_descend(root, (), (), "", True, "", 0)):
         _check_size(layer.path, count)
         first = shared.get(shared_id) if shared_id is not None else None
         if first is not None:
@@ -135,10 +138,12 @@ def _descend(
     steps: tuple[Step, ...],
     prefix: str,
     trainable: bool,
+    made_by: str,
     depth: int,
 ) -> Iterator[tuple[Layer, Any]]:
     if depth > MAX_DEPTH:
         raise FileFault(f"the config nests more than {MAX_DEPTH} layers; this is no real model")
+    made_by = made_by or ("" if _reads_its_layers(node) else class_of(node))
     for child in _children(node) or ():
         path = prefix + child.step.name
         config = child.node.get("config")
@@ -159,6 +164,7 @@ def _descend(
             twin=None if child.twin is None else prefix + child.twin,
             is_container=members is not None,
             is_operation=_is_operation(child.node),
+            made_by=made_by,
         )
         shared_id = child.node.get("shared_object_id")
         yield layer, shared_id if isinstance(shared_id, (int, str)) else None
@@ -169,6 +175,7 @@ def _descend(
                 layer.steps,
                 path + "/",
                 layer.trainable,
+                made_by,
                 depth + 1,
             )
 
@@ -189,7 +196,8 @@ def _children(node: Node) -> list[_Child] | None:
     if not isinstance(config, dict):
         return None
     class_name = class_of(node)
-    if isinstance(config.get("layers"), list):
+    is_list = isinstance(config.get("layers"), list)
+    if is_list and (_is_model_of_keras(node) or _lists_as_keras(config)):
         return _members(config["layers"], ("config", "layers"), "layers")
     if class_name == "Bidirectional" and _is_layer(config.get("layer")):
         return _directions(config["layer"], config.get("backward_layer"))
@@ -204,6 +212,36 @@ def _children(node: Node) -> list[_Child] | None:
                 _single(v, ("config", key, k), key) for k, v in value.items() if _is_layer(v)
             )
     return found or None
+
+
+_MODELS = ("Functional", "Model", "Sequential")
+# What Keras itself writes into the config of a model that lists its layers.
+_OWN_KEYS = frozenset(
+    ("name", "trainable", "dtype", "layers", "input_layers", "output_layers", "build_input_shape")
+)
+
+
+def _is_model_of_keras(node: Node) -> bool:
+    """Whether a node's class is Functional or Sequential; files of old name no module."""
+    module = str(node.get("module") or "keras")
+    return node["class_name"] in _MODELS and module.partition(".")[0] in ("keras", "tf_keras")
+
+
+def _lists_as_keras(config: Mapping[str, Any]) -> bool:
+    """Whether its list of layers is one that Keras wrote: with what only a model has beside it."""
+    return "input_layers" in config or "build_input_shape" in config
+
+
+def _reads_its_layers(node: Node) -> bool:
+    """False for a model that is not made from the layers that its config lists.
+
+    Keras makes its own classes from the list, and others whose config is as Keras writes it. A
+    class with more in there has a `get_config` of its own: it builds itself, from that.
+    """
+    config = node.get("config")
+    if not isinstance(config, dict) or _is_model_of_keras(node):
+        return True
+    return not _lists_as_keras(config) or config.keys() <= _OWN_KEYS
 
 
 def _members(nodes: Sequence[Any], pointer: Pointer, attribute: str) -> list[_Child]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,14 @@ from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
 from orthwrap.rules.rule import AttachWords, Rule
 from orthwrap.rules.words import documented, words_of
 from orthwrap.stores.outputs import PathLike
-from orthwrap.surgery import changed_model, load_changed, save, write_changed
+from orthwrap.surgery import (
+    changed_model,
+    check_kept,
+    is_same_format,
+    load_planned,
+    save,
+    write_made,
+)
 from orthwrap.survey import survey
 from orthwrap.training.settings import DEFAULT_GOAL, TrainingWords, settings_of
 from orthwrap.verbs.endings import Result, finished, trained
@@ -157,18 +165,21 @@ class _Apply:
             surveyed = survey(store)
             planned = plan(surveyed, self.rules, templates)
             check_foreign(planned)
+            root = edit(store.root, planned.edits)
+            live = None
+            notes: tuple[str, ...] = ()
+            if not self.dry_run and (self.job is not None or not is_same_format(source, target)):
+                how = (self.custom_objects, self.unsafe_lambda)
+                live, planned, notes = load_planned(source, planned, root, *how)
+                check_kept(planned)
             report = make_report("apply", source, surveyed, planned, with_figures=self.measure)
+            report = with_notes(report, notes)
             if self.dry_run:
                 return finished(None, report, None)
-            root = edit(store.root, planned.edits)
-            how = (self.custom_objects, self.unsafe_lambda)
             if self.job is None:
-                made, notes = write_changed(source, root, target, *how)
-                return finished(made, with_notes(report, notes), target)
-            live, notes = load_changed(source, root, *how)
-        report, outcome = self._train(
-            self.job, live, self.job.read(live), with_notes(report, notes), planned
-        )
+                write_made(source, root, live, target)
+                return finished(live, report, target)
+        report, outcome = self._train(self.job, live, self.job.read(live), report, planned)
         return trained(self.job, live, report, outcome, target)
 
     def on_model(
@@ -186,14 +197,16 @@ class _Apply:
             check_foreign(planned, functions)
             if target is not None:
                 check_references(functions)
-            report = make_report("apply", source, surveyed, planned, with_figures=self.measure)
+            make = functools.partial(make_report, "apply", source, surveyed)
             if self.dry_run:
-                return finished(None, report, None)
+                return finished(None, make(planned, with_figures=self.measure), None)
             outcome = None
             with _restored_on_error(model) if in_place else contextlib.nullcontext():
                 known = {**self.custom_objects, **functions}
-                changed, notes = changed_model(source.store, planned, known, in_place=in_place)
-                report = with_notes(report, notes)
+                changed, planned, notes = changed_model(
+                    source.store, planned, known, in_place=in_place, saved=target is not None
+                )
+                report = with_notes(make(planned, with_figures=self.measure), notes)
                 if self.job is not None and data is not None:
                     report, outcome = self._train(self.job, changed, data, report, planned)
         if self.job is not None and outcome is not None:
