@@ -66,6 +66,11 @@ class Slot:
         """The orthwrap regularizer in the slot, if there is one."""
         return Attachment.from_node(self.existing) if is_ours(self.existing) else None
 
+    @property
+    def doubt(self) -> str:
+        """Why it is not known for sure which weight is the kernel; "" where it is."""
+        return next((k.weight.doubt for k in self.kernels if k.weight is not None), "")
+
     def alpha(self) -> float:
         """The RMS singular value over the slot's kernels."""
         squares, singular_values = 0.0, 0
@@ -131,7 +136,8 @@ _WRAPPERS = ("TimeDistributed", "Bidirectional")
 
 def _specs_of(layer: Layer) -> tuple[KernelSpec, ...]:
     if layer.kind is not None:
-        return LAYER_TYPES[layer.kind].kernels
+        kernels = LAYER_TYPES[layer.kind].kernels
+        return tuple(k for k in kernels if not k.when or layer.config.get(k.when))
     if not layer.is_container and "kernel_regularizer" in layer.config:
         return UNKNOWN
     return ()
@@ -154,6 +160,8 @@ def _slot(layer: Layer, name: str, found: Sequence[tuple[KernelSpec, WeightRef |
         layout: Layout | str
         if weight is None:
             layout = f"its {spec.name} was not found among the weights"
+        elif len(set(weight.ranks)) > 1:
+            layout = f"{weight.doubt}, and they differ in their axes"
         else:
             layout = spec.layout(layer.config, weight.shape)
             if isinstance(layout, Layout) and not layout.fits(weight.shape):
@@ -173,6 +181,8 @@ def _slot(layer: Layer, name: str, found: Sequence[tuple[KernelSpec, WeightRef |
         note = f"class {layer.class_name} is not known: layout by its kernel's rank"
     elif layer.kind != layer.class_name:
         note = f"class {layer.class_name} has the layout of {layer.kind}"
+    doubt = next((k.weight.doubt for k in kernels if k.weight is not None), "")
+    note = "; ".join(n for n in (note, doubt) if n)
     family = family_of(kernels[0].spec, kernels[0].layout)
     return Slot(
         layer=layer,

@@ -11,9 +11,9 @@ import keras
 
 from orthwrap import keras_inside
 from orthwrap.errors import ValueFault
-from orthwrap.model_config.layers import KernelSpec, layer_type_of_object
+from orthwrap.model_config.layers import UNKNOWN, KernelSpec, layer_type_of_object
 from orthwrap.model_config.tree import Layer, Node, Step, to_snake_case, walk
-from orthwrap.stores.store import ModelRecord, WeightRef, as_float
+from orthwrap.stores.store import ModelRecord, WeightRef, as_float, likely_kernel
 from orthwrap.text import error_summary
 
 
@@ -90,8 +90,13 @@ class LiveStore:
 
 def _weight(live: Any, spec: KernelSpec) -> WeightRef | None:
     variable = variable_of(live, spec)
-    if variable is None:
-        return None
+    found = None if variable is None else _reference(variable)
+    if spec not in UNKNOWN:
+        return found
+    return likely_kernel(found, [_reference(v) for v in _float_variables(live)])
+
+
+def _reference(variable: Any) -> WeightRef:
     return WeightRef(
         tuple(variable.shape),
         lambda: as_float(keras.ops.convert_to_numpy(variable)),
@@ -99,11 +104,21 @@ def _weight(live: Any, spec: KernelSpec) -> WeightRef | None:
     )
 
 
+def _float_variables(live: Any) -> list[Any]:
+    """Those of a layer itself."""
+    own = keras_inside.own_variables(live)
+    return [v for v in own if "float" in keras.backend.standardize_dtype(v.dtype)]
+
+
 def variable_of(live: Any, spec: KernelSpec) -> Any:
     """The variable a spec speaks of, or None."""
     for attribute in spec.attributes:
         live = getattr(live, attribute, None)
-    return keras_inside.variable_called(live, spec.weight)
+    found = keras_inside.variable_called(live, spec.weight)
+    if found is None and live is not None and spec in UNKNOWN:
+        matrices = [v for v in _float_variables(live) if len(v.shape) >= 2]
+        return matrices[0] if len(matrices) == 1 else None
+    return found
 
 
 # The live tree. Paths agree with the walker's.
@@ -132,11 +147,9 @@ def _members(owner: Any) -> Iterator[tuple[str, Any]]:
         # The walker names both after the forward layer; a backward layer of its own keeps its name.
         yield owner.backward_layer.name, owner.backward_layer
         return
-    # Functional and Sequential list their layers; every other layer tracks what it holds.
-    layers = getattr(owner, "layers", None)
-    if not isinstance(layers, list):
-        layers = keras_inside.held_layers(owner)
-    for layer in layers:
+    # A model's list is in its order; another layer may keep anything under that name.
+    is_model = isinstance(owner, keras.Model)
+    for layer in owner.layers if is_model else keras_inside.held_layers(owner):
         if isinstance(layer, keras.layers.Layer):
             yield layer.name, layer
 

@@ -89,6 +89,9 @@ def _lookup_in(found: dict[str, Any]) -> needs.Lookup:
     spaces = [getattr(keras, name) for name in _NAMESPACES]
     spaces.append(keras.optimizers.schedules)
     builtin = {name.lower() for space in spaces for name in dir(space)} | _MODELS
+    # An .h5 has a class's Python name, which need not be its public one.
+    found_in = (value for space in spaces for value in vars(space).values())
+    builtin |= {value.__name__.lower() for value in found_in if isinstance(value, type)}
     getters = {
         "activation": keras.activations.get,
         "initializer": keras.initializers.get,

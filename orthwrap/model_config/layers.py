@@ -7,7 +7,7 @@ shorthand chooses it and what else the class is called: all follow from its row.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orthwrap import keras_inside
@@ -31,6 +31,8 @@ class KernelSpec:
         label: how the report names the kernel; `query/kernel` where a layer has several in a slot.
         layout: (layer config, kernel shape) → Layout, or a str: why it has none.
         family: the shorthand that chooses it, one of `FAMILIES`; None: chosen by name alone.
+        also: what `.h5` files of other versions call the weight.
+        when: the key of the config that says whether the layer has it; "" where all have.
     """
 
     slot: str
@@ -40,6 +42,8 @@ class KernelSpec:
     attributes: tuple[str, ...] = ()
     index: int = 0
     label: str = ""
+    also: tuple[str, ...] = ()
+    when: str = ""
 
     @property
     def name(self) -> str:
@@ -225,7 +229,15 @@ def _recurrent_kernels(gates: int, attributes: tuple[str, ...] = ()) -> tuple[Ke
 
 def _attention_kernel(part: str, attribute: str) -> KernelSpec:
     layout = _attention_output if part == "attention_output" else _attention_projection
-    return KernelSpec("kernel", "kernel", layout, "attention", (attribute,), 0, f"{part}/kernel")
+    return KernelSpec(
+        slot="kernel",
+        weight="kernel",
+        layout=layout,
+        family="attention",
+        attributes=(attribute,),
+        label=f"{part}/kernel",
+        when="use_gate" if part == "gate" else "",
+    )
 
 
 _CELL = ("cell",)
@@ -233,8 +245,11 @@ _DENSE = (KernelSpec("kernel", "kernel", _dense, "dense"),)
 _EINSUM = (KernelSpec("kernel", "kernel", _einsum, "dense"),)
 _CONV = (KernelSpec("kernel", "kernel", _conv, "conv"),)
 _TRANSPOSE = (KernelSpec("kernel", "kernel", _conv_transpose, "conv"),)
-_DEPTHWISE = (KernelSpec("depthwise", "depthwise_kernel", _depthwise, "depthwise"),)
-_SEPARABLE = (*_DEPTHWISE, KernelSpec("pointwise", "pointwise_kernel", _pointwise, "conv", (), 1))
+_SEPARABLE = (
+    KernelSpec("depthwise", "depthwise_kernel", _depthwise, "depthwise"),
+    KernelSpec("pointwise", "pointwise_kernel", _pointwise, "conv", (), 1),
+)
+_DEPTHWISE = (replace(_SEPARABLE[0], also=("kernel",)),)  # as Keras 3 calls it
 _ATTENTION = tuple(_attention_kernel(*p) for p in keras_inside.ATTENTION_PARTS.items())
 _EMBEDDINGS = (KernelSpec("embeddings", "embeddings", _embeddings, None),)
 

@@ -59,6 +59,7 @@ class Layer:
         node: its node in the tree; not to be changed.
         pointers: where its config stands in the tree, one for each place.
         steps: from the root to its first place.
+        other_ways: the same to its other places.
         trainable: false where it, or a model around it, is frozen.
         twin: the path of the layer whose config this one shares: the backward layer of a
             Bidirectional whose file keeps one config for both directions.
@@ -80,6 +81,12 @@ class Layer:
     is_container: bool = False
     is_operation: bool = False
     made_by: str = ""
+    other_ways: tuple[tuple[Step, ...], ...] = ()
+
+    @property
+    def ways(self) -> tuple[tuple[Step, ...], ...]:
+        """The steps to every place."""
+        return (self.steps, *self.other_ways)
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -100,7 +107,9 @@ def walk(root: Node) -> tuple[Layer, ...]:
     found: dict[str, Layer] = {}
     shared: dict[Any, str] = {}
     copies: dict[str, int] = {}
-    for count, (layer, shared_id) in enumerate(_descend(root, (), (), "", True, "", 0)):
+    for count, (layer, shared_id) in enumerate(
+        _descend(root, (), (), "", not _is_frozen(root), "", 0)
+    ):
         _check_size(layer.path, count)
         first = shared.get(shared_id) if shared_id is not None else None
         if first is not None:
@@ -108,6 +117,7 @@ def walk(root: Node) -> tuple[Layer, ...]:
             found[first] = replace(
                 old,
                 paths=(*old.paths, *layer.paths),
+                other_ways=(*old.other_ways, layer.steps),
                 # Where it stands again without a config, there is nothing to edit.
                 pointers=old.pointers + (layer.pointers if _has_config(layer.node) else ()),
             )
@@ -146,8 +156,6 @@ def _descend(
     made_by = made_by or ("" if _reads_its_layers(node) else class_of(node))
     for child in _children(node) or ():
         path = prefix + child.step.name
-        config = child.node.get("config")
-        below = isinstance(config, dict) and config.get("trainable") is False
         class_name = class_of(child.node)
         known = layer_type_of(class_name)
         members = _children(child.node) if known is None else None
@@ -160,7 +168,7 @@ def _descend(
             node=child.node,
             pointers=((*pointer, *child.pointer),),
             steps=(*steps, child.step),
-            trainable=trainable and not below,
+            trainable=trainable and not _is_frozen(child.node),
             twin=None if child.twin is None else prefix + child.twin,
             is_container=members is not None,
             is_operation=_is_operation(child.node),
@@ -178,6 +186,14 @@ def _descend(
                 made_by,
                 depth + 1,
             )
+
+
+def _is_frozen(node: Node) -> bool:
+    """Whether a node's config freezes it; Keras does not read that of a Sequential."""
+    config = node.get("config")
+    if not isinstance(config, dict) or config.get("trainable") is not False:
+        return False
+    return not (class_of(node) == "Sequential" and _is_model_of_keras(node))
 
 
 @dataclass(frozen=True)

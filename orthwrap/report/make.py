@@ -85,6 +85,8 @@ def _record(decision: Decision, kernel: Kernel | None) -> LayerRecord:
     slot = decision.slot
     layer = slot.layer if kernel is None else kernel.layer
     weight: WeightRef | None = None if kernel is None else kernel.weight
+    if weight is not None and not weight.is_known:
+        weight = None
     layout = None if kernel is None or weight is None else _layout_of(kernel, decision.attachment)
     attachment = decision.attachment
     return LayerRecord(
@@ -135,7 +137,7 @@ def _layout_of(kernel: Kernel, attachment: Attachment | None) -> Layout | None:
 
 def figures(kernel: Kernel, attachment: Attachment | None) -> Deviation | None:
     """The figures of one kernel, with the penalty of the attachment if it has one."""
-    if kernel.weight is None:
+    if kernel.weight is None or not kernel.weight.is_known:
         return None
     layout = _layout_of(kernel, attachment)
     if layout is None:

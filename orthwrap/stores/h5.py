@@ -13,14 +13,14 @@ import h5py
 import numpy as np
 
 from orthwrap.errors import FileFault
-from orthwrap.model_config.layers import KernelSpec
+from orthwrap.model_config.layers import UNKNOWN, KernelSpec
 from orthwrap.model_config.tree import Layer, Node, walk, with_old_names
 from orthwrap.stores import hdf5
 from orthwrap.stores.config import parse_config, parse_json, same_json
 from orthwrap.stores.faults import reading, unreadable
 from orthwrap.stores.heaps import check_heaps
 from orthwrap.stores.regular import check_holes, held, open_regular
-from orthwrap.stores.store import Known, ModelRecord, WeightRef
+from orthwrap.stores.store import Known, ModelRecord, WeightRef, likely_kernel
 from orthwrap.text import first_line
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -210,20 +210,52 @@ class H5Store:
         return self._indexes[key]
 
     def _find(self, group: Any, index: _Index, layer: Layer, spec: KernelSpec) -> WeightRef | None:
-        wanted = tuple(spec.name.split("/"))  # ("kernel",), or ("query", "kernel")
-        of_kind = index.of_kind(wanted)
-        if len(layer.steps) == 1 and len(of_kind) == 1:
-            return self._ref(group, of_kind[0])
-        if len(layer.steps) == 1 and not of_kind and spec.index < len(index.names):
+        if spec in UNKNOWN:
+            return self._likely(group, index, layer, spec)
+        is_top = len(layer.steps) == 1
+        names = (spec.name, *spec.also)
+        for name in names:
+            found = self._called(group, index, layer, name, is_alone=is_top)
+            if found is not None:
+                return found
+        has_names = any(index.of_kind(tuple(name.split("/"))) for name in names)
+        if is_top and not has_names and spec.index < len(index.names):
             return self._ref(group, index.names[spec.index])  # Keras 1: `dense_1_W`, by order
-        # Those that name the layer itself agree better than all others.
-        own = index.of_kind(wanted, layer.steps[-1].name)
-        best = _best_match(own or of_kind[:_MOST_COMPARED], layer, len(wanted))
+        # A wrapper's own name may stand where the layer's should.
+        tail = tuple(spec.name.split("/"))
+        best = _best_match(index.of_kind(tail)[:_MOST_COMPARED], layer, len(tail))
         return None if best is None else self._ref(group, best)
+
+    def _called(
+        self, group: Any, index: _Index, layer: Layer, name: str, *, is_alone: bool
+    ) -> WeightRef | None:
+        """The weight of this name that is the layer's, by the names around it."""
+        tail = tuple(name.split("/"))  # ("kernel",), or ("query", "kernel")
+        of_kind = index.of_kind(tail)
+        if is_alone and len(of_kind) == 1:
+            return self._ref(group, of_kind[0])
+        best = _best_match(index.of_kind(tail, layer.steps[-1].name), layer, len(tail))
+        return None if best is None else self._ref(group, best)
+
+    def _likely(
+        self, group: Any, index: _Index, layer: Layer, spec: KernelSpec
+    ) -> WeightRef | None:
+        """The kernel of a class that is not known."""
+        is_top = len(layer.steps) == 1
+        named = self._called(group, index, layer, spec.name, is_alone=is_top)
+        names = index.names if is_top else index.owned_by(layer.steps[-1].name)
+        found = [hdf5.dataset(group, name, self._allowance) for name in names[:_MOST_COMPARED]]
+        own = [self._ref(group, n) for n, d in zip(names, found, strict=False) if is_float(d)]
+        return likely_kernel(named, [w for w in own if w is not None])
 
     def _ref(self, group: Any, name: str) -> WeightRef | None:
         dataset = hdf5.dataset(group, name, self._allowance)
         return None if dataset is None else reference(dataset, self._references, self.shown)
+
+
+def is_float(dataset: Any) -> bool:
+    """Whether a dataset holds floats: what counts, or says yes and no, is no kernel."""
+    return dataset is not None and (dataset.dtype.kind not in "iub" or hdf5.is_bfloat16(dataset))
 
 
 def reference(dataset: Any, known: dict[hdf5.Key, WeightRef], path: Path) -> WeightRef:
@@ -273,6 +305,10 @@ class _Index:
                 tail = tuple(parts[-length:])
                 for owner in {None, *parts[:-length]}:
                     self._by_tail.setdefault((tail, owner), []).append(name)
+
+    def owned_by(self, owner: str) -> list[str]:
+        """The names that have this one right before their last part."""
+        return [name for name in self.names if _parts(name)[-2:-1] == [owner]]
 
     def of_kind(self, tail: tuple[str, ...], owner: str | None = None) -> list[str]:
         """The names that end so; with `owner`, those that also have it before the end."""

@@ -14,15 +14,15 @@ from typing import IO, Any
 import h5py
 
 from orthwrap.errors import FileFault
-from orthwrap.model_config.layers import KernelSpec
+from orthwrap.model_config.layers import UNKNOWN, KernelSpec
 from orthwrap.model_config.tree import Layer, Node, Step, walk, with_old_names
 from orthwrap.stores import hdf5
 from orthwrap.stores.config import check_length, parse_config, same_json
 from orthwrap.stores.faults import reading, unreadable
-from orthwrap.stores.h5 import reference
+from orthwrap.stores.h5 import is_float, reference
 from orthwrap.stores.heaps import check_heaps
 from orthwrap.stores.members import Archive, Members, UnpackedFolder
-from orthwrap.stores.store import ModelRecord, WeightRef
+from orthwrap.stores.store import ModelRecord, WeightRef, likely_kernel
 from orthwrap.text import first_line
 
 CONFIG = "config.json"
@@ -30,6 +30,7 @@ METADATA = "metadata.json"
 WEIGHTS = "model.weights.h5"
 SHARDS = "model.weights.json"  # which of several files holds which weights
 PICKLES = "model.weights.npz"
+_MOST_VARIABLES = 500  # of one layer that are looked at
 _MAX_SHARDS = 200  # files of weights; HDF5 keeps 0.6 MB for each
 _MAX_METADATA = 1 << 20  # bytes: a version and a date
 _MAX_MAP = 16 << 20  # bytes of the list that says which shard holds what
@@ -91,7 +92,8 @@ class KerasStore:
 
     def weights(self, layer: Layer, specs: Sequence[KernelSpec]) -> list[WeightRef | None]:
         with reading(self.shown), hdf5.limited_memory():
-            found = (self._owner(place, layer) for place in self._places)
+            # What several layers hold is saved with the one that Keras comes to first.
+            found = (self._owner(p, steps) for steps in layer.ways for p in self._places)
             owners = [owner for owner in found if owner is not None]
             return [self._first(owners, spec) for spec in specs]
 
@@ -188,9 +190,9 @@ class KerasStore:
     # Where a layer's weights lie: its steps from the root, with the members of a list numbered by
     # class. Recent versions also write each layer's name; it decides where it is there.
 
-    def _owner(self, place: _Place, layer: Layer) -> _Place | None:
+    def _owner(self, place: _Place, steps: Sequence[Step]) -> _Place | None:
         here: _Place | None = place
-        for step in layer.steps:
+        for step in steps:
             here = None if here is None else self._down(here, step)
         return here
 
@@ -200,13 +202,15 @@ class KerasStore:
             holder = place.child("_layer_checkpoint_dependencies")  # 2.12 and 2.13
         if holder is None:
             return place.named(step.name)
-        if step.ordinal is None:
+        if step.ordinal is None and holder.name == step.name:
             return holder
         number = f"_{step.ordinal}" if step.ordinal else ""
-        member = holder.child(f"{step.snake}{number}")
-        if member is not None and member.name in (None, step.name):
+        member = holder if step.ordinal is None else holder.child(f"{step.snake}{number}")
+        if member is not None and member.is_layer and member.name in (None, step.name):
             return member
-        return holder.named(step.name)
+        # Members of a mapping or of nested lists; or what an attribute before it holds as well.
+        found = holder.named(step.name) or place.named(step.name)
+        return found or (holder if step.ordinal is None else None)
 
     def _first(self, owners: Sequence[_Place], spec: KernelSpec) -> WeightRef | None:
         for owner in owners:
@@ -216,13 +220,22 @@ class KerasStore:
         return None
 
     def _find(self, owner: _Place, spec: KernelSpec) -> WeightRef | None:
+        if spec in UNKNOWN:
+            found = [self._reference(owner, name) for name in owner.variables]
+            return likely_kernel(None, [w for w in found if w is not None])
         for attribute in spec.attributes:
             inner = owner.child(attribute) or owner.child(attribute.removeprefix("_"))
             if inner is None:
                 return None
             owner = inner
-        dataset = hdf5.dataset(owner.group, f"vars/{spec.index}", self._allowance)
-        return None if dataset is None else reference(dataset, self._references, self.shown)
+        return self._reference(owner, str(spec.index))
+
+    def _reference(self, owner: _Place, variable: str) -> WeightRef | None:
+        """A float variable of a layer's own; None where it is none."""
+        dataset = hdf5.dataset(owner.group, f"vars/{variable}", self._allowance)
+        if not is_float(dataset):
+            return None
+        return reference(dataset, self._references, self.shown)
 
 
 class _Place:
@@ -243,12 +256,32 @@ class _Place:
         return None if own is None else hdf5.text(own, "name")
 
     @functools.cached_property
+    def is_layer(self) -> bool:
+        """Whether it is a layer's, not a list's or a mapping's of them."""
+        return b"vars" in self._names
+
+    @functools.cached_property
+    def variables(self) -> list[str]:
+        """Of the layer itself, in the file's order."""
+        own = hdf5.child_group(self.group, "vars")
+        names = [] if own is None else [name for name, _ in hdf5.members(own)]
+        return sorted(names, key=lambda name: (len(name), name))[:_MOST_VARIABLES]
+
+    @functools.cached_property
     def _by_name(self) -> dict[str | None, list[_Place]]:
+        """The layers that this one holds, in lists and mappings too, by their names."""
         found: dict[str | None, list[_Place]] = {}
-        for _, member in hdf5.members(self.group):
-            if isinstance(member, h5py.Group):
-                place = _Place(member)
-                found.setdefault(place.name, []).append(place)
+        waiting = [(self, 0)]
+        while waiting:
+            place, depth = waiting.pop()
+            for name, member in hdf5.members(place.group):
+                if name == "vars" or not isinstance(member, h5py.Group):
+                    continue
+                inner = _Place(member)
+                if inner.is_layer:
+                    found.setdefault(inner.name, []).append(inner)
+                elif depth < hdf5.MAX_DEPTH:
+                    waiting.append((inner, depth + 1))
         return found
 
     def child(self, name: str) -> _Place | None:

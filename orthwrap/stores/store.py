@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -42,6 +42,8 @@ class WeightRef:
         slices: something with a shape that reads only what it is indexed with; None where the
             array is in memory anyway, or is better read as a whole.
         known: what was computed of the values, where they cannot change.
+        ranks: the numbers of axes of all that could be meant, where that is more than one.
+        is_known: which of those it is; else it is any of them.
     """
 
     shape: tuple[int, ...]
@@ -49,6 +51,15 @@ class WeightRef:
     key: Any
     slices: Any = None
     known: Known | None = None
+    ranks: tuple[int, ...] = ()
+    is_known: bool = True
+
+    @property
+    def doubt(self) -> str:
+        """Why it is not sure to be the kernel; "" where it is."""
+        if not self.ranks:
+            return ""
+        return f"{len(self.ranks)} weights could be its kernel, and a file need not say which"
 
     def array(self) -> Any:
         """What can be indexed like the array, without all of it being read where that is so."""
@@ -57,6 +68,20 @@ class WeightRef:
     def once(self, what: Any, compute: Callable[[], T]) -> T:
         """What is computed of the values: once, however many layers have the weight."""
         return compute() if self.known is None else self.known.get(what, compute)
+
+
+def likely_kernel(named: WeightRef | None, own: Sequence[WeightRef]) -> WeightRef | None:
+    """The kernel of a layer whose class is not known: its one weight of two axes and more.
+
+    Args:
+        named: the weight that is called so, where names are known.
+        own: all float weights that belong to the layer itself.
+    """
+    matrices = [w for w in own if len(w.shape) >= 2]
+    if len(matrices) < 2:
+        return named if named is not None else next(iter(matrices), None)
+    ranks = tuple(len(w.shape) for w in matrices)
+    return replace(named or matrices[0], ranks=ranks, is_known=named is not None)
 
 
 class Store(Protocol):
