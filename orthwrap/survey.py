@@ -17,10 +17,10 @@ from orthwrap.model_config.layers import (
     family_of,
 )
 from orthwrap.model_config.layout import Layout
-from orthwrap.model_config.tree import Layer, is_ours
+from orthwrap.model_config.tree import Layer, class_of, is_ours
 from orthwrap.penalties.attachment import Attachment
 from orthwrap.rules.patterns import Candidate
-from orthwrap.stores.store import Store, WeightRef
+from orthwrap.stores.store import Below, Store, WeightRef
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,38 @@ def _scale(weight: WeightRef, layout: Layout) -> float:
 
 
 @dataclass(frozen=True)
+class Unseen:
+    """Weights that could be kernels, in a class that was not looked into.
+
+    Attributes:
+        path: of the layer that holds them; "" for the model itself.
+        weights: how many numbers they are.
+        reason: why it was not looked into.
+        advice: what to do for it.
+    """
+
+    path: str
+    class_name: str
+    weights: int
+    reason: str
+    advice: str
+
+    def __str__(self) -> str:
+        where = self.path or "the model"
+        return (
+            f"{where} ({self.class_name}, {self.weights:,} weights) was not looked into: "
+            f"{self.reason}; {self.advice}"
+        )
+
+
+@dataclass(frozen=True)
 class Survey:
     """What a model offers: its layers, and every slot that could carry a regularizer."""
 
     layers: tuple[Layer, ...]
     slots: tuple[Slot, ...]
     activities: tuple[Slot, ...]
+    unseen: tuple[Unseen, ...] = ()
 
     @property
     def layer_count(self) -> int:
@@ -128,7 +154,26 @@ def survey(store: Store) -> Survey:
             existing = layer.config.get(SLOT_KEYS["activity"])
             problem = _no_config(layer) or _lost(layer)
             activities.append(Slot(layer, "activity", (), None, problem, "", existing, families))
-    return Survey(layers, tuple(slots.values()), tuple(activities))
+    specified = {k.layer.path for slot in slots.values() for k in slot.kernels}
+    held = [below for below in store.unclaimed(layers, specified) if below.has_matrix]
+    unseen = tuple(_unseen(store, below) for below in held)
+    return Survey(layers, tuple(slots.values()), tuple(activities), unseen)
+
+
+def _unseen(store: Store, below: Below) -> Unseen:
+    layer = below.layer
+    name = class_of(store.root) if layer is None else layer.class_name
+    if below.is_own and layer is not None and layer.twin is None:
+        reason = f"class {name} is not known, and its config has no kernel_regularizer"
+    else:
+        reason = f"the config of class {name} does not hold the layers that have them"
+    advice = (
+        f"give {name} a kernel_regularizer that its add_weight and get_config use, or the layers "
+        "that it is made of in its config"
+    )
+    if store.record.format != "memory":
+        advice = "load the model in Python and orthwrap.apply(model, …), which sees its layers"
+    return Unseen("" if layer is None else layer.path, name, below.parameters, reason, advice)
 
 
 _WRAPPERS = ("TimeDistributed", "Bidirectional")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +11,9 @@ import keras
 
 from orthwrap import keras_inside
 from orthwrap.errors import ValueFault
-from orthwrap.model_config.layers import UNKNOWN, KernelSpec, layer_type_of_object
-from orthwrap.model_config.tree import Layer, Node, Step, to_snake_case, walk
-from orthwrap.stores.store import ModelRecord, WeightRef, as_float, likely_kernel
+from orthwrap.model_config.layers import LAYER_TYPES, UNKNOWN, KernelSpec, layer_type_of_object
+from orthwrap.model_config.tree import Layer, Node, Step, is_of_keras, to_snake_case, walk
+from orthwrap.stores.store import Below, ModelRecord, WeightRef, as_float, likely_kernel
 from orthwrap.text import error_summary
 
 
@@ -76,6 +76,22 @@ class LiveStore:
         live = self.object_of(layer)
         return [None if live is None else _weight(live, spec) for spec in specs]
 
+    def unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Below]:
+        held: list[tuple[Layer | None, Any]] = [(None, self.model)]
+        held += [(layer, self.object_of(layer)) for layer in layers]
+        found = []
+        for layer, live in held:
+            if live is None or is_of_keras({"module": type(live).__module__}):
+                continue
+            below = Below(layer)
+            if layer is None or layer.path not in specified:
+                for variable in _float_variables(live):
+                    below.add(variable.shape, is_own=True)
+            for variable in () if layer is None else _passed_over(live, layer.kind):
+                below.add(variable.shape, is_own=False)
+            found.append(below)
+        return [below for below in found if below.parameters]
+
     def close(self) -> None:
         """There is no file to let go of."""
 
@@ -94,6 +110,16 @@ def _weight(live: Any, spec: KernelSpec) -> WeightRef | None:
     if spec not in UNKNOWN:
         return found
     return likely_kernel(found, [_reference(v) for v in _float_variables(live)])
+
+
+def _passed_over(live: Any, kind: str | None) -> list[Any]:
+    """The float variables within a layer of a known kind that its kind is not about."""
+    if kind is None:
+        return []  # what is within it is walked
+    parts = {a for spec in LAYER_TYPES[kind].kernels for a in spec.attributes}
+    meant = {id(v) for a in parts for v in getattr(getattr(live, a, None), "variables", ())}
+    within = [v for inner in keras_inside.layers_within(live) for v in _float_variables(inner)]
+    return [v for v in within if id(v) not in meant]
 
 
 def _reference(variable: Any) -> WeightRef:

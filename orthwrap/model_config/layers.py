@@ -283,6 +283,17 @@ _ROWS = (
 LAYER_TYPES = {name: row for row in _ROWS for name in (row.name, *row.aliases)}
 """Each layer type, by its name and by its aliases."""
 
+WITHOUT_KERNELS = frozenset(
+    (
+        *("Functional", "Model", "Sequential", "Wrapper", "TimeDistributed", "Bidirectional"),
+        *("RNN", "StackedRNNCells", "SpectralNormalization", "BatchNormalization"),
+        *("BatchNormalizationV1", "BatchNormalizationV2", "LayerNormalization", "RMSNormalization"),
+        *("GroupNormalization", "UnitNormalization", "Normalization", "PReLU", "Attention"),
+        *("AdditiveAttention", "SyncBatchNormalization"),
+    )
+)
+"""Keras's own classes that have weights, or layers, and no kernel; `.h5` files name no module."""
+
 # A class that is not known, but whose config has kernel_regularizer.
 UNKNOWN = (KernelSpec("kernel", "kernel", layout_by_rank, None),)
 

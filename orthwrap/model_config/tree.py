@@ -17,7 +17,7 @@ from typing import Any
 
 from orthwrap import keras_inside
 from orthwrap.errors import FileFault
-from orthwrap.model_config.layers import layer_type_of
+from orthwrap.model_config.layers import WITHOUT_KERNELS, layer_type_of
 
 Node = dict[str, Any]
 Pointer = tuple[str | int, ...]
@@ -237,10 +237,17 @@ _OWN_KEYS = frozenset(
 )
 
 
+def is_of_keras(node: Node) -> bool:
+    """Whether a node's class is one of Keras's; where no module is named, its name decides."""
+    name, module = str(node.get("class_name")), node.get("module")
+    if isinstance(module, str):
+        return module.partition(".")[0] in ("keras", "tf_keras", "tensorflow")
+    return name in WITHOUT_KERNELS or layer_type_of(name) is not None
+
+
 def _is_model_of_keras(node: Node) -> bool:
-    """Whether a node's class is Functional or Sequential; files of old name no module."""
-    module = str(node.get("module") or "keras")
-    return node["class_name"] in _MODELS and module.partition(".")[0] in ("keras", "tf_keras")
+    """Whether a node's class is Functional or Sequential."""
+    return node["class_name"] in _MODELS and is_of_keras(node)
 
 
 def _lists_as_keras(config: Mapping[str, Any]) -> bool:

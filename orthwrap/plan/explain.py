@@ -29,7 +29,7 @@ def check_targets(surveyed: Survey, parsed: Sequence[ParsedRule]) -> None:
 
 def why_no_match(surveyed: Survey, pattern: Pattern, place: str) -> str:
     leaves = [x for x in surveyed.layers if not x.is_operation]
-    if not leaves:
+    if not leaves and not surveyed.unseen:
         return (
             "the model's config holds no layers: a model that builds its own layers is changed in "
             "Python, with orthwrap.apply(model, …)"
@@ -40,6 +40,9 @@ def why_no_match(surveyed: Survey, pattern: Pattern, place: str) -> str:
         if pattern.matches_layer(Candidate(layer.paths, layer.class_name, None, None, layer))
     ]
     having = surveyed.activities if place == "activity" else surveyed.slots
+    hidden = [u for u in surveyed.unseen if u.path in {x.path for x in matched}]
+    if hidden and place != "activity":
+        return f"target {pattern.text!r}: {hidden[0]}"
     if matched:
         named = [f"{x.path} ({x.class_name})" for x in matched]
         slots = list(dict.fromkeys(s.name for s in having if s.layer in matched))
@@ -54,6 +57,8 @@ def why_no_match(surveyed: Survey, pattern: Pattern, place: str) -> str:
             f"target {pattern.text!r} matches only layers without a {what}: {listed(named)}; "
             f"layers with kernels are: {shortened(paths, 3) or 'none'}"
         )
+    if not having and surveyed.unseen:
+        return f"target {pattern.text!r} matches nothing: {surveyed.unseen[0]}"
     if not having:
         return f"target {pattern.text!r} matches nothing: no layer of this model has a kernel"
     is_slot = "@" in pattern.text and pattern.slot is None

@@ -19,6 +19,8 @@ from orthwrap.stores.store import Store, WeightRef
 from orthwrap.survey import Kernel, Survey, survey
 from orthwrap.text import listed
 
+_LOOKING = ("inspect", "apply", "finetune")  # what is there, is said
+
 
 def make_report(
     command: str,
@@ -63,6 +65,7 @@ def make_report(
         orthwrap_version=__version__,
         upgrades=tuple(u.to_json() for u in source.upgrades),
         warnings=warnings,
+        not_looked_into=surveyed.unseen if command in _LOOKING else (),
     )
 
 

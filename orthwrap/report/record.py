@@ -18,6 +18,7 @@ from orthwrap.report.beside import ControlRun, Repeats
 from orthwrap.report.goal_progress import GoalProgress
 from orthwrap.report.verdict import Verdict
 from orthwrap.stores.store import ModelRecord
+from orthwrap.survey import Unseen
 from orthwrap.text import first_line
 
 REPORT_SCHEMA = "orthwrap.report/1"
@@ -271,6 +272,8 @@ class Report(_Shown):
         upgrades: what was rewritten for Keras 3, with `name`, `vintage` and `layers`.
         warnings: a line each.
         training: losses, metrics and choices of a fine-tuning, or None.
+        not_looked_into: layers of classes of others whose weights may be kernels: `path`,
+            `class_name`, `weights`, `reason`, `advice`.
     """
 
     command: str
@@ -282,6 +285,7 @@ class Report(_Shown):
     upgrades: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
     training: Training | None = None
+    not_looked_into: tuple[Unseen, ...] = ()
 
     kind: ClassVar[str] = "report"
 
@@ -298,10 +302,12 @@ class Report(_Shown):
             ),
             "penalty_before": _total_penalty(carrying, "before"),
             "penalty_after": _total_penalty(carrying, "after"),
+            **({"not_looked_into": len(self.not_looked_into)} if self.not_looked_into else {}),
         }
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-ready data, schema `orthwrap.report/1`; no NaN, no Infinity."""
+        unseen = [dataclasses.asdict(u) for u in self.not_looked_into]
         return {
             "schema": REPORT_SCHEMA,
             "orthwrap_version": self.orthwrap_version,
@@ -313,6 +319,7 @@ class Report(_Shown):
             "summary": self.summary,
             "training": self.training and self.training.to_json(),
             "layers": [r.to_json() for r in self.layers],
+            **({"not_looked_into": unseen} if unseen else {}),
         }
 
     @classmethod
@@ -334,6 +341,9 @@ class Report(_Shown):
                 upgrades=tuple(data["upgrades"]),
                 warnings=tuple(data["warnings"]),
                 training=None if training is None else Training.from_json(training),
+                not_looked_into=tuple(
+                    _known(Unseen, unseen) for unseen in data.get("not_looked_into", ())
+                ),
             )
 
 

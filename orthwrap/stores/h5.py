@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ import numpy as np
 
 from orthwrap.errors import FileFault
 from orthwrap.model_config.layers import UNKNOWN, KernelSpec
-from orthwrap.model_config.tree import Layer, Node, walk, with_old_names
+from orthwrap.model_config.tree import Layer, Node, is_of_keras, walk, with_old_names
 from orthwrap.stores import hdf5
 from orthwrap.stores.config import parse_config, parse_json, same_json
 from orthwrap.stores.faults import reading, unreadable
 from orthwrap.stores.heaps import check_heaps
 from orthwrap.stores.regular import check_holes, held, open_regular
-from orthwrap.stores.store import Known, ModelRecord, WeightRef, likely_kernel
+from orthwrap.stores.store import Below, Known, ModelRecord, WeightRef, likely_kernel
 from orthwrap.text import first_line
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -109,6 +109,48 @@ class H5Store:
                 return [None] * len(specs)
             index = self._index_of(top)
             return [self._find(top, index, layer, spec) for spec in specs]
+
+    def unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Below]:
+        with reading(self.shown), hdf5.limited_memory():
+            return self._unclaimed(layers, specified)
+
+    def _unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Below]:
+        by_top: dict[str, list[Layer]] = {}
+        for layer in layers:
+            for steps in layer.ways:
+                by_top.setdefault(steps[0].name, []).append(layer)
+        found: dict[str, Below] = {}
+        if not is_of_keras(self.root):
+            tops = hdf5.names(self._model_weights(), "layer_names")
+            for name in dict.fromkeys(tops):
+                if name not in by_top:
+                    self._add_below(found, hdf5.child_group(self._model_weights(), name))
+        for inside in by_top.values():
+            group = self._group_of(inside[0])
+            if group is None or all(is_of_keras(layer.node) for layer in inside):
+                continue
+            by_name = {layer.name: layer for layer in reversed(inside)}
+            for weight in self._index_of(group).names[:_MOST_COMPARED]:
+                owners = _parts(weight)[:-1]
+                layer = next((by_name[n] for n in reversed(owners) if n in by_name), inside[0])
+                is_own = not owners or owners[-1] == layer.name
+                if not (is_of_keras(layer.node) or (is_own and layer.path in specified)):
+                    self._add(found, layer, group, weight, is_own=is_own)
+        return list(found.values())
+
+    def _add_below(self, found: dict[str, Below], group: Any) -> None:
+        """A layer that the config does not name, to what the model holds."""
+        names = () if group is None else self._index_of(group).names
+        for weight in names[:_MOST_COMPARED]:
+            self._add(found, None, group, weight, is_own=False)
+
+    def _add(
+        self, found: dict[str, Below], layer: Layer | None, group: Any, weight: str, *, is_own: bool
+    ) -> None:
+        dataset = hdf5.child(group, weight)
+        if isinstance(dataset, h5py.Dataset) and is_float(dataset):
+            below = found.setdefault("" if layer is None else layer.path, Below(layer))
+            below.add(dataset.shape or (), is_own=is_own)
 
     def close(self) -> None:
         self.file.close()

@@ -7,7 +7,7 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,14 +15,14 @@ import h5py
 
 from orthwrap.errors import FileFault
 from orthwrap.model_config.layers import UNKNOWN, KernelSpec
-from orthwrap.model_config.tree import Layer, Node, Step, walk, with_old_names
+from orthwrap.model_config.tree import Layer, Node, Step, is_of_keras, walk, with_old_names
 from orthwrap.stores import hdf5
 from orthwrap.stores.config import check_length, parse_config, same_json
 from orthwrap.stores.faults import reading, unreadable
 from orthwrap.stores.h5 import is_float, reference
 from orthwrap.stores.heaps import check_heaps
 from orthwrap.stores.members import Archive, Members, UnpackedFolder
-from orthwrap.stores.store import ModelRecord, WeightRef, likely_kernel
+from orthwrap.stores.store import Below, ModelRecord, WeightRef, likely_kernel
 from orthwrap.text import first_line
 
 CONFIG = "config.json"
@@ -96,6 +96,34 @@ class KerasStore:
             found = (self._owner(p, steps) for steps in layer.ways for p in self._places)
             owners = [owner for owner in found if owner is not None]
             return [self._first(owners, spec) for spec in specs]
+
+    def unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Below]:
+        with reading(self.shown), hdf5.limited_memory():
+            return self._unclaimed(layers, specified)
+
+    def _unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Below]:
+        others = [layer for layer in layers if not is_of_keras(layer.node)]
+        if not others and is_of_keras(self.root):
+            return []
+        held: dict[str, Layer] = {}
+        for layer in layers:
+            owners = (self._owner(p, steps) for steps in layer.ways for p in self._places)
+            held |= {owner.group.name.strip("/"): layer for owner in owners if owner is not None}
+        found: dict[str, Below] = {}
+        for file in self._weights:
+            for place, dataset in hdf5.datasets(file, skip="optimizer"):
+                owner, _, variable = place.rpartition("/vars/")
+                if not variable or not is_float(dataset) or "_metrics" in owner.split("/")[0]:
+                    continue
+                nearest = _nearest(held, owner)
+                if is_of_keras(self.root if nearest is None else nearest.node):
+                    continue
+                path = "" if nearest is None else nearest.path
+                is_own = owner in held or not owner
+                if not (is_own and path in specified):
+                    below = found.setdefault(path, Below(nearest))
+                    below.add(dataset.shape or (), is_own=is_own)
+        return list(found.values())
 
     def close(self) -> None:
         for file in self._weights:
@@ -236,6 +264,13 @@ class KerasStore:
         if not is_float(dataset):
             return None
         return reference(dataset, self._references, self.shown)
+
+
+def _nearest(held: Mapping[str, Layer], path: str) -> Layer | None:
+    """The layer of the group, or of the innermost one around it."""
+    while path and path not in held:
+        path = path.rpartition("/")[0]
+    return held.get(path)
 
 
 class _Place:

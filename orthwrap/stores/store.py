@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -70,6 +71,28 @@ class WeightRef:
         return compute() if self.known is None else self.known.get(what, compute)
 
 
+@dataclass
+class Below:
+    """What a layer of others, or the model, holds that no layer of the config accounts for.
+
+    Attributes:
+        layer: None for the model itself.
+        parameters: of all these weights.
+        has_matrix: one of them has two axes or more, so that it could be a kernel.
+        is_own: they are the layer's own, not those of layers within it.
+    """
+
+    layer: Layer | None
+    parameters: int = 0
+    has_matrix: bool = False
+    is_own: bool = True
+
+    def add(self, shape: Sequence[int], *, is_own: bool) -> None:
+        self.parameters += math.prod(shape)
+        self.has_matrix |= len(shape) >= 2
+        self.is_own &= is_own
+
+
 def likely_kernel(named: WeightRef | None, own: Sequence[WeightRef]) -> WeightRef | None:
     """The kernel of a layer whose class is not known: its one weight of two axes and more.
 
@@ -96,6 +119,15 @@ class Store(Protocol):
 
     def weights(self, layer: Layer, specs: Sequence[KernelSpec]) -> list[WeightRef | None]:
         """The weights of a layer, one for each spec; None where one cannot be found."""
+        ...
+
+    def unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Below]:
+        """The weights that belong to none of the layers, by who holds them.
+
+        Args:
+            layers: from `layers`.
+            specified: paths of layers whose own weights are known.
+        """
         ...
 
     def close(self) -> None:
