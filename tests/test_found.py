@@ -21,7 +21,7 @@ from tests.conftest import needs_keras
 def _known() -> Iterator[None]:
     """A clean session that knows the classes below."""
     keras.utils.clear_session(free_memory=False)
-    own = (Composite, Dictionary, Inheriting, Pair, Parts, Tabled, TwoRanks)
+    own = (Composite, Dictionary, Inheriting, Ladder, Pair, Parts, Tabled, TwoRanks)
     with keras.saving.custom_object_scope({cls.__name__: cls for cls in own}):
         yield
 
@@ -314,6 +314,43 @@ class Dictionary(layers.Layer):
         return cls({k: keras.saving.deserialize_keras_object(p) for k, p in held}, **config)
 
 
+class Ladder(layers.Layer):
+    """Layers in lists of lists, and in a list of mappings."""
+
+    def __init__(self, steps: Any, ways: Any = (), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.steps = [list(inner) for inner in steps]
+        self.ways = [dict(inner) for inner in ways]
+
+    def _all(self) -> list[Any]:
+        lists = [layer for inner in self.steps for layer in inner]
+        return lists + [layer for inner in self.ways for layer in inner.values()]
+
+    def build(self, shape: Any) -> None:
+        for layer in self._all():
+            if not layer.built:
+                layer.build(shape)
+            shape = (*shape[:-1], layer.units)
+
+    def call(self, x: Any) -> Any:
+        for layer in self._all():
+            x = layer(x)
+        return x
+
+    def get_config(self) -> dict[str, Any]:
+        save = keras.saving.serialize_keras_object
+        steps = [[save(layer) for layer in inner] for inner in self.steps]
+        ways = [{k: save(layer) for k, layer in inner.items()} for inner in self.ways]
+        return {**super().get_config(), "steps": steps, "ways": ways}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        load = keras.saving.deserialize_keras_object
+        steps = [[load(c) for c in inner] for inner in config.pop("steps")]
+        ways = [{k: load(c) for k, c in inner.items()} for inner in config.pop("ways")]
+        return cls(steps, ways, **config)
+
+
 def assert_true_residuals(model: Any, folder: Path, paths: set[str], h5: bool = False) -> None:
     own = {layer.name: layer for layer in model._flatten_layers()}
     for name, source in everywhere(model, folder, h5).items():
@@ -347,6 +384,20 @@ def test_layers_in_a_mapping(tmp_path: Path) -> None:
     parts = {"b": layers.Dense(5, name="one"), "a": layers.Dense(4, name="two")}
     model = within(Dictionary(parts, name="own"), shape=(6,))
     assert_true_residuals(model, tmp_path, {"own/one", "own/two", "head"}, h5=True)
+
+
+def test_layers_in_lists_of_lists(tmp_path: Path) -> None:
+    one, two, three, four, five = (
+        layers.Dense(3 + i, name=name) for i, name in enumerate(("e", "d", "c", "b", "a"))
+    )
+    own = Ladder([[one, two], [three]], [{"x": four}, {"y": five}], name="own")
+    model = within(own, shape=(6,))
+    paths = {*(f"own/{name}" for name in "abcde"), "head"}
+    assert_true_residuals(model, tmp_path, paths, h5=True)
+    for suffix in (".keras", ".h5"):
+        out = tmp_path / f"o{suffix}"
+        report = orthwrap.apply(tmp_path / f"m{suffix}", out).report
+        assert report.summary["regularized"] == len(orthwrap.load_model(out).losses) == 6
 
 
 def test_a_layer_that_two_members_share(tmp_path: Path) -> None:

@@ -217,17 +217,27 @@ def _children(node: Node) -> list[_Child] | None:
         return _members(config["layers"], ("config", "layers"), "layers")
     if class_name == "Bidirectional" and _is_layer(config.get("layer")):
         return _directions(config["layer"], config.get("backward_layer"))
-    found: list[_Child] = []
-    for key, value in config.items():
-        if _is_layer(value):
-            found.append(_single(value, ("config", key), key))
-        elif isinstance(value, list) and any(_is_layer(v) for v in value):
-            found.extend(_members(value, ("config", key), key))
-        elif isinstance(value, dict) and "class_name" not in value:
-            found.extend(
-                _single(v, ("config", key, k), key) for k, v in value.items() if _is_layer(v)
-            )
+    found = [c for key, v in config.items() for c in _within(v, ("config", key), key)]
     return found or None
+
+
+def _within(value: Any, pointer: Pointer, attribute: str) -> Iterator[_Child]:
+    """The layers in a value of a config, in lists and mappings of any depth."""
+    if _is_layer(value):
+        yield _single(value, pointer, attribute)
+    elif isinstance(value, list):
+        if any(_is_layer(v) for v in value):
+            yield from _members(value, pointer, attribute)
+        for i, inner in enumerate(value):
+            if not _has_class(inner):
+                yield from _within(inner, (*pointer, i), attribute)
+    elif isinstance(value, dict) and not _has_class(value):
+        for key, inner in value.items():
+            yield from _within(inner, (*pointer, key), attribute)
+
+
+def _has_class(value: Any) -> bool:
+    return isinstance(value, dict) and "class_name" in value
 
 
 _MODELS = ("Functional", "Model", "Sequential")
