@@ -91,16 +91,25 @@ def _set_missing(model: Any, planned: Plan, functions: Mapping[str, Any]) -> Non
             _set_live(copy, decision, functions)
 
 
+def is_in_doubt(model: Any, planned: Plan) -> bool:
+    """Whether a file of a live model may not keep what the plan attaches."""
+    from orthwrap.live.kept import builds_itself
+
+    carried = carrying(planned)
+    is_held = all(d.slot.layer.pointers for d in carried)
+    return bool(carried) and not (is_held and not builds_itself(model))
+
+
 def _as_kept(
     model: Any, planned: Plan, functions: Mapping[str, Any], *, saved: bool
 ) -> tuple[Plan, tuple[str, ...]]:
     """The plan with what a file of the model keeps, and notes; tried where there is any doubt."""
-    from orthwrap.live.kept import builds_itself, lost_in_file, maker_of
+    from orthwrap.live.kept import lost_in_file, maker_of
     from orthwrap.live.live_store import LiveStore
 
-    carried = carrying(planned)
-    if not carried or (all(d.slot.layer.pointers for d in carried) and not builds_itself(model)):
+    if not is_in_doubt(model, planned):
         return planned, ()
+    carried = carrying(planned)
     store = LiveStore(model)
     first = carried[0].slot.layer.path
     try:

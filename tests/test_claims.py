@@ -186,8 +186,9 @@ def test_a_written_model_carries_what_is_claimed(
     make, kept = KEPT[name]
     original = make()
     target = tmp_path / f"out{suffix}"
+    planned = orthwrap.apply(original, target, dry_run=True)
     result = orthwrap.apply(original, target)
-    assert claimed(result.report) == kept
+    assert claimed(result.report) == claimed(planned.report) == kept
     loaded = keras.models.load_model(target)
     assert len(loaded.losses) == len(result.model.losses) == len(kept)
     for record in result.report.layers:

@@ -62,8 +62,8 @@ def everywhere(model: Any, folder: Path, h5: bool = True) -> dict[str, Any]:
     return found
 
 
-def kernels(source: Any, **words: Any) -> dict[tuple[str, str | None], Any]:
-    report = orthwrap.apply(source, dry_run=True, target=["all", "*"], **words).report
+def kernels(source: Any, target: Any = ("all", "*")) -> dict[tuple[str, str | None], Any]:
+    report = orthwrap.apply(source, dry_run=True, target=list(target)).report
     return {
         (r.path, r.kernel): (r.decision, r.shape, r.before and round(r.before.residual, 6))
         for r in report.layers
@@ -119,8 +119,12 @@ DEPTHWISE: dict[str, tuple[Callable[[], Any], list[str]]] = {
         ["td/dw"],
     ),
     "spectral": (
-        lambda: within(layers.SpectralNormalization(layers.Conv2D(3, 3, name="c"), name="sn")),
-        [],
+        lambda: within(layers.SpectralNormalization(dw(), name="sn")),
+        ["sn/dw"],
+    ),
+    "spectral within": (
+        lambda: within(stack(layers.SpectralNormalization(dw(), name="sn"), dw("other"))),
+        ["inner/sn/dw", "inner/other"],
     ),
     "nested wrapper": (
         lambda: within(
@@ -184,6 +188,9 @@ def test_every_kernel_of_attention_is_found_and_survives(
         expected = residual(own.transpose(1, 0, 2))
         assert found["look", "gate/kernel"][2] == pytest.approx(expected, rel=1e-4)
     for source in everywhere(model, tmp_path).values():
+        (by_class,) = {r.class_name for r in orthwrap.inspect(source, measure=False).layers}
+        assert orthwrap.inspect(source, target=f"class:{by_class}", measure=False).layers
+        assert by_class == type(model.get_layer("look")).__name__.replace("Grouped", "Group")
         for suffix in (".keras", ".h5"):
             out = tmp_path / f"out{suffix}"
             result = orthwrap.apply(source, out, target="all", scale="unit", force=True)
@@ -191,6 +198,19 @@ def test_every_kernel_of_attention_is_found_and_survives(
             assert result.report.summary["regularized"] == len(loaded.losses) == count
             total = result.report.summary["penalty_before"]
             assert float(sum(loaded.losses)) == pytest.approx(total, rel=1e-5)
+
+
+def test_the_reversible_embedding_is_an_embedding(tmp_path: Path) -> None:
+    needs_keras("3.12", "has reversible embeddings")
+    tokens = layers.Input((4,), dtype="int32")
+    model = models.randomized(
+        keras.Model(tokens, layers.ReversibleEmbedding(7, 5, name="words")(tokens))
+    )
+    value = residual(plain(model.get_layer("words").embeddings))
+    for name, source in everywhere(model, tmp_path).items():
+        found = kernels(source, ["words"])
+        assert found["words", "embeddings"][0] == "regularized", name
+        assert found["words", "embeddings"][2] == pytest.approx(value, rel=1e-4), name
 
 
 # Layers and models of the caller's own

@@ -11,7 +11,13 @@ import keras
 
 from orthwrap import keras_inside
 from orthwrap.errors import ValueFault
-from orthwrap.model_config.layers import LAYER_TYPES, UNKNOWN, KernelSpec, layer_type_of_object
+from orthwrap.model_config.layers import (
+    LAYER_TYPES,
+    PUBLIC_NAMES,
+    UNKNOWN,
+    KernelSpec,
+    layer_type_of_object,
+)
 from orthwrap.model_config.tree import Layer, Node, Step, is_of_keras, to_snake_case, walk
 from orthwrap.stores.store import Below, ModelRecord, WeightRef, as_float, likely_kernel
 from orthwrap.text import error_summary
@@ -203,7 +209,7 @@ def _live_only(path: str, live: Any) -> Layer:
     return Layer(
         path=path,
         paths=(path,),
-        class_name=class_name,
+        class_name=PUBLIC_NAMES.get(class_name, class_name),
         kind=_kind_of(live),
         name=live.name,
         node={"class_name": class_name, "config": dict(config)},

@@ -278,7 +278,11 @@ _ROWS = (
     LayerType("GRUCell", _recurrent_kernels(3)),
     LayerType("LSTMCell", _recurrent_kernels(4)),
     LayerType("Embedding", _EMBEDDINGS),
+    LayerType("ReversibleEmbedding", _EMBEDDINGS),
 )
+
+PUBLIC_NAMES = {"GroupedQueryAttention": "GroupQueryAttention"}
+"""Of classes that Keras offers under another name than their Python one, which `.h5` files have."""
 
 LAYER_TYPES = {name: row for row in _ROWS for name in (row.name, *row.aliases)}
 """Each layer type, by its name and by its aliases."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from orthwrap import keras_inside
 from orthwrap.errors import FileFault
-from orthwrap.model_config.layers import WITHOUT_KERNELS, layer_type_of
+from orthwrap.model_config.layers import PUBLIC_NAMES, WITHOUT_KERNELS, layer_type_of
 
 Node = dict[str, Any]
 Pointer = tuple[str | int, ...]
@@ -162,7 +162,7 @@ def _descend(
         layer = Layer(
             path=path,
             paths=(path,),
-            class_name=class_name,
+            class_name=PUBLIC_NAMES.get(class_name, class_name),
             kind=None if known is None else known.name,
             name=child.step.name,
             node=child.node,

@@ -25,6 +25,7 @@ from orthwrap.stores.outputs import PathLike
 from orthwrap.surgery import (
     changed_model,
     check_kept,
+    is_in_doubt,
     is_same_format,
     load_planned,
     save,
@@ -198,13 +199,21 @@ class _Apply:
             if target is not None:
                 check_references(functions)
             make = functools.partial(make_report, "apply", source, surveyed)
+            known = {**self.custom_objects, **functions}
+            saved = output is not None
             if self.dry_run:
-                return finished(None, make(planned, with_figures=self.measure), None)
+                notes: tuple[str, ...] = ()
+                if not in_place and is_in_doubt(model, planned):
+                    store = source.store
+                    _, planned, notes = changed_model(
+                        store, planned, known, in_place=False, saved=saved
+                    )
+                report = make(planned, with_figures=self.measure)
+                return finished(None, with_notes(report, notes), None)
             outcome = None
             with _restored_on_error(model) if in_place else contextlib.nullcontext():
-                known = {**self.custom_objects, **functions}
                 changed, planned, notes = changed_model(
-                    source.store, planned, known, in_place=in_place, saved=target is not None
+                    source.store, planned, known, in_place=in_place, saved=saved
                 )
                 report = with_notes(make(planned, with_figures=self.measure), notes)
                 if self.job is not None and data is not None:
