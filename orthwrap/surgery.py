@@ -247,14 +247,17 @@ def load_planned(
 
     What a class does not make from its config carries nothing, in the model as in a file of it.
     """
-    from orthwrap.live.kept import acts_on, maker_of
+    from orthwrap.live.kept import acting, acts_on, maker_of
     from orthwrap.live.live_store import LiveStore
 
     model, notes = load_changed(source, root, custom_objects, unsafe_lambda)
     if not model.built or not model.weights:
         return model, planned, notes
     store = LiveStore(model)
-    objects = [(d.slot, store.object_of(d.slot.layer)) for d in carrying(planned)]
+    carried = carrying(planned)
+    objects = [(d.slot, store.object_of(d.slot.layer)) for d in carried]
+    if acting(model) >= sum(len(d.slot.kernels) for d in carried):
+        objects = []  # all are there, under whatever names
     lost = {
         place_of(slot): maker_of(store, slot)
         for slot, live in objects

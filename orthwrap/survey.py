@@ -135,9 +135,15 @@ class Survey:
         return sum(not (layer.is_operation or layer.is_container) for layer in self.layers)
 
 
-def survey(store: Store) -> Survey:
-    """Every slot of every layer of a store, shared layers once."""
+def survey(store: Store, *, is_tried: bool = False) -> Survey:
+    """Every slot of every layer of a store, shared layers once.
+
+    Args:
+        is_tried: the model is made by Keras, which shows what classes of others keep.
+    """
     layers = store.layers()
+    if is_tried:
+        layers = tuple(replace(layer, made_by="", held_by="") for layer in layers)
     slots: dict[tuple[Any, str], Slot] = {}
     activities = []
     for layer in layers:
@@ -227,7 +233,8 @@ def _slot(layer: Layer, name: str, found: Sequence[tuple[KernelSpec, WeightRef |
     elif layer.kind != layer.class_name:
         note = f"class {layer.class_name} has the layout of {layer.kind}"
     doubt = next((k.weight.doubt for k in kernels if k.weight is not None), "")
-    note = "; ".join(n for n in (note, doubt) if n)
+    held = f"kept if class {layer.held_by} makes it from this config" if layer.held_by else ""
+    note = "; ".join(n for n in (note, doubt, held) if n)
     family = family_of(kernels[0].spec, kernels[0].layout)
     return Slot(
         layer=layer,
@@ -261,7 +268,8 @@ def _lost(layer: Layer) -> str:
         return ""
     return (
         f"class {layer.made_by} has a get_config of its own, so that its layers are not made from "
-        "the list in this file: load it in Python, and orthwrap.apply(model, in_place=True)"
+        "the list in this file: load it in Python, where orthwrap.apply(model, …) tries what it "
+        "keeps"
     )
 
 

@@ -236,6 +236,39 @@ def test_a_file_keeps_what_is_claimed_of_it_without_keras(
     assert len(keras.models.load_model(tmp_path / "out.keras").losses) == len(kept)
 
 
+def test_what_a_class_of_others_holds_in_a_file_is_its_to_keep(known: None, tmp_path: Path) -> None:
+    around(lists()).save(tmp_path / "in.keras")
+    report = orthwrap.apply(tmp_path / "in.keras", tmp_path / "out.keras").report
+    told = {r.path for r in report.layers if "kept if class Lists makes it" in r.reason}
+    assert told == {"own/a", "own/b"}
+
+
+class Revived(keras.Model):
+    """More in its config than Keras wrote, and made from its list of layers all the same."""
+
+    def __init__(self, *args: Any, alpha: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.alpha = alpha
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "alpha": self.alpha}
+
+
+def test_where_keras_loads_a_file_it_is_tried_what_a_class_keeps(
+    known: None, tmp_path: Path
+) -> None:
+    inputs = layers.Input((6,))
+    model = Revived(inputs, layers.Dense(3, name="own")(inputs), alpha=0.25)
+    for suffix, other in ((".h5", ".keras"), (".keras", ".h5")):
+        model.save(tmp_path / f"in{suffix}")
+        out = tmp_path / f"out{other}"
+        result = orthwrap.apply(tmp_path / f"in{suffix}", out, custom_objects={"Revived": Revived})
+        assert claimed(result.report) == {"own"}
+        loaded = keras.models.load_model(out, custom_objects={"Revived": Revived})
+        assert len(loaded.losses) == 1
+        assert loaded.alpha == 0.25
+
+
 def test_a_file_of_a_class_that_builds_itself_is_refused(known: None, tmp_path: Path) -> None:
     source = tmp_path / "in.keras"
     models.randomized(Wide()).save(source)

@@ -224,6 +224,13 @@ def test_a_target_of_it_says_that_it_was_not_looked_into(
         orthwrap.apply(tmp_path / f"m{suffix}", target=target)
 
 
+def test_a_target_of_what_holds_layers_says_how_to_name_them() -> None:
+    for target in ("class:TCN", "tcn"):
+        with pytest.raises(orthwrap.NoMatchError, match="tcn/block0, tcn/block1; write 'tcn/\\*'"):
+            orthwrap.apply(tcn(), target=target)
+    assert orthwrap.apply(tcn(), target="tcn/*").report.summary["regularized"] == 2
+
+
 def test_a_model_of_which_nothing_is_seen_says_why(tmp_path: Path) -> None:
     models.randomized(Backbone()).save(tmp_path / "m.keras")
     with pytest.raises(orthwrap.NoMatchError, match=r"the model \(Backbone, 56 weights\) was not"):

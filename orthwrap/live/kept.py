@@ -30,6 +30,13 @@ def acts_on(live: Any, slot: Slot) -> bool:
     return all(isinstance(r, _Regularizer) for r in held)
 
 
+def acting(model: Any) -> int:
+    """How many variables of a model have one of our regularizers."""
+    from orthwrap.regularizers import _Regularizer
+
+    return len({id(v) for v in model.variables if isinstance(v.regularizer, _Regularizer)})
+
+
 def builds_itself(model: Any) -> bool:
     """Whether layers of a model lie within a class of others, which may make them as it likes."""
     return any(

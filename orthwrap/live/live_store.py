@@ -106,8 +106,8 @@ class LiveStore:
         if live is None:
             return layer
         # Whether a class makes its layers from the config is tried on the model made of it.
-        trainable = _is_trainable(self.model, live)
-        return replace(layer, kind=_kind_of(live), trainable=trainable, made_by="")
+        tried = replace(layer, made_by="", held_by="")
+        return replace(tried, kind=_kind_of(live), trainable=_is_trainable(self.model, live))
 
 
 def _weight(live: Any, spec: KernelSpec) -> WeightRef | None:

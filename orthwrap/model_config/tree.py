@@ -66,6 +66,8 @@ class Layer:
         is_container: it is a model or a wrapper; its layers are entries of their own.
         made_by: the class of a model around it that builds itself without regard to the layers
             that its config lists, so that an edit there is lost; "" where there is none.
+        held_by: the outermost class of others around it, whose `from_config` decides what it makes
+            of the layer's config; "" where there is none.
     """
 
     path: str
@@ -81,6 +83,7 @@ class Layer:
     is_container: bool = False
     is_operation: bool = False
     made_by: str = ""
+    held_by: str = ""
     other_ways: tuple[tuple[Step, ...], ...] = ()
 
     @property
@@ -108,7 +111,7 @@ def walk(root: Node) -> tuple[Layer, ...]:
     shared: dict[Any, str] = {}
     copies: dict[str, int] = {}
     for count, (layer, shared_id) in enumerate(
-        _descend(root, (), (), "", not _is_frozen(root), "", 0)
+        _descend(root, (), (), "", not _is_frozen(root), _Around(), 0)
     ):
         _check_size(layer.path, count)
         first = shared.get(shared_id) if shared_id is not None else None
@@ -148,12 +151,12 @@ def _descend(
     steps: tuple[Step, ...],
     prefix: str,
     trainable: bool,
-    made_by: str,
+    around: _Around,
     depth: int,
 ) -> Iterator[tuple[Layer, Any]]:
     if depth > MAX_DEPTH:
         raise FileFault(f"the config nests more than {MAX_DEPTH} layers; this is no real model")
-    made_by = made_by or ("" if _reads_its_layers(node) else class_of(node))
+    around = around.within(node)
     for child in _children(node) or ():
         path = prefix + child.step.name
         class_name = class_of(child.node)
@@ -172,7 +175,8 @@ def _descend(
             twin=None if child.twin is None else prefix + child.twin,
             is_container=members is not None,
             is_operation=_is_operation(child.node),
-            made_by=made_by,
+            made_by=around.made_by,
+            held_by=around.held_by,
         )
         shared_id = child.node.get("shared_object_id")
         yield layer, shared_id if isinstance(shared_id, (int, str)) else None
@@ -183,9 +187,28 @@ def _descend(
                 layer.steps,
                 path + "/",
                 layer.trainable,
-                made_by,
+                around,
                 depth + 1,
             )
+
+
+@dataclass(frozen=True)
+class _Around:
+    """As in `Layer`, for what lies within a node."""
+
+    made_by: str = ""
+    held_by: str = ""
+
+    def within(self, node: Node) -> _Around:
+        reads = _reads_its_layers(node)
+        config = node.get("config")
+        is_plain = is_of_keras(node) or (
+            reads and isinstance(config, dict) and _lists_as_keras(config)
+        )
+        name = class_of(node)
+        return _Around(
+            self.made_by or ("" if reads else name), self.held_by or ("" if is_plain else name)
+        )
 
 
 def _is_frozen(node: Node) -> bool:

@@ -51,6 +51,14 @@ def why_no_match(surveyed: Survey, pattern: Pattern, place: str) -> str:
                 f"target {pattern.text!r}: {named[0]} has no slot {pattern.slot!r}; it has "
                 f"{', '.join(slots)}"
             )
+        around = tuple(f"{layer.path}/" for layer in matched)
+        inside = [s.layer.path for s in having if s.layer.path.startswith(around)]
+        if inside:
+            return (
+                f"target {pattern.text!r} matches {named[0]}, whose kernels are those of layers "
+                f"within: {shortened(list(dict.fromkeys(inside)), 3)}; write "
+                f"{matched[0].path + '/*'!r}"
+            )
         what = f"slot {pattern.slot!r}" if pattern.slot else "kernel"
         paths = list(dict.fromkeys(s.layer.path for s in having))
         return (

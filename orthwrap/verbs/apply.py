@@ -163,13 +163,16 @@ class _Apply:
                 self.job.check_log(path, target)
             templates, functions = templates_of(self.rules)
             check_references(functions)
-            surveyed = survey(store)
+            by_keras = not self.dry_run and (
+                self.job is not None or not is_same_format(source, target)
+            )
+            surveyed = survey(store, is_tried=by_keras)
             planned = plan(surveyed, self.rules, templates)
             check_foreign(planned)
             root = edit(store.root, planned.edits)
             live = None
             notes: tuple[str, ...] = ()
-            if not self.dry_run and (self.job is not None or not is_same_format(source, target)):
+            if by_keras:
                 how = (self.custom_objects, self.unsafe_lambda)
                 live, planned, notes = load_planned(source, planned, root, *how)
                 check_kept(planned)
