@@ -211,7 +211,7 @@ def _slot(layer: Layer, name: str, found: Sequence[tuple[KernelSpec, WeightRef |
         layout: Layout | str
         if weight is None:
             layout = f"its {spec.name} was not found among the weights"
-        elif len(set(weight.ranks)) > 1:
+        elif len({len(w.shape) for w in weight.candidates}) > 1:
             layout = f"{weight.doubt}, and they differ in their axes"
         else:
             layout = spec.layout(layer.config, weight.shape)

@@ -536,6 +536,18 @@ def test_a_penalty_on_a_kernel_that_is_not_known_by_place_is_the_true_one(tmp_pa
     assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
+def test_what_may_be_a_kernel_is_compared_whichever_it_is(tmp_path: Path) -> None:
+    model = tabled(Tabled)
+    model.save(tmp_path / "a.keras")
+    assert {r.status for r in orthwrap.compare(tmp_path / "a.keras", model).layers} == {"same"}
+    kernel = model.get_layer("own").kernel
+    kernel.assign(kernel + 1)  # which a file has after the table
+    model.save(tmp_path / "b.keras")
+    rows = orthwrap.compare(tmp_path / "a.keras", tmp_path / "b.keras").layers
+    assert {r.path: r.status for r in rows} == {"own": "changed", "beside": "same"}
+    assert next(r for r in rows if r.path == "own").weight_change is None
+
+
 # Frozen
 
 

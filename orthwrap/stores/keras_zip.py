@@ -306,17 +306,21 @@ class _Place:
     def _by_name(self) -> dict[str | None, list[_Place]]:
         """The layers that this one holds, in lists and mappings too, by their names."""
         found: dict[str | None, list[_Place]] = {}
-        waiting = [(self, 0)]
+        seen: set[hdf5.Key] = set()  # a list may link to itself
+        waiting = [self]
         while waiting:
-            place, depth = waiting.pop()
-            for name, member in hdf5.members(place.group):
+            for name, member in hdf5.members(waiting.pop().group):
                 if name == "vars" or not isinstance(member, h5py.Group):
                     continue
+                key = hdf5.key_of(member)
+                if key in seen:
+                    continue
+                seen.add(key)
                 inner = _Place(member)
                 if inner.is_layer:
                     found.setdefault(inner.name, []).append(inner)
-                elif depth < hdf5.MAX_DEPTH:
-                    waiting.append((inner, depth + 1))
+                else:
+                    waiting.append(inner)
         return found
 
     def child(self, name: str) -> _Place | None:

@@ -43,8 +43,8 @@ class WeightRef:
         slices: something with a shape that reads only what it is indexed with; None where the
             array is in memory anyway, or is better read as a whole.
         known: what was computed of the values, where they cannot change.
-        ranks: the numbers of axes of all that could be meant, where that is more than one.
-        is_known: which of those it is; else it is any of them.
+        candidates: all that could be meant, where that is more than one.
+        is_known: it is known which of those; else this is the first of them.
     """
 
     shape: tuple[int, ...]
@@ -52,15 +52,15 @@ class WeightRef:
     key: Any
     slices: Any = None
     known: Known | None = None
-    ranks: tuple[int, ...] = ()
+    candidates: tuple[WeightRef, ...] = ()
     is_known: bool = True
 
     @property
     def doubt(self) -> str:
         """Why it is not sure to be the kernel; "" where it is."""
-        if not self.ranks:
+        if not self.candidates:
             return ""
-        return f"{len(self.ranks)} weights could be its kernel, and a file need not say which"
+        return f"{len(self.candidates)} weights could be its kernel, and a file need not say which"
 
     def array(self) -> Any:
         """What can be indexed like the array, without all of it being read where that is so."""
@@ -103,8 +103,7 @@ def likely_kernel(named: WeightRef | None, own: Sequence[WeightRef]) -> WeightRe
     matrices = [w for w in own if len(w.shape) >= 2]
     if len(matrices) < 2:
         return named if named is not None else next(iter(matrices), None)
-    ranks = tuple(len(w.shape) for w in matrices)
-    return replace(named or matrices[0], ranks=ranks, is_known=named is not None)
+    return replace(named or matrices[0], candidates=tuple(matrices), is_known=named is not None)
 
 
 class Store(Protocol):
