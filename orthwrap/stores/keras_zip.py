@@ -230,11 +230,11 @@ class KerasStore:
             holder = place.child("_layer_checkpoint_dependencies")  # 2.12 and 2.13
         if holder is None:
             return place.named(step.name)
-        if step.ordinal is None and holder.name == step.name:
-            return holder
         number = f"_{step.ordinal}" if step.ordinal else ""
         member = holder if step.ordinal is None else holder.child(f"{step.snake}{number}")
-        if member is not None and member.is_layer and member.name in (None, step.name):
+        # A mapping of layers has no variables; nor need a layer whose layers have them all.
+        is_layer = member is not None and (member.is_layer or step.ordinal is not None)
+        if member is not None and is_layer and member.name in (None, step.name):
             return member
         # Members of a mapping or of nested lists; or what an attribute before it holds as well.
         found = holder.named(step.name) or place.named(step.name)
