@@ -13,8 +13,8 @@ from orthwrap.errors import RebuildError
 from orthwrap.loading.loading import load_compiled
 from orthwrap.loading.saving import save_model
 from orthwrap.opening import Opened
+from orthwrap.plan.as_kept import as_kept, carrying, place_of
 from orthwrap.plan.decision import REGULARIZED, Decision, Plan
-from orthwrap.plan.kept import as_kept, carrying, place_of
 from orthwrap.stores.formats import new_suffix
 from orthwrap.stores.outputs import format_of
 from orthwrap.stores.replacing import replacing, scratch_folder
