@@ -71,6 +71,7 @@ ATTENTION_PARTS = {
     "query": "_query_dense",
     "key": "_key_dense",
     "value": "_value_dense",
+    "gate": "_gate_dense",  # with use_gate alone
     "attention_output": "_output_dense",
 }
 """The layer inside an attention layer, by what it is called in the report.
@@ -78,7 +79,8 @@ ATTENTION_PARTS = {
 Keras ≥ 3.5: `MultiHeadAttention._query_dense`, `MultiHeadAttention._key_dense`,
 `MultiHeadAttention._value_dense`, `MultiHeadAttention._output_dense`,
 `GroupQueryAttention._query_dense`, `GroupQueryAttention._key_dense`,
-`GroupQueryAttention._value_dense`, `GroupQueryAttention._output_dense`."""
+`GroupQueryAttention._value_dense`, `GroupQueryAttention._output_dense`.
+Keras ≥ 3.14: `MultiHeadAttention._gate_dense`, `GroupQueryAttention._gate_dense`."""
 
 
 def variable_called(layer: Any, weight: str) -> Any:
@@ -137,6 +139,14 @@ def own_trainable_variables(layer: Any) -> list[Any]:
     Keras ≥ 3.5: `Layer._trainable_variables`.
     """
     return list(layer._trainable_variables)
+
+
+def own_variables(layer: Any) -> list[Any]:
+    """The variables that belong to a layer itself, in the order in which it saves them.
+
+    Keras ≥ 3.5: `Layer._trainable_variables`, `Layer._non_trainable_variables`.
+    """
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
 def is_recurrent_dropout(layer: Any) -> bool:

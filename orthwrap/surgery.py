@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,41 @@ from orthwrap.errors import RebuildError
 from orthwrap.loading.loading import load_compiled
 from orthwrap.loading.saving import save_model
 from orthwrap.opening import Opened
-from orthwrap.plan.decision import Decision, Plan
+from orthwrap.plan.as_kept import as_kept, carrying, place_of
+from orthwrap.plan.decision import REGULARIZED, Decision, Plan
 from orthwrap.stores.formats import new_suffix
 from orthwrap.stores.outputs import format_of
 from orthwrap.stores.replacing import replacing, scratch_folder
 from orthwrap.stores.store import FileStore
+from orthwrap.text import error_summary, listed
 
 _SAME_OUTPUTS = 1e-5  # the largest difference that arithmetic in another order may make
 
 
 def changed_model(
-    store: Any, planned: Plan, functions: Mapping[str, Any], *, in_place: bool
-) -> tuple[Any, tuple[str, ...]]:
-    """The model with the plan done: a checked copy, or the live one itself."""
+    store: Any,
+    planned: Plan,
+    functions: Mapping[str, Any],
+    *,
+    in_place: bool,
+    saved: bool = False,
+) -> tuple[Any, Plan, tuple[str, ...]]:
+    """The model with the plan done: a checked copy, or the live one itself.
+
+    Args:
+        saved: it is to be written to a file: what that would not keep is not attached.
+
+    Returns:
+        The model; the plan, with what was found of a file; and notes.
+
+    Raises:
+        RebuildError: the config does not rebuild the model; or a file would keep nothing.
+    """
     from orthwrap.live.compiled import forget_compiled_steps
     from orthwrap.live.rebuild import live_objects, rebuild
     from orthwrap.rules.references import known_objects
 
+    notes: tuple[str, ...] = ()
     # The caller's own classes, and functions that have no importable name, are in memory.
     with known_objects({**live_objects(store), **functions}):
         for decision in planned.changes:
@@ -36,37 +55,95 @@ def changed_model(
         if in_place:
             for decision in planned.changes:
                 _set_live(store, decision, functions)
-            forget_compiled_steps(store.model)
-            return store.model, ()
-        model, notes = rebuild(store, planned.edits)
-    live_only = [d for d in planned.changes if not d.slot.layer.pointers]
-    notes = (*notes, *_set_live_only(model, live_only, functions))
-    return model, (*notes, *_check_outputs(store.model, model))
+            model = store.model
+        else:
+            model, notes = rebuild(store, planned.edits)
+            _set_missing(model, planned, functions)
+            notes = (*notes, *_check_outputs(store.model, model))
+        found, more = _as_kept(model, planned, functions, saved=saved)
+        forget_compiled_steps(model)
+    return model, found, (*notes, *more)
 
 
-def copied_model(store: Any) -> tuple[Any, tuple[str, ...]]:
-    """A copy of a live model, as it is; and notes of what it lacks."""
+def copied_model(
+    store: Any, planned: Plan, functions: Mapping[str, Any], *, saved: bool
+) -> tuple[Any, Plan, tuple[str, ...]]:
+    """A copy of a live model with all that it carries; as `changed_model`, but not checked."""
     from orthwrap.live.rebuild import rebuild
 
-    return rebuild(store, ())
+    model, notes = rebuild(store, ())
+    _set_missing(model, planned, functions)
+    found, more = _as_kept(model, planned, functions, saved=saved)
+    return model, found, (*notes, *more)
 
 
-def _set_live_only(
-    model: Any, live_only: Sequence[Decision], functions: Mapping[str, Any]
-) -> tuple[str, ...]:
-    """Sets what has no place in the model's config, on the copy itself; a note of it."""
+def _set_missing(model: Any, planned: Plan, functions: Mapping[str, Any]) -> None:
+    """Sets on a copy what its class did not make from the config."""
+    from orthwrap.live.kept import acts_on
     from orthwrap.live.live_store import LiveStore
 
-    if not live_only:
-        return ()
     copy = LiveStore(model)
-    copy.layers()
-    for decision in live_only:
-        _set_live(copy, decision, functions)
+    for decision in (*planned.changes, *carrying(planned)):
+        slot = decision.slot
+        live = copy.object_of(slot.layer)
+        is_wanted = decision.attachment is not None
+        if live is None or (acts_on(live, slot) != is_wanted):
+            _set_live(copy, decision, functions)
+
+
+def is_in_doubt(model: Any, planned: Plan) -> bool:
+    """Whether a file of a live model may not keep what the plan attaches."""
+    from orthwrap.live.kept import builds_itself
+
+    carried = carrying(planned)
+    is_held = all(d.slot.layer.pointers for d in carried)
+    return bool(carried) and not (is_held and not builds_itself(model))
+
+
+def _as_kept(
+    model: Any, planned: Plan, functions: Mapping[str, Any], *, saved: bool
+) -> tuple[Plan, tuple[str, ...]]:
+    """The plan with what a file of the model keeps, and notes; tried where there is any doubt."""
+    from orthwrap.live.kept import lost_in_file, maker_of
+    from orthwrap.live.live_store import LiveStore
+
+    if not is_in_doubt(model, planned):
+        return planned, ()
+    carried = carrying(planned)
+    store = LiveStore(model)
+    first = carried[0].slot.layer.path
+    try:
+        slots = lost_in_file(store, [d.slot for d in carried])
+    except Exception as e:  # the user's classes may raise anything
+        why = store.no_config or error_summary(e)
+        return planned, (f"whether a saved file keeps what {first} carries was not found ({why})",)
+    if not slots:
+        return planned, ()
+    lost = {place_of(slot): maker_of(store, slot) for slot in slots}
+    found = as_kept(planned, lost, saved=saved)
+    named = listed([slot.layer.path for slot in slots])
+    if not saved:
+        return found, (f"not in the model's config: {named}; a saved file loses what they carry",)
+    if len(lost) == len(carried):
+        raise RebuildError(_nothing_kept(*lost.values()))
+    for decision in carried:
+        if place_of(decision.slot) in lost and decision.decision == REGULARIZED:
+            _set_live(store, replace(decision, attachment=None, value=decision.slot.existing), {})
+    return found, (f"not in the model's config: {named}; a file would lose what they carry",)
+
+
+def check_kept(planned: Plan) -> None:
+    """RebuildError where nothing that was to carry a regularizer does so, once Keras loaded it."""
+    lost = [d for d in planned.decisions if d.lost_to]
+    if lost and not carrying(planned):
+        raise RebuildError(_nothing_kept(str(lost[0].lost_to)))
+
+
+def _nothing_kept(*makers: str) -> str:
     return (
-        f"{live_only[0].slot.layer.path} and {len(live_only) - 1} more are not in the model's "
-        "config: their regularizers act now, but a saved file keeps them only if the class's "
-        "get_config does",
+        f"class {makers[0]} makes its layers anew, not from a config, so that a file would carry "
+        "no regularizer: leave the output out and train the model in memory, or let the class's "
+        "get_config and from_config keep its layers"
     )
 
 
@@ -108,6 +185,23 @@ def _regularizer_for(decision: Decision, functions: Mapping[str, Any]) -> Any:
     return regularizer_of(decision.value) if isinstance(decision.value, (str, Mapping)) else None
 
 
+def is_same_format(source: Opened, target: Path) -> bool:
+    """Whether a file is written as it was read: without Keras."""
+    return bool(format_of(target) == source.store.format)
+
+
+def write_made(source: Opened, root: Any, model: Any, target: Path) -> None:
+    """The file with its config as in `root`, whole or not at all.
+
+    Args:
+        model: what Keras loaded for another format; None where the format stays.
+    """
+    if model is None:
+        _write_copy(source, root, target)
+    else:
+        save(model, target)
+
+
 def write_changed(
     source: Opened,
     root: Any,
@@ -115,18 +209,18 @@ def write_changed(
     custom_objects: Mapping[str, Any],
     unsafe_lambda: bool,
 ) -> tuple[Any, tuple[str, ...]]:
-    """The file with its config as in `root`, written to `target`, whole or not at all.
+    """The file with its config as in `root`, written to `target`.
 
     Keras is needed for another format alone.
 
     Returns:
         The model that Keras loaded for that, else None; and notes of what it could not load.
     """
-    if format_of(target) == source.store.format:
-        _write_copy(source, root, target)
-        return None, ()
-    model, notes = load_changed(source, root, custom_objects, unsafe_lambda)
-    save(model, target)
+    model = None
+    notes: tuple[str, ...] = ()
+    if not is_same_format(source, target):
+        model, notes = load_changed(source, root, custom_objects, unsafe_lambda)
+    write_made(source, root, model, target)
     return model, notes
 
 
@@ -140,6 +234,38 @@ def load_changed(
         store.write(copy, root)
         source.check_unchanged()
         return load_compiled(copy, custom_objects, unsafe_lambda=unsafe_lambda, shown=source.path)
+
+
+def load_planned(
+    source: Opened,
+    planned: Plan,
+    root: Any,
+    custom_objects: Mapping[str, Any],
+    unsafe_lambda: bool,
+) -> tuple[Any, Plan, tuple[str, ...]]:
+    """The model of a file with its config as in `root`; the plan, with what came of it; and notes.
+
+    What a class does not make from its config carries nothing, in the model as in a file of it.
+    """
+    from orthwrap.live.kept import acting, acts_on, maker_of
+    from orthwrap.live.live_store import LiveStore
+
+    model, notes = load_changed(source, root, custom_objects, unsafe_lambda)
+    if not model.built or not model.weights:
+        return model, planned, notes
+    store = LiveStore(model)
+    carried = carrying(planned)
+    objects = [(d.slot, store.object_of(d.slot.layer)) for d in carried]
+    if acting(model) >= sum(len(d.slot.kernels) for d in carried):
+        objects = []  # all are there, under whatever names
+    lost = {
+        place_of(slot): maker_of(store, slot)
+        for slot, live in objects
+        if live is None or not acts_on(live, slot)
+    }
+    found = as_kept(planned, lost, saved=True)
+    found, more = _as_kept(model, found, {}, saved=True)
+    return model, found, (*notes, *more)
 
 
 def save(model: Any, target: Path | None) -> None:

@@ -17,10 +17,10 @@ from orthwrap.model_config.layers import (
     family_of,
 )
 from orthwrap.model_config.layout import Layout
-from orthwrap.model_config.tree import Layer, is_ours
+from orthwrap.model_config.tree import Layer, class_of, is_ours
 from orthwrap.penalties.attachment import Attachment
 from orthwrap.rules.patterns import Candidate
-from orthwrap.stores.store import Store, WeightRef
+from orthwrap.stores.store import Below, Store, WeightRef
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,11 @@ class Slot:
         """The orthwrap regularizer in the slot, if there is one."""
         return Attachment.from_node(self.existing) if is_ours(self.existing) else None
 
+    @property
+    def doubt(self) -> str:
+        """Why it is not known for sure which weight is the kernel; "" where it is."""
+        return next((k.weight.doubt for k in self.kernels if k.weight is not None), "")
+
     def alpha(self) -> float:
         """The RMS singular value over the slot's kernels."""
         squares, singular_values = 0.0, 0
@@ -92,21 +97,53 @@ def _scale(weight: WeightRef, layout: Layout) -> float:
 
 
 @dataclass(frozen=True)
+class Unseen:
+    """Weights that could be kernels, in a class that was not looked into.
+
+    Attributes:
+        path: of the layer that holds them; "" for the model itself.
+        weights: how many numbers they are.
+        reason: why it was not looked into.
+        advice: what to do for it.
+    """
+
+    path: str
+    class_name: str
+    weights: int
+    reason: str
+    advice: str
+
+    def __str__(self) -> str:
+        where = self.path or "the model"
+        return (
+            f"{where} ({self.class_name}, {self.weights:,} weights) was not looked into: "
+            f"{self.reason}; {self.advice}"
+        )
+
+
+@dataclass(frozen=True)
 class Survey:
     """What a model offers: its layers, and every slot that could carry a regularizer."""
 
     layers: tuple[Layer, ...]
     slots: tuple[Slot, ...]
     activities: tuple[Slot, ...]
+    unseen: tuple[Unseen, ...] = ()
 
     @property
     def layer_count(self) -> int:
         return sum(not (layer.is_operation or layer.is_container) for layer in self.layers)
 
 
-def survey(store: Store) -> Survey:
-    """Every slot of every layer of a store, shared layers once."""
+def survey(store: Store, *, is_tried: bool = False) -> Survey:
+    """Every slot of every layer of a store, shared layers once.
+
+    Args:
+        is_tried: the model is made by Keras, which shows what classes of others keep.
+    """
     layers = store.layers()
+    if is_tried:
+        layers = tuple(replace(layer, made_by="", held_by="") for layer in layers)
     slots: dict[tuple[Any, str], Slot] = {}
     activities = []
     for layer in layers:
@@ -121,9 +158,28 @@ def survey(store: Store) -> Survey:
         if layer.twin is None and (not layer.is_container or layer.class_name in _WRAPPERS):
             families = tuple(dict.fromkeys(f for s in found for f in s.families))
             existing = layer.config.get(SLOT_KEYS["activity"])
-            problem = _no_config(layer)
+            problem = _no_config(layer) or _lost(layer)
             activities.append(Slot(layer, "activity", (), None, problem, "", existing, families))
-    return Survey(layers, tuple(slots.values()), tuple(activities))
+    specified = {k.layer.path for slot in slots.values() for k in slot.kernels}
+    held = [below for below in store.unclaimed(layers, specified) if below.has_matrix]
+    unseen = tuple(_unseen(store, below) for below in held)
+    return Survey(layers, tuple(slots.values()), tuple(activities), unseen)
+
+
+def _unseen(store: Store, below: Below) -> Unseen:
+    layer = below.layer
+    name = class_of(store.root) if layer is None else layer.class_name
+    if below.is_own and layer is not None and layer.twin is None:
+        reason = f"class {name} is not known, and its config has no kernel_regularizer"
+    else:
+        reason = f"the config of class {name} does not hold the layers that have them"
+    advice = (
+        f"give {name} a kernel_regularizer that its add_weight and get_config use, or the layers "
+        "that it is made of in its config"
+    )
+    if store.record.format != "memory":
+        advice = "load the model in Python and orthwrap.apply(model, …), which sees its layers"
+    return Unseen("" if layer is None else layer.path, name, below.parameters, reason, advice)
 
 
 _WRAPPERS = ("TimeDistributed", "Bidirectional")
@@ -131,7 +187,8 @@ _WRAPPERS = ("TimeDistributed", "Bidirectional")
 
 def _specs_of(layer: Layer) -> tuple[KernelSpec, ...]:
     if layer.kind is not None:
-        return LAYER_TYPES[layer.kind].kernels
+        kernels = LAYER_TYPES[layer.kind].kernels
+        return tuple(k for k in kernels if not k.when or layer.config.get(k.when))
     if not layer.is_container and "kernel_regularizer" in layer.config:
         return UNKNOWN
     return ()
@@ -154,6 +211,8 @@ def _slot(layer: Layer, name: str, found: Sequence[tuple[KernelSpec, WeightRef |
         layout: Layout | str
         if weight is None:
             layout = f"its {spec.name} was not found among the weights"
+        elif len({len(w.shape) for w in weight.candidates}) > 1:
+            layout = f"{weight.doubt}, and they differ in their axes"
         else:
             layout = spec.layout(layer.config, weight.shape)
             if isinstance(layout, Layout) and not layout.fits(weight.shape):
@@ -167,12 +226,15 @@ def _slot(layer: Layer, name: str, found: Sequence[tuple[KernelSpec, WeightRef |
     if isinstance(layout_or_problem, str):
         problems.append(layout_or_problem)
         layout_or_problem = None
-    problem = _special(layer) or (problems[0] if problems else "")
+    problem = _special(layer) or _lost(layer) or (problems[0] if problems else "")
     note = ""
     if layer.kind is None:
         note = f"class {layer.class_name} is not known: layout by its kernel's rank"
     elif layer.kind != layer.class_name:
         note = f"class {layer.class_name} has the layout of {layer.kind}"
+    doubt = next((k.weight.doubt for k in kernels if k.weight is not None), "")
+    held = f"kept if class {layer.held_by} makes it from this config" if layer.held_by else ""
+    note = "; ".join(n for n in (note, doubt, held) if n)
     family = family_of(kernels[0].spec, kernels[0].layout)
     return Slot(
         layer=layer,
@@ -198,6 +260,17 @@ def _no_config(layer: Layer) -> str:
     if isinstance(layer.node.get("config"), Mapping):
         return ""
     return "its config holds no arguments by name, among which a regularizer would stand"
+
+
+def _lost(layer: Layer) -> str:
+    """Why a regularizer in a layer's config would be lost where the model is made of that."""
+    if not layer.made_by:
+        return ""
+    return (
+        f"class {layer.made_by} has a get_config of its own, so that its layers are not made from "
+        "the list in this file: load it in Python, where orthwrap.apply(model, …) tries what it "
+        "keeps"
+    )
 
 
 def _special(layer: Layer) -> str:

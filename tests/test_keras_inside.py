@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from inspect import signature
 from typing import Any, NamedTuple
 
 import keras
@@ -58,9 +59,10 @@ def thing(kind: str) -> Any:
     if kind == "Sequential":
         return keras.Sequential([layers.Input((4,)), layers.Dense(2)])
     if kind in ("MultiHeadAttention", "GroupQueryAttention"):
-        made = layers.MultiHeadAttention(2, 4)
-        if kind == "GroupQueryAttention":
-            made = layers.GroupQueryAttention(4, 2, 1)
+        attention = getattr(layers, kind)
+        gate = {"use_gate": True} if "use_gate" in signature(attention).parameters else {}
+        shape = (2, 4) if kind == "MultiHeadAttention" else (4, 2, 1)
+        made = attention(*shape, **gate)
         made.build((None, 5, 8), (None, 5, 8))
         return made
     built = {
@@ -120,7 +122,7 @@ def test_a_name_that_is_gone_is_told_with_who_uses_it() -> None:
     gone = Name("Layer._no_such_member", "3.5", "held_layers")
     assert moved(gone) == (
         f"Keras {keras.__version__} has moved Layer._no_such_member, used by "
-        "keras_inside.held_layers (for orthwrap/live/live_store.py)"
+        "keras_inside.held_layers (for orthwrap/live/kept.py, orthwrap/live/live_store.py)"
     )
     assert "has moved keras.src.nowhere:x" in moved(Name("keras.src.nowhere:x", "3.5", "unscaled"))
 

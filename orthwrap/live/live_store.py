@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +11,15 @@ import keras
 
 from orthwrap import keras_inside
 from orthwrap.errors import ValueFault
-from orthwrap.model_config.layers import KernelSpec, layer_type_of_object
-from orthwrap.model_config.tree import Layer, Node, Step, to_snake_case, walk
-from orthwrap.stores.store import ModelRecord, WeightRef, as_float
+from orthwrap.model_config.layers import (
+    LAYER_TYPES,
+    PUBLIC_NAMES,
+    UNKNOWN,
+    KernelSpec,
+    layer_type_of_object,
+)
+from orthwrap.model_config.tree import Layer, Node, Step, is_of_keras, to_snake_case, walk
+from orthwrap.stores.store import Below, ModelRecord, WeightRef, as_float, likely_kernel
 from orthwrap.text import error_summary
 
 
@@ -40,7 +46,7 @@ class LiveStore:
             self.root = {"class_name": type(model).__name__, "config": {}}
             self.no_config = f"its get_config failed ({error_summary(e)})"
         self.record = ModelRecord(None, self.format, keras.__version__, int(model.count_params()))
-        self._objects = _live_layers(model)
+        self._objects = live_layers(model)
 
     def layers(self) -> tuple[Layer, ...]:
         """The layers of the config, then those that only the live model knows.
@@ -76,6 +82,22 @@ class LiveStore:
         live = self.object_of(layer)
         return [None if live is None else _weight(live, spec) for spec in specs]
 
+    def unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Below]:
+        held: list[tuple[Layer | None, Any]] = [(None, self.model)]
+        held += [(layer, self.object_of(layer)) for layer in layers]
+        found = []
+        for layer, live in held:
+            if live is None or is_of_keras({"module": type(live).__module__}):
+                continue
+            below = Below(layer)
+            if layer is None or layer.path not in specified:
+                for variable in _float_variables(live):
+                    below.add(variable.shape, is_own=True)
+            for variable in () if layer is None else _passed_over(live, layer.kind):
+                below.add(variable.shape, is_own=False)
+            found.append(below)
+        return [below for below in found if below.parameters]
+
     def close(self) -> None:
         """There is no file to let go of."""
 
@@ -83,13 +105,30 @@ class LiveStore:
         live = self.object_of(layer)
         if live is None:
             return layer
-        return replace(layer, kind=_kind_of(live), trainable=_is_trainable(self.model, live))
+        # Whether a class makes its layers from the config is tried on the model made of it.
+        tried = replace(layer, made_by="", held_by="")
+        return replace(tried, kind=_kind_of(live), trainable=_is_trainable(self.model, live))
 
 
 def _weight(live: Any, spec: KernelSpec) -> WeightRef | None:
     variable = variable_of(live, spec)
-    if variable is None:
-        return None
+    found = None if variable is None else _reference(variable)
+    if spec not in UNKNOWN:
+        return found
+    return likely_kernel(found, [_reference(v) for v in _float_variables(live)])
+
+
+def _passed_over(live: Any, kind: str | None) -> list[Any]:
+    """The float variables within a layer of a known kind that its kind is not about."""
+    if kind is None:
+        return []  # what is within it is walked
+    parts = {a for spec in LAYER_TYPES[kind].kernels for a in spec.attributes}
+    meant = {id(v) for a in parts for v in getattr(getattr(live, a, None), "variables", ())}
+    within = [v for inner in keras_inside.layers_within(live) for v in _float_variables(inner)]
+    return [v for v in within if id(v) not in meant]
+
+
+def _reference(variable: Any) -> WeightRef:
     return WeightRef(
         tuple(variable.shape),
         lambda: as_float(keras.ops.convert_to_numpy(variable)),
@@ -97,17 +136,27 @@ def _weight(live: Any, spec: KernelSpec) -> WeightRef | None:
     )
 
 
+def _float_variables(live: Any) -> list[Any]:
+    """Those of a layer itself."""
+    own = keras_inside.own_variables(live)
+    return [v for v in own if "float" in keras.backend.standardize_dtype(v.dtype)]
+
+
 def variable_of(live: Any, spec: KernelSpec) -> Any:
     """The variable a spec speaks of, or None."""
     for attribute in spec.attributes:
         live = getattr(live, attribute, None)
-    return keras_inside.variable_called(live, spec.weight)
+    found = keras_inside.variable_called(live, spec.weight)
+    if found is None and live is not None and spec in UNKNOWN:
+        matrices = [v for v in _float_variables(live) if len(v.shape) >= 2]
+        return matrices[0] if len(matrices) == 1 else None
+    return found
 
 
 # The live tree. Paths agree with the walker's.
 
 
-def _live_layers(model: Any) -> dict[str, Any]:
+def live_layers(model: Any) -> dict[str, Any]:
     """Every layer below the model, by each of its paths."""
     found: dict[str, Any] = {}
 
@@ -130,11 +179,9 @@ def _members(owner: Any) -> Iterator[tuple[str, Any]]:
         # The walker names both after the forward layer; a backward layer of its own keeps its name.
         yield owner.backward_layer.name, owner.backward_layer
         return
-    # Functional and Sequential list their layers; every other layer tracks what it holds.
-    layers = getattr(owner, "layers", None)
-    if not isinstance(layers, list):
-        layers = keras_inside.held_layers(owner)
-    for layer in layers:
+    # A model's list is in its order; another layer may keep anything under that name.
+    is_model = isinstance(owner, keras.Model)
+    for layer in owner.layers if is_model else keras_inside.held_layers(owner):
         if isinstance(layer, keras.layers.Layer):
             yield layer.name, layer
 
@@ -162,7 +209,7 @@ def _live_only(path: str, live: Any) -> Layer:
     return Layer(
         path=path,
         paths=(path,),
-        class_name=class_name,
+        class_name=PUBLIC_NAMES.get(class_name, class_name),
         kind=_kind_of(live),
         name=live.name,
         node={"class_name": class_name, "config": dict(config)},

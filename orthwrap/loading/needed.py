@@ -86,9 +86,7 @@ def _lookup_in(found: dict[str, Any]) -> needs.Lookup:
     """
     import keras
 
-    spaces = [getattr(keras, name) for name in _NAMESPACES]
-    spaces.append(keras.optimizers.schedules)
-    builtin = {name.lower() for space in spaces for name in dir(space)} | _MODELS
+    builtin = _names_of_keras()
     getters = {
         "activation": keras.activations.get,
         "initializer": keras.initializers.get,
@@ -124,6 +122,17 @@ def _lookup_in(found: dict[str, Any]) -> needs.Lookup:
         return "keras" if known else None
 
     return lookup
+
+
+def _names_of_keras() -> frozenset[str]:
+    """Its classes and functions in lower case; of classes the Python names too, as in `.h5`."""
+    import keras
+
+    spaces = [getattr(keras, name) for name in _NAMESPACES]
+    spaces.append(keras.optimizers.schedules)
+    held = (value for space in spaces for value in vars(space).values())
+    classes = {value.__name__.lower() for value in held if isinstance(value, type)}
+    return _MODELS | classes | {name.lower() for space in spaces for name in dir(space)}
 
 
 # Where Keras keeps what a config may name.

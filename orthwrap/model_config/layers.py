@@ -7,7 +7,7 @@ shorthand chooses it and what else the class is called: all follow from its row.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orthwrap import keras_inside
@@ -31,6 +31,8 @@ class KernelSpec:
         label: how the report names the kernel; `query/kernel` where a layer has several in a slot.
         layout: (layer config, kernel shape) → Layout, or a str: why it has none.
         family: the shorthand that chooses it, one of `FAMILIES`; None: chosen by name alone.
+        also: what `.h5` files of other versions call the weight.
+        when: the key of the config that says whether the layer has it; "" where all have.
     """
 
     slot: str
@@ -40,6 +42,8 @@ class KernelSpec:
     attributes: tuple[str, ...] = ()
     index: int = 0
     label: str = ""
+    also: tuple[str, ...] = ()
+    when: str = ""
 
     @property
     def name(self) -> str:
@@ -226,7 +230,15 @@ def _recurrent_kernels(gates: int, attributes: tuple[str, ...] = ()) -> tuple[Ke
 
 def _attention_kernel(part: str, attribute: str) -> KernelSpec:
     layout = _attention_output if part == "attention_output" else _attention_projection
-    return KernelSpec("kernel", "kernel", layout, "attention", (attribute,), 0, f"{part}/kernel")
+    return KernelSpec(
+        slot="kernel",
+        weight="kernel",
+        layout=layout,
+        family="attention",
+        attributes=(attribute,),
+        label=f"{part}/kernel",
+        when="use_gate" if part == "gate" else "",
+    )
 
 
 _CELL = ("cell",)
@@ -234,8 +246,11 @@ _DENSE = (KernelSpec("kernel", "kernel", _dense, "dense"),)
 _EINSUM = (KernelSpec("kernel", "kernel", _einsum, "dense"),)
 _CONV = (KernelSpec("kernel", "kernel", _conv, "conv"),)
 _TRANSPOSE = (KernelSpec("kernel", "kernel", _conv_transpose, "conv"),)
-_DEPTHWISE = (KernelSpec("depthwise", "depthwise_kernel", _depthwise, "depthwise"),)
-_SEPARABLE = (*_DEPTHWISE, KernelSpec("pointwise", "pointwise_kernel", _pointwise, "conv", (), 1))
+_SEPARABLE = (
+    KernelSpec("depthwise", "depthwise_kernel", _depthwise, "depthwise"),
+    KernelSpec("pointwise", "pointwise_kernel", _pointwise, "conv", (), 1),
+)
+_DEPTHWISE = (replace(_SEPARABLE[0], also=("kernel",)),)  # as Keras 3 calls it
 _ATTENTION = tuple(_attention_kernel(*p) for p in keras_inside.ATTENTION_PARTS.items())
 _EMBEDDINGS = (KernelSpec("embeddings", "embeddings", _embeddings, None),)
 
@@ -264,10 +279,25 @@ _ROWS = (
     LayerType("GRUCell", _recurrent_kernels(3)),
     LayerType("LSTMCell", _recurrent_kernels(4)),
     LayerType("Embedding", _EMBEDDINGS),
+    LayerType("ReversibleEmbedding", _EMBEDDINGS),
 )
+
+PUBLIC_NAMES = {"GroupedQueryAttention": "GroupQueryAttention"}
+"""Of classes that Keras offers under another name than their Python one, which `.h5` files have."""
 
 LAYER_TYPES = {name: row for row in _ROWS for name in (row.name, *row.aliases)}
 """Each layer type, by its name and by its aliases."""
+
+WITHOUT_KERNELS = frozenset(
+    (
+        *("Functional", "Model", "Sequential", "Wrapper", "TimeDistributed", "Bidirectional"),
+        *("RNN", "StackedRNNCells", "SpectralNormalization", "BatchNormalization"),
+        *("BatchNormalizationV1", "BatchNormalizationV2", "LayerNormalization", "RMSNormalization"),
+        *("GroupNormalization", "UnitNormalization", "Normalization", "PReLU", "Attention"),
+        *("AdditiveAttention", "SyncBatchNormalization"),
+    )
+)
+"""Keras's own classes that have weights, or layers, and no kernel; `.h5` files name no module."""
 
 # A class that is not known, but whose config has kernel_regularizer.
 UNKNOWN = (KernelSpec("kernel", "kernel", layout_by_rank, None),)

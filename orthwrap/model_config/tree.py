@@ -17,7 +17,7 @@ from typing import Any
 
 from orthwrap import keras_inside
 from orthwrap.errors import FileFault
-from orthwrap.model_config.layers import layer_type_of
+from orthwrap.model_config.layers import PUBLIC_NAMES, WITHOUT_KERNELS, layer_type_of
 
 Node = dict[str, Any]
 Pointer = tuple[str | int, ...]
@@ -59,10 +59,15 @@ class Layer:
         node: its node in the tree; not to be changed.
         pointers: where its config stands in the tree, one for each place.
         steps: from the root to its first place.
+        other_ways: the same to its other places.
         trainable: false where it, or a model around it, is frozen.
         twin: the path of the layer whose config this one shares: the backward layer of a
             Bidirectional whose file keeps one config for both directions.
         is_container: it is a model or a wrapper; its layers are entries of their own.
+        made_by: the class of a model around it that builds itself without regard to the layers
+            that its config lists, so that an edit there is lost; "" where there is none.
+        held_by: the outermost class of others around it, whose `from_config` decides what it makes
+            of the layer's config; "" where there is none.
     """
 
     path: str
@@ -77,6 +82,14 @@ class Layer:
     twin: str | None = None
     is_container: bool = False
     is_operation: bool = False
+    made_by: str = ""
+    held_by: str = ""
+    other_ways: tuple[tuple[Step, ...], ...] = ()
+
+    @property
+    def ways(self) -> tuple[tuple[Step, ...], ...]:
+        """The steps to every place."""
+        return (self.steps, *self.other_ways)
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -97,7 +110,9 @@ def walk(root: Node) -> tuple[Layer, ...]:
     found: dict[str, Layer] = {}
     shared: dict[Any, str] = {}
     copies: dict[str, int] = {}
-    for count, (layer, shared_id) in enumerate(_descend(root, (), (), "", True, 0)):
+    for count, (layer, shared_id) in enumerate(
+        _descend(root, (), (), "", not _is_frozen(root), _Around(), 0)
+    ):
         _check_size(layer.path, count)
         first = shared.get(shared_id) if shared_id is not None else None
         if first is not None:
@@ -105,6 +120,7 @@ def walk(root: Node) -> tuple[Layer, ...]:
             found[first] = replace(
                 old,
                 paths=(*old.paths, *layer.paths),
+                other_ways=(*old.other_ways, layer.steps),
                 # Where it stands again without a config, there is nothing to edit.
                 pointers=old.pointers + (layer.pointers if _has_config(layer.node) else ()),
             )
@@ -135,30 +151,32 @@ def _descend(
     steps: tuple[Step, ...],
     prefix: str,
     trainable: bool,
+    around: _Around,
     depth: int,
 ) -> Iterator[tuple[Layer, Any]]:
     if depth > MAX_DEPTH:
         raise FileFault(f"the config nests more than {MAX_DEPTH} layers; this is no real model")
+    around = around.within(node)
     for child in _children(node) or ():
         path = prefix + child.step.name
-        config = child.node.get("config")
-        below = isinstance(config, dict) and config.get("trainable") is False
         class_name = class_of(child.node)
         known = layer_type_of(class_name)
         members = _children(child.node) if known is None else None
         layer = Layer(
             path=path,
             paths=(path,),
-            class_name=class_name,
+            class_name=PUBLIC_NAMES.get(class_name, class_name),
             kind=None if known is None else known.name,
             name=child.step.name,
             node=child.node,
             pointers=((*pointer, *child.pointer),),
             steps=(*steps, child.step),
-            trainable=trainable and not below,
+            trainable=trainable and not _is_frozen(child.node),
             twin=None if child.twin is None else prefix + child.twin,
             is_container=members is not None,
             is_operation=_is_operation(child.node),
+            made_by=around.made_by,
+            held_by=around.held_by,
         )
         shared_id = child.node.get("shared_object_id")
         yield layer, shared_id if isinstance(shared_id, (int, str)) else None
@@ -169,8 +187,36 @@ def _descend(
                 layer.steps,
                 path + "/",
                 layer.trainable,
+                around,
                 depth + 1,
             )
+
+
+@dataclass(frozen=True)
+class _Around:
+    """As in `Layer`, for what lies within a node."""
+
+    made_by: str = ""
+    held_by: str = ""
+
+    def within(self, node: Node) -> _Around:
+        reads = _reads_its_layers(node)
+        config = node.get("config")
+        is_plain = is_of_keras(node) or (
+            reads and isinstance(config, dict) and _lists_as_keras(config)
+        )
+        name = class_of(node)
+        return _Around(
+            self.made_by or ("" if reads else name), self.held_by or ("" if is_plain else name)
+        )
+
+
+def _is_frozen(node: Node) -> bool:
+    """Whether a node's config freezes it; Keras does not read that of a Sequential."""
+    config = node.get("config")
+    if not isinstance(config, dict) or config.get("trainable") is not False:
+        return False
+    return not (class_of(node) == "Sequential" and _is_model_of_keras(node))
 
 
 @dataclass(frozen=True)
@@ -189,21 +235,69 @@ def _children(node: Node) -> list[_Child] | None:
     if not isinstance(config, dict):
         return None
     class_name = class_of(node)
-    if isinstance(config.get("layers"), list):
+    is_list = isinstance(config.get("layers"), list)
+    if is_list and (_is_model_of_keras(node) or _lists_as_keras(config)):
         return _members(config["layers"], ("config", "layers"), "layers")
     if class_name == "Bidirectional" and _is_layer(config.get("layer")):
         return _directions(config["layer"], config.get("backward_layer"))
-    found: list[_Child] = []
-    for key, value in config.items():
-        if _is_layer(value):
-            found.append(_single(value, ("config", key), key))
-        elif isinstance(value, list) and any(_is_layer(v) for v in value):
-            found.extend(_members(value, ("config", key), key))
-        elif isinstance(value, dict) and "class_name" not in value:
-            found.extend(
-                _single(v, ("config", key, k), key) for k, v in value.items() if _is_layer(v)
-            )
+    found = [c for key, v in config.items() for c in _within(v, ("config", key), key)]
     return found or None
+
+
+def _within(value: Any, pointer: Pointer, attribute: str) -> Iterator[_Child]:
+    """The layers in a value of a config, in lists and mappings of any depth."""
+    if _is_layer(value):
+        yield _single(value, pointer, attribute)
+    elif isinstance(value, list):
+        if any(_is_layer(v) for v in value):
+            yield from _members(value, pointer, attribute)
+        for i, inner in enumerate(value):
+            if not _has_class(inner):
+                yield from _within(inner, (*pointer, i), attribute)
+    elif isinstance(value, dict) and not _has_class(value):
+        for key, inner in value.items():
+            yield from _within(inner, (*pointer, key), attribute)
+
+
+def _has_class(value: Any) -> bool:
+    return isinstance(value, dict) and "class_name" in value
+
+
+_MODELS = ("Functional", "Model", "Sequential")
+# What Keras itself writes into the config of a model that lists its layers.
+_OWN_KEYS = frozenset(
+    ("name", "trainable", "dtype", "layers", "input_layers", "output_layers", "build_input_shape")
+)
+
+
+def is_of_keras(node: Node) -> bool:
+    """Whether a node's class is one of Keras's; where no module is named, its name decides."""
+    name, module = str(node.get("class_name")), node.get("module")
+    if isinstance(module, str):
+        return module.partition(".")[0] in ("keras", "tf_keras", "tensorflow")
+    return name in WITHOUT_KERNELS or layer_type_of(name) is not None
+
+
+def _is_model_of_keras(node: Node) -> bool:
+    """Whether a node's class is Functional or Sequential."""
+    return node["class_name"] in _MODELS and is_of_keras(node)
+
+
+def _lists_as_keras(config: Mapping[str, Any]) -> bool:
+    """Whether its list of layers is one that Keras wrote: with what only a model has beside it."""
+    return "input_layers" in config or "build_input_shape" in config
+
+
+def _reads_its_layers(node: Node) -> bool:
+    """False for a model that is not made from the layers that its config lists.
+
+    Keras makes its own classes from the list, and others whose config is as Keras writes it. A
+    class with more in there has a `get_config` of its own: it builds itself, from that.
+    """
+    config = node.get("config")
+    if not isinstance(config, dict) or _is_model_of_keras(node):
+        return True
+    return not _lists_as_keras(config) or config.keys() <= _OWN_KEYS
 
 
 def _members(nodes: Sequence[Any], pointer: Pointer, attribute: str) -> list[_Child]:

@@ -27,7 +27,7 @@ from orthwrap.plan.decision import (
 from orthwrap.plan.explain import check_targets, warnings_of
 from orthwrap.plan.parsed import ParsedRule, matching, parse_rule
 from orthwrap.plan.reasons import AUTO_FACTOR, IS_FROZEN, Reason, Reasons, because
-from orthwrap.plan.scales import scaled
+from orthwrap.plan.scales import scale_problem, scaled
 from orthwrap.rules.patterns import Pattern
 from orthwrap.rules.rule import Rule
 from orthwrap.rules.words import AUTO
@@ -112,6 +112,7 @@ def _attach(slot: Slot, p: ParsedRule, target: Pattern) -> Decision:
     rule = p.rule
     attachment, auto = _with_factor(slot, p)
     problem = slot.problem or _penalty_problem(slot, attachment)
+    problem = problem or scale_problem(slot, rule, attachment)
     if problem:
         return Decision(slot, UNSUPPORTED, because(problem), target.text, measured=True)
     current = slot.current

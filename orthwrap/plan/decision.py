@@ -36,6 +36,8 @@ class Decision:
         auto: training finds its factor; until then it is the rule's or the regularizer's own.
         schedule: how its factor moves in training, where its rule says so.
         pull: how hard its kernels are pulled instead, where its rule says so.
+        lost_to: the class that does not make its layer from the config, so that it carries
+            nothing; "" where that is not so.
     """
 
     slot: Slot
@@ -49,6 +51,7 @@ class Decision:
     auto: bool = False
     schedule: Any = None
     pull: float | None = None
+    lost_to: str = ""
 
     @property
     def reason(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from orthwrap.errors import NoMatchError
 from orthwrap.model_config.layers import SLOT_KEYS
+from orthwrap.model_config.tree import Layer
 from orthwrap.plan.parsed import ParsedRule, matching
 from orthwrap.rules.patterns import Candidate, Pattern, nearest
 from orthwrap.rules.rule import Rule
@@ -29,7 +30,7 @@ def check_targets(surveyed: Survey, parsed: Sequence[ParsedRule]) -> None:
 
 def why_no_match(surveyed: Survey, pattern: Pattern, place: str) -> str:
     leaves = [x for x in surveyed.layers if not x.is_operation]
-    if not leaves:
+    if not leaves and not surveyed.unseen:
         return (
             "the model's config holds no layers: a model that builds its own layers is changed in "
             "Python, with orthwrap.apply(model, …)"
@@ -40,25 +41,43 @@ def why_no_match(surveyed: Survey, pattern: Pattern, place: str) -> str:
         if pattern.matches_layer(Candidate(layer.paths, layer.class_name, None, None, layer))
     ]
     having = surveyed.activities if place == "activity" else surveyed.slots
+    hidden = [u for u in surveyed.unseen if u.path in {x.path for x in matched}]
+    if hidden and place != "activity":
+        return f"target {pattern.text!r}: {hidden[0]}"
     if matched:
-        named = [f"{x.path} ({x.class_name})" for x in matched]
-        slots = list(dict.fromkeys(s.name for s in having if s.layer in matched))
-        if slots:
-            return (
-                f"target {pattern.text!r}: {named[0]} has no slot {pattern.slot!r}; it has "
-                f"{', '.join(slots)}"
-            )
-        what = f"slot {pattern.slot!r}" if pattern.slot else "kernel"
-        paths = list(dict.fromkeys(s.layer.path for s in having))
-        return (
-            f"target {pattern.text!r} matches only layers without a {what}: {listed(named)}; "
-            f"layers with kernels are: {shortened(paths, 3) or 'none'}"
-        )
+        return _why_no_kernel(pattern, matched, having)
+    if not having and surveyed.unseen:
+        return f"target {pattern.text!r} matches nothing: {surveyed.unseen[0]}"
     if not having:
         return f"target {pattern.text!r} matches nothing: no layer of this model has a kernel"
     is_slot = "@" in pattern.text and pattern.slot is None
     hint = f"; after @ stands a slot: {', '.join(SLOT_KEYS)}" if is_slot else ""
     return f"target {pattern.text!r} matches no layer; nearest: {_nearest(pattern, having)}{hint}"
+
+
+def _why_no_kernel(pattern: Pattern, matched: Sequence[Layer], having: Sequence[Slot]) -> str:
+    """Why layers that a pattern matches have nothing to attach to."""
+    named = [f"{x.path} ({x.class_name})" for x in matched]
+    slots = list(dict.fromkeys(s.name for s in having if s.layer in matched))
+    if slots:
+        return (
+            f"target {pattern.text!r}: {named[0]} has no slot {pattern.slot!r}; it has "
+            f"{', '.join(slots)}"
+        )
+    around = tuple(f"{layer.path}/" for layer in matched)
+    inside = [s.layer.path for s in having if s.layer.path.startswith(around)]
+    if inside:
+        return (
+            f"target {pattern.text!r} matches {named[0]}, whose kernels are those of layers "
+            f"within: {shortened(list(dict.fromkeys(inside)), 3)}; write "
+            f"{matched[0].path + '/*'!r}"
+        )
+    what = f"slot {pattern.slot!r}" if pattern.slot else "kernel"
+    paths = list(dict.fromkeys(s.layer.path for s in having))
+    return (
+        f"target {pattern.text!r} matches only layers without a {what}: {listed(named)}; "
+        f"layers with kernels are: {shortened(paths, 3) or 'none'}"
+    )
 
 
 def _nearest(pattern: Pattern, slots: Sequence[Slot]) -> str:

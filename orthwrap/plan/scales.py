@@ -23,14 +23,15 @@ def scaled(slot: Slot, rule: Rule, attachment: Attachment) -> tuple[Attachment, 
     penalty = attachment.penalty
     if penalty is None:
         return attachment, ()
-    is_auto = rule.scale == AUTO_SCALE and isinstance(rule.regularizer, str)
-    if not is_auto:
+    if not _is_auto(rule):
         kept = attachment.scale == "unit"
         return attachment if kept else replace(attachment, alpha=slot.alpha()), ()
     if attachment.on == "activity":
         return attachment, _because("unit: of outputs")
     if not penalty.concerns_alpha:
         return attachment, _because(f"unit: the minimum of {penalty.name} is the same at any")
+    if slot.doubt:
+        return attachment, _because("unit: the kernel's own is not known")
     alpha = slot.alpha()
     if not math.isfinite(alpha):
         return attachment, _because("unit: the kernel's RMS singular value is no finite number")
@@ -39,6 +40,18 @@ def scaled(slot: Slot, rule: Rule, attachment: Attachment) -> tuple[Attachment, 
         return attachment, _because(f"unit: {said}, within {LEAST:g} to {MOST:g}")
     found = replace(attachment, scale="preserve", alpha=alpha)
     return found, _because(f"preserve: {said}, outside {LEAST:g} to {MOST:g}")
+
+
+def scale_problem(slot: Slot, rule: Rule, attachment: Attachment) -> str:
+    """Why α cannot be taken; "" where it can, or where it is not asked for."""
+    if not slot.doubt or attachment.penalty is None or _is_auto(rule):
+        return ""
+    return "" if attachment.scale == "unit" else f"{slot.doubt}, so scale preserve has no α"
+
+
+def _is_auto(rule: Rule) -> bool:
+    """Whether the scale is to be found; an object keeps the one that it has."""
+    return rule.scale == AUTO_SCALE and isinstance(rule.regularizer, str)
 
 
 def _because(text: str) -> Reasons:

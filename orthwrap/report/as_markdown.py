@@ -117,8 +117,10 @@ def _model(model: ModelRecord) -> str:
 def _section(parts: list[str], upgrades: list[str], report: Report | CompareReport) -> str:
     if upgrades:
         parts.append(f"Brought up to Keras 3: {markdown_text(', '.join(upgrades))}.")
-    if report.warnings:
-        parts.append("\n".join(f"- {markdown_text(warning)}" for warning in report.warnings))
+    unseen = report.not_looked_into if isinstance(report, Report) else ()
+    notes = [*map(str, unseen), *report.warnings]
+    if notes:
+        parts.append("\n".join(f"- {markdown_text(note)}" for note in notes))
     return "\n\n".join(parts) + "\n"
 
 

@@ -37,7 +37,9 @@ def compare_kernel(
     weights = [None if side is None else side[0].weight for side in (before, after)]
     status, change = "gone" if after is None else "added", None
     if weights[0] is not None and weights[1] is not None:
-        if weights[0].shape != weights[1].shape:
+        if not (weights[0].is_known and weights[1].is_known):
+            status = "same" if _are_same(weights[0], weights[1]) else "changed"
+        elif weights[0].shape != weights[1].shape:
             status = "reshaped"
         else:
             same, change = _change(weights[0], weights[1])
@@ -59,8 +61,8 @@ def compare_kernel(
         slot=slot,
         kernel=name,
         class_name=there[0].layer.class_name,
-        shape_before=None if weights[0] is None else weights[0].shape,
-        shape_after=None if weights[1] is None else weights[1].shape,
+        shape_before=_shape(weights[0]),
+        shape_after=_shape(weights[1]),
         status=status,
         weight_change=change,
         regularizer_before=carried[0],
@@ -69,6 +71,18 @@ def compare_kernel(
         after=measured[1],
         carried_before=ours[0],
         carried_after=ours[1],
+    )
+
+
+def _shape(weight: WeightRef | None) -> tuple[int, ...] | None:
+    return weight.shape if weight is not None and weight.is_known else None
+
+
+def _are_same(before: WeightRef, after: WeightRef) -> bool:
+    """Whether all that could be a kernel is the same in both, where it is not known which it is."""
+    pairs = list(zip(before.candidates, after.candidates, strict=False))
+    return len(before.candidates) == len(after.candidates) and all(
+        a.shape == b.shape and _change(a, b)[0] for a, b in pairs
     )
 
 

@@ -28,6 +28,7 @@ from orthwrap.text import listed
 
 Measuring = Callable[[int], AbstractContextManager[Callable[[str], None]]]
 """Shows how far the operators' figures are: from how many there will be → who is told of each."""
+_LOOKING = ("inspect", "apply", "finetune")  # what is there, is said
 
 
 def make_report(
@@ -82,6 +83,7 @@ def make_report(
         upgrades=tuple(u.to_json() for u in source.upgrades),
         warnings=warnings,
         versions=versions(),
+        not_looked_into=surveyed.unseen if command in _LOOKING else (),
     )
 
 
@@ -152,6 +154,8 @@ def _record(decision: Decision, kernel: Kernel | None) -> LayerRecord:
     slot = decision.slot
     layer = slot.layer if kernel is None else kernel.layer
     weight: WeightRef | None = None if kernel is None else kernel.weight
+    if weight is not None and not weight.is_known:
+        weight = None
     layout = None if kernel is None or weight is None else _layout_of(kernel, decision.attachment)
     attachment = decision.attachment
     return LayerRecord(
@@ -210,7 +214,7 @@ def figures(
     kernel: Kernel, attachment: Attachment | None, *, with_sigmas: bool = True
 ) -> Deviation | None:
     """The figures of one kernel, with the penalty of the attachment if it has one."""
-    if kernel.weight is None:
+    if kernel.weight is None or not kernel.weight.is_known:
         return None
     layout = _layout_of(kernel, attachment)
     if layout is None:

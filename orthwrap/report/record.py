@@ -20,6 +20,7 @@ from orthwrap.report.gate import Gate
 from orthwrap.report.goal_progress import GoalProgress
 from orthwrap.report.verdict import Verdict
 from orthwrap.stores.store import ModelRecord
+from orthwrap.survey import Unseen
 from orthwrap.text import first_line
 
 REPORT_SCHEMA = "orthwrap.report/1"
@@ -329,6 +330,8 @@ class Report(_Shown):
         command_line: as it was given in a shell; None where Python asked.
         versions: of what it was made with, by name: Python, orthwrap, Keras, NumPy, the backend.
         gate: the limits of a check, and what exceeds them, or None.
+        not_looked_into: layers of classes of others whose weights may be kernels: `path`,
+            `class_name`, `weights`, `reason`, `advice`.
     """
 
     command: str
@@ -343,6 +346,7 @@ class Report(_Shown):
     command_line: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     gate: Gate | None = None
+    not_looked_into: tuple[Unseen, ...] = ()
 
     kind: ClassVar[str] = "report"
 
@@ -380,10 +384,12 @@ class Report(_Shown):
             # The names of old for what is times its factor, which a kernel's `penalty` is not.
             **{f"penalty_{when}": total for when, total in weighted.items()},
             **{f"weighted_penalty_{when}": total for when, total in weighted.items()},
+            **({"not_looked_into": len(self.not_looked_into)} if self.not_looked_into else {}),
         }
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-ready data, schema `orthwrap.report/1`; no NaN, no Infinity."""
+        unseen = [dataclasses.asdict(u) for u in self.not_looked_into]
         return {
             "schema": REPORT_SCHEMA,
             "orthwrap_version": self.orthwrap_version,
@@ -398,6 +404,7 @@ class Report(_Shown):
             "training": self.training and self.training.to_json(),
             "layers": [r.to_json() for r in self.layers],
             **({} if self.gate is None else {"gate": self.gate.to_json()}),
+            **({"not_looked_into": unseen} if unseen else {}),
         }
 
     @classmethod
@@ -422,6 +429,9 @@ class Report(_Shown):
                 command_line=data.get("command_line"),
                 versions=dict(data.get("versions") or {}),
                 gate=None if gate is None else Gate.from_json(gate),
+                not_looked_into=tuple(
+                    _known(Unseen, unseen) for unseen in data.get("not_looked_into", ())
+                ),
             )
 
 

@@ -79,6 +79,11 @@ def render(
         parts.append(_upgrades(report.command, report.upgrades, width))
     if report.training is not None:
         parts.append(_training(report, report.training, choices))
+    if report.not_looked_into:
+        count = len(report.not_looked_into)
+        was = "was" if count == 1 else "were"
+        head = Text(f"{_count(count, 'layer')} {was} not looked into", style="yellow")
+        parts.append(Group(head, *(_note(str(u)) for u in report.not_looked_into)))
     if report.warnings:
         parts.append(Group(*(_note(w) for w in report.warnings)))
     more = going_on(report)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,14 @@ import h5py
 import numpy as np
 
 from orthwrap.errors import FileFault
-from orthwrap.model_config.layers import KernelSpec
-from orthwrap.model_config.tree import Layer, Node, walk, with_old_names
+from orthwrap.model_config.layers import UNKNOWN, KernelSpec
+from orthwrap.model_config.tree import Layer, Node, is_of_keras, walk, with_old_names
 from orthwrap.stores import hdf5
 from orthwrap.stores.config import parse_config, parse_json, same_json
 from orthwrap.stores.faults import reading, unreadable
 from orthwrap.stores.heaps import check_heaps
 from orthwrap.stores.regular import check_holes, held, open_regular
-from orthwrap.stores.store import Known, ModelRecord, WeightRef
+from orthwrap.stores.store import Below, Known, ModelRecord, WeightRef, likely_kernel
 from orthwrap.text import first_line
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -109,6 +109,48 @@ class H5Store:
                 return [None] * len(specs)
             index = self._index_of(top)
             return [self._find(top, index, layer, spec) for spec in specs]
+
+    def unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Below]:
+        with reading(self.shown), hdf5.limited_memory():
+            return self._unclaimed(layers, specified)
+
+    def _unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Below]:
+        by_top: dict[str, list[Layer]] = {}
+        for layer in layers:
+            for steps in layer.ways:
+                by_top.setdefault(steps[0].name, []).append(layer)
+        found: dict[str, Below] = {}
+        if not is_of_keras(self.root):
+            tops = hdf5.names(self._model_weights(), "layer_names")
+            for name in dict.fromkeys(tops):
+                if name not in by_top:
+                    self._add_below(found, hdf5.child_group(self._model_weights(), name))
+        for inside in by_top.values():
+            group = self._group_of(inside[0])
+            if group is None or all(is_of_keras(layer.node) for layer in inside):
+                continue
+            by_name = {layer.name: layer for layer in reversed(inside)}
+            for weight in self._index_of(group).names[:_MOST_COMPARED]:
+                owners = _parts(weight)[:-1]
+                layer = next((by_name[n] for n in reversed(owners) if n in by_name), inside[0])
+                is_own = not owners or owners[-1] == layer.name
+                if not (is_of_keras(layer.node) or (is_own and layer.path in specified)):
+                    self._add(found, layer, group, weight, is_own=is_own)
+        return list(found.values())
+
+    def _add_below(self, found: dict[str, Below], group: Any) -> None:
+        """A layer that the config does not name, to what the model holds."""
+        names = () if group is None else self._index_of(group).names
+        for weight in names[:_MOST_COMPARED]:
+            self._add(found, None, group, weight, is_own=False)
+
+    def _add(
+        self, found: dict[str, Below], layer: Layer | None, group: Any, weight: str, *, is_own: bool
+    ) -> None:
+        dataset = hdf5.child(group, weight)
+        if isinstance(dataset, h5py.Dataset) and is_float(dataset):
+            below = found.setdefault("" if layer is None else layer.path, Below(layer))
+            below.add(dataset.shape or (), is_own=is_own)
 
     def close(self) -> None:
         self.file.close()
@@ -210,20 +252,52 @@ class H5Store:
         return self._indexes[key]
 
     def _find(self, group: Any, index: _Index, layer: Layer, spec: KernelSpec) -> WeightRef | None:
-        wanted = tuple(spec.name.split("/"))  # ("kernel",), or ("query", "kernel")
-        of_kind = index.of_kind(wanted)
-        if len(layer.steps) == 1 and len(of_kind) == 1:
-            return self._ref(group, of_kind[0])
-        if len(layer.steps) == 1 and not of_kind and spec.index < len(index.names):
+        if spec in UNKNOWN:
+            return self._likely(group, index, layer, spec)
+        is_top = len(layer.steps) == 1
+        names = (spec.name, *spec.also)
+        for name in names:
+            found = self._called(group, index, layer, name, is_alone=is_top)
+            if found is not None:
+                return found
+        has_names = any(index.of_kind(tuple(name.split("/"))) for name in names)
+        if is_top and not has_names and spec.index < len(index.names):
             return self._ref(group, index.names[spec.index])  # Keras 1: `dense_1_W`, by order
-        # Those that name the layer itself agree better than all others.
-        own = index.of_kind(wanted, layer.steps[-1].name)
-        best = _best_match(own or of_kind[:_MOST_COMPARED], layer, len(wanted))
+        # A wrapper's own name may stand where the layer's should.
+        tail = tuple(spec.name.split("/"))
+        best = _best_match(index.of_kind(tail)[:_MOST_COMPARED], layer, len(tail))
         return None if best is None else self._ref(group, best)
+
+    def _called(
+        self, group: Any, index: _Index, layer: Layer, name: str, *, is_alone: bool
+    ) -> WeightRef | None:
+        """The weight of this name that is the layer's, by the names around it."""
+        tail = tuple(name.split("/"))  # ("kernel",), or ("query", "kernel")
+        of_kind = index.of_kind(tail)
+        if is_alone and len(of_kind) == 1:
+            return self._ref(group, of_kind[0])
+        best = _best_match(index.of_kind(tail, layer.steps[-1].name), layer, len(tail))
+        return None if best is None else self._ref(group, best)
+
+    def _likely(
+        self, group: Any, index: _Index, layer: Layer, spec: KernelSpec
+    ) -> WeightRef | None:
+        """The kernel of a class that is not known."""
+        is_top = len(layer.steps) == 1
+        named = self._called(group, index, layer, spec.name, is_alone=is_top)
+        names = index.names if is_top else index.owned_by(layer.steps[-1].name)
+        found = [hdf5.dataset(group, name, self._allowance) for name in names[:_MOST_COMPARED]]
+        own = [self._ref(group, n) for n, d in zip(names, found, strict=False) if is_float(d)]
+        return likely_kernel(named, [w for w in own if w is not None])
 
     def _ref(self, group: Any, name: str) -> WeightRef | None:
         dataset = hdf5.dataset(group, name, self._allowance)
         return None if dataset is None else reference(dataset, self._references, self.shown)
+
+
+def is_float(dataset: Any) -> bool:
+    """Whether a dataset holds floats: what counts, or says yes and no, is no kernel."""
+    return dataset is not None and (dataset.dtype.kind not in "iub" or hdf5.is_bfloat16(dataset))
 
 
 def reference(dataset: Any, known: dict[hdf5.Key, WeightRef], path: Path) -> WeightRef:
@@ -273,6 +347,10 @@ class _Index:
                 tail = tuple(parts[-length:])
                 for owner in {None, *parts[:-length]}:
                     self._by_tail.setdefault((tail, owner), []).append(name)
+
+    def owned_by(self, owner: str) -> list[str]:
+        """The names that have this one right before their last part."""
+        return [name for name in self.names if _parts(name)[-2:-1] == [owner]]
 
     def of_kind(self, tail: tuple[str, ...], owner: str | None = None) -> list[str]:
         """The names that end so; with `owner`, those that also have it before the end."""

@@ -7,22 +7,22 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import h5py
 
 from orthwrap.errors import FileFault
-from orthwrap.model_config.layers import KernelSpec
-from orthwrap.model_config.tree import Layer, Node, Step, walk, with_old_names
+from orthwrap.model_config.layers import UNKNOWN, KernelSpec
+from orthwrap.model_config.tree import Layer, Node, Step, is_of_keras, walk, with_old_names
 from orthwrap.stores import hdf5
 from orthwrap.stores.config import check_length, parse_config, same_json
 from orthwrap.stores.faults import reading, unreadable
-from orthwrap.stores.h5 import reference
+from orthwrap.stores.h5 import is_float, reference
 from orthwrap.stores.heaps import check_heaps
 from orthwrap.stores.members import Archive, Members, UnpackedFolder
-from orthwrap.stores.store import ModelRecord, WeightRef
+from orthwrap.stores.store import Below, ModelRecord, WeightRef, likely_kernel
 from orthwrap.text import first_line
 
 CONFIG = "config.json"
@@ -30,6 +30,7 @@ METADATA = "metadata.json"
 WEIGHTS = "model.weights.h5"
 SHARDS = "model.weights.json"  # which of several files holds which weights
 PICKLES = "model.weights.npz"
+_MOST_VARIABLES = 500  # of one layer that are looked at
 _MAX_SHARDS = 200  # files of weights; HDF5 keeps 0.6 MB for each
 _MAX_METADATA = 1 << 20  # bytes: a version and a date
 _MAX_MAP = 16 << 20  # bytes of the list that says which shard holds what
@@ -91,9 +92,38 @@ class KerasStore:
 
     def weights(self, layer: Layer, specs: Sequence[KernelSpec]) -> list[WeightRef | None]:
         with reading(self.shown), hdf5.limited_memory():
-            found = (self._owner(place, layer) for place in self._places)
+            # What several layers hold is saved with the one that Keras comes to first.
+            found = (self._owner(p, steps) for steps in layer.ways for p in self._places)
             owners = [owner for owner in found if owner is not None]
             return [self._first(owners, spec) for spec in specs]
+
+    def unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Below]:
+        with reading(self.shown), hdf5.limited_memory():
+            return self._unclaimed(layers, specified)
+
+    def _unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Below]:
+        others = [layer for layer in layers if not is_of_keras(layer.node)]
+        if not others and is_of_keras(self.root):
+            return []
+        held: dict[str, Layer] = {}
+        for layer in layers:
+            owners = (self._owner(p, steps) for steps in layer.ways for p in self._places)
+            held |= {owner.group.name.strip("/"): layer for owner in owners if owner is not None}
+        found: dict[str, Below] = {}
+        for file in self._weights:
+            for place, dataset in hdf5.datasets(file, skip="optimizer"):
+                owner, _, variable = place.rpartition("/vars/")
+                if not variable or not is_float(dataset) or "_metrics" in owner.split("/")[0]:
+                    continue
+                nearest = _nearest(held, owner)
+                if is_of_keras(self.root if nearest is None else nearest.node):
+                    continue
+                path = "" if nearest is None else nearest.path
+                is_own = owner in held or not owner
+                if not (is_own and path in specified):
+                    below = found.setdefault(path, Below(nearest))
+                    below.add(dataset.shape or (), is_own=is_own)
+        return list(found.values())
 
     def close(self) -> None:
         for file in self._weights:
@@ -188,9 +218,9 @@ class KerasStore:
     # Where a layer's weights lie: its steps from the root, with the members of a list numbered by
     # class. Recent versions also write each layer's name; it decides where it is there.
 
-    def _owner(self, place: _Place, layer: Layer) -> _Place | None:
+    def _owner(self, place: _Place, steps: Sequence[Step]) -> _Place | None:
         here: _Place | None = place
-        for step in layer.steps:
+        for step in steps:
             here = None if here is None else self._down(here, step)
         return here
 
@@ -200,13 +230,15 @@ class KerasStore:
             holder = place.child("_layer_checkpoint_dependencies")  # 2.12 and 2.13
         if holder is None:
             return place.named(step.name)
-        if step.ordinal is None:
-            return holder
         number = f"_{step.ordinal}" if step.ordinal else ""
-        member = holder.child(f"{step.snake}{number}")
-        if member is not None and member.name in (None, step.name):
+        member = holder if step.ordinal is None else holder.child(f"{step.snake}{number}")
+        # A mapping of layers has no variables; nor need a layer whose layers have them all.
+        is_layer = member is not None and (member.is_layer or step.ordinal is not None)
+        if member is not None and is_layer and member.name in (None, step.name):
             return member
-        return holder.named(step.name)
+        # Members of a mapping or of nested lists; or what an attribute before it holds as well.
+        found = holder.named(step.name) or place.named(step.name)
+        return found or (holder if step.ordinal is None else None)
 
     def _first(self, owners: Sequence[_Place], spec: KernelSpec) -> WeightRef | None:
         for owner in owners:
@@ -216,13 +248,29 @@ class KerasStore:
         return None
 
     def _find(self, owner: _Place, spec: KernelSpec) -> WeightRef | None:
+        if spec in UNKNOWN:
+            found = [self._reference(owner, name) for name in owner.variables]
+            return likely_kernel(None, [w for w in found if w is not None])
         for attribute in spec.attributes:
             inner = owner.child(attribute) or owner.child(attribute.removeprefix("_"))
             if inner is None:
                 return None
             owner = inner
-        dataset = hdf5.dataset(owner.group, f"vars/{spec.index}", self._allowance)
-        return None if dataset is None else reference(dataset, self._references, self.shown)
+        return self._reference(owner, str(spec.index))
+
+    def _reference(self, owner: _Place, variable: str) -> WeightRef | None:
+        """A float variable of a layer's own; None where it is none."""
+        dataset = hdf5.dataset(owner.group, f"vars/{variable}", self._allowance)
+        if not is_float(dataset):
+            return None
+        return reference(dataset, self._references, self.shown)
+
+
+def _nearest(held: Mapping[str, Layer], path: str) -> Layer | None:
+    """The layer of the group, or of the innermost one around it."""
+    while path and path not in held:
+        path = path.rpartition("/")[0]
+    return held.get(path)
 
 
 class _Place:
@@ -243,12 +291,36 @@ class _Place:
         return None if own is None else hdf5.text(own, "name")
 
     @functools.cached_property
+    def is_layer(self) -> bool:
+        """Whether it is a layer's, not a list's or a mapping's of them."""
+        return b"vars" in self._names
+
+    @functools.cached_property
+    def variables(self) -> list[str]:
+        """Of the layer itself, in the file's order."""
+        own = hdf5.child_group(self.group, "vars")
+        names = [] if own is None else [name for name, _ in hdf5.members(own)]
+        return sorted(names, key=lambda name: (len(name), name))[:_MOST_VARIABLES]
+
+    @functools.cached_property
     def _by_name(self) -> dict[str | None, list[_Place]]:
+        """The layers that this one holds, in lists and mappings too, by their names."""
         found: dict[str | None, list[_Place]] = {}
-        for _, member in hdf5.members(self.group):
-            if isinstance(member, h5py.Group):
-                place = _Place(member)
-                found.setdefault(place.name, []).append(place)
+        seen: set[hdf5.Key] = set()  # a list may link to itself
+        waiting = [self]
+        while waiting:
+            for name, member in hdf5.members(waiting.pop().group):
+                if name == "vars" or not isinstance(member, h5py.Group):
+                    continue
+                key = hdf5.key_of(member)
+                if key in seen:
+                    continue
+                seen.add(key)
+                inner = _Place(member)
+                if inner.is_layer:
+                    found.setdefault(inner.name, []).append(inner)
+                else:
+                    waiting.append(inner)
         return found
 
     def child(self, name: str) -> _Place | None:

@@ -21,8 +21,16 @@ from orthwrap.report.record import Report
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
 from orthwrap.rules.rule import AttachWords, Rule
 from orthwrap.rules.words import documented, words_of
-from orthwrap.stores.outputs import PathLike
-from orthwrap.surgery import changed_model, load_changed, save, write_changed
+from orthwrap.stores.outputs import PathLike, check_output, output_for
+from orthwrap.surgery import (
+    changed_model,
+    check_kept,
+    is_in_doubt,
+    is_same_format,
+    load_planned,
+    save,
+    write_made,
+)
 from orthwrap.survey import Survey, survey
 from orthwrap.training.settings import DEFAULT_GOAL, TrainingWords, settings_of
 from orthwrap.verbs.endings import Result, finished, trained
@@ -162,26 +170,33 @@ class _Apply:
     def on_file(self, path: Path, output: PathLike | None, *, force: bool, upgrade: bool) -> Result:
         with opened(path, upgrade=upgrade) as source:
             store = source.store
+            target = output_for(path, output, "apply", store.format)
             templates, functions = templates_of(self.rules)
             check_references(functions)
-            surveyed = survey(store)
+            by_keras = not self.dry_run and (
+                self.job is not None or not is_same_format(source, target)
+            )
+            surveyed = survey(store, is_tried=by_keras)
             planned = plan(surveyed, self.rules, templates)
             check_foreign(planned)
-            target = target_of(path, output, "apply", store, force, self.dry_run)
+            if not self.dry_run:
+                check_output(target, path, force)
             if self.job is not None:
                 self.job.check_log(path, target)
-            report = self.report_on(source, surveyed, planned)
+            root = edit(store.root, planned.edits)
+            live = None
+            notes: tuple[str, ...] = ()
+            if by_keras:
+                how = (self.custom_objects, self.unsafe_lambda)
+                live, planned, notes = load_planned(source, planned, root, *how)
+                check_kept(planned)
+            report = with_notes(self.report_on(source, surveyed, planned), notes)
             if self.dry_run:
                 return finished(None, report, None)
-            root = edit(store.root, planned.edits)
-            how = (self.custom_objects, self.unsafe_lambda)
             if self.job is None:
-                made, notes = write_changed(source, root, target, *how)
-                return finished(made, with_notes(report, notes), target)
-            live, notes = load_changed(source, root, *how)
-        report, outcome = self._train(
-            self.job, live, self.job.read(live), with_notes(report, notes), planned
-        )
+                write_made(source, root, live, target)
+                return finished(live, report, target)
+        report, outcome = self._train(self.job, live, self.job.read(live), report, planned)
         return trained(self.job, live, report, outcome, target)
 
     def on_model(
@@ -199,14 +214,24 @@ class _Apply:
                 self.job.check_log(None, target)
             # Data that does not fit is found before anything is done.
             data = None if self.job is None else self.job.read(model)
-            report = self.report_on(source, surveyed, planned)
+            make = functools.partial(self.report_on, source, surveyed)
+            known = {**self.custom_objects, **functions}
+            saved = output is not None
             if self.dry_run:
-                return finished(None, report, None)
+                notes: tuple[str, ...] = ()
+                if not in_place and is_in_doubt(model, planned):
+                    store = source.store
+                    _, planned, notes = changed_model(
+                        store, planned, known, in_place=False, saved=saved
+                    )
+                report = make(planned)
+                return finished(None, with_notes(report, notes), None)
             outcome = None
             with _restored_on_error(model) if in_place else contextlib.nullcontext():
-                known = {**self.custom_objects, **functions}
-                changed, notes = changed_model(source.store, planned, known, in_place=in_place)
-                report = with_notes(report, notes)
+                changed, planned, notes = changed_model(
+                    source.store, planned, known, in_place=in_place, saved=saved
+                )
+                report = with_notes(make(planned), notes)
                 if self.job is not None and data is not None:
                     report, outcome = self._train(self.job, changed, data, report, planned)
         if self.job is not None and outcome is not None:

@@ -12,7 +12,7 @@ from orthwrap.report.make import make_report, with_notes
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
 from orthwrap.rules.words import documented
 from orthwrap.stores.outputs import PathLike
-from orthwrap.surgery import copied_model, load_changed
+from orthwrap.surgery import copied_model, load_planned
 from orthwrap.survey import survey
 from orthwrap.training.settings import TrainingWords, settings_of
 from orthwrap.verbs.endings import Result, trained
@@ -62,11 +62,14 @@ def finetune(
             job.check_log(model, target)
             surveyed = survey(source.store)
             planned = plan_inspect(surveyed)
-            report = make_report("finetune", source, surveyed, planned, with_figures=measure)
             if is_file:
-                live, notes = load_changed(source, source.store.root, known, unsafe_lambda)
+                root = source.store.root
+                live, planned, notes = load_planned(source, planned, root, known, unsafe_lambda)
             else:
-                live, notes = copied_model(source.store)
+                live, planned, notes = copied_model(
+                    source.store, planned, known, saved=target is not None
+                )
+            report = make_report("finetune", source, surveyed, planned, with_figures=measure)
         if not any(r.carries for r in report.layers):
             notes = (*notes, "no kernel carries an orthwrap regularizer: use apply to attach one")
         report, outcome = job.train(

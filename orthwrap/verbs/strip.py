@@ -56,6 +56,6 @@ def strip(
             report = with_notes(report, notes.of_own_classes(root))
             plain, found = write_changed(source, root, target, known, unsafe_lambda)
         else:
-            plain, found = changed_model(source.store, planned, known, in_place=in_place)
+            plain, _, found = changed_model(source.store, planned, known, in_place=in_place)
             save(plain, target)
     return finished(plain, with_notes(report, found), target)

@@ -349,7 +349,7 @@ def test_subclass_of_a_known_layer_has_its_layout() -> None:
 def test_layer_of_an_unknown_class_goes_by_rank() -> None:
     inputs = layers.Input((6,))
     original = keras.Model(inputs, Gated(4, name="own")(inputs))
-    result = orthwrap.apply(original, target="own")
+    result = orthwrap.apply(original, target="own", scale="unit")
     (record,) = result.report.layers
     assert record.matrices == (1, 6, 4)
     assert "Gated is not known: layout by its kernel's rank" in record.reason

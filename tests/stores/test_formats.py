@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from orthwrap.stores.edits import Described, Edits
 from orthwrap.stores.files import format_at, open_file
 from orthwrap.stores.formats import Format
 from orthwrap.stores.outputs import format_of, output_for
-from orthwrap.stores.store import ModelRecord, WeightRef
+from orthwrap.stores.store import Below, ModelRecord, WeightRef
 from orthwrap.upgrades import by_format, modernise
 from orthwrap_cli.main import app
 
@@ -51,6 +51,9 @@ class NumpyStore:
             None if a is None else WeightRef(a.shape, lambda a=a: a, (layer.path, a.shape))
             for a in found
         ]
+
+    def unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Below]:
+        return []
 
     def close(self) -> None:
         pass

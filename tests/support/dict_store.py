@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 from orthwrap.model_config.layers import KernelSpec
 from orthwrap.model_config.tree import Layer, walk
-from orthwrap.stores.store import ModelRecord, WeightRef
+from orthwrap.stores.store import Below, ModelRecord, WeightRef
 
 
 class DictStore:
@@ -28,6 +28,9 @@ class DictStore:
                 None if array is None else WeightRef(array.shape, lambda a=array: a, id(array))
             )
         return found
+
+    def unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Below]:
+        return []
 
     def close(self) -> None: ...
 

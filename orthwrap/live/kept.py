@@ -1,0 +1,88 @@
+"""Which regularizers act on a live model, and which of them a file of it would keep."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from orthwrap import keras_inside
+from orthwrap.live.carried import layer_pairs
+from orthwrap.live.live_store import LiveStore, live_layers, variable_of
+from orthwrap.live.rebuild import _is_keras, _keep_functions, _named_nodes, live_objects
+from orthwrap.survey import Slot
+
+
+def acts_on(live: Any, slot: Slot) -> bool:
+    """Whether one of our regularizers is where Keras applies it, for a slot of a live layer.
+
+    Of a layer that has no weights yet, what it was made with counts.
+    """
+    from orthwrap.regularizers import _Regularizer
+
+    if slot.name == "activity":
+        return isinstance(live.activity_regularizer, _Regularizer)
+    variables = [variable_of(live, k.spec) for k in slot.kernels]
+    held = [v.regularizer for v in variables if v is not None]
+    held = held or [keras_inside.setting(live, slot.key)]
+    return all(isinstance(r, _Regularizer) for r in held)
+
+
+def acting(model: Any) -> int:
+    """How many variables of a model have one of our regularizers."""
+    from orthwrap.regularizers import _Regularizer
+
+    return len({id(v) for v in model.variables if isinstance(v.regularizer, _Regularizer)})
+
+
+def builds_itself(model: Any) -> bool:
+    """Whether layers of a model lie within a class of others, which may make them as it likes."""
+    return any(
+        keras_inside.held_layers(layer) and not _is_keras(type(layer).__module__)
+        for layer in keras_inside.every_layer(model)
+    )
+
+
+def maker_of(store: LiveStore, slot: Slot) -> str:
+    """The class that decides what becomes of a layer: the outermost around it that is not Keras's.
+
+    That of the model where all are Keras's.
+    """
+    parts = slot.layer.path.split("/")
+    around = [store.model, *(store._objects.get("/".join(parts[:i])) for i in range(1, len(parts)))]
+    classes = [type(owner) for owner in around if owner is not None]
+    return next((c.__name__ for c in classes if not _is_keras(c.__module__)), classes[0].__name__)
+
+
+def lost_in_file(store: LiveStore, slots: Sequence[Slot]) -> list[Slot]:
+    """Those of the slots that carry nothing once the model was made anew from its config.
+
+    Raises:
+        Exception: whatever the model's classes raise, where it cannot be made.
+    """
+    again = _made_anew(store)
+    pairs = list(layer_pairs(store.model, again))
+    is_same = len(pairs) == len(keras_inside.layers_within(store.model))
+    twins = {id(old): new for old, new in pairs} if is_same else {}
+    by_path = live_layers(again)
+
+    def is_lost(slot: Slot) -> bool:
+        old = store.object_of(slot.layer)
+        new = twins.get(id(old)) if is_same else by_path.get(slot.layer.path)
+        return new is None or not acts_on(new, slot)
+
+    return [slot for slot in slots if is_lost(slot)]
+
+
+def _made_anew(store: LiveStore) -> Any:
+    """The model as Keras loads it from a file, without its weights."""
+    root = store.root
+    known = {**live_objects(store), **_keep_functions(store, root)}
+    for node in _named_nodes(root):
+        node.pop("compile_config", None)
+    with warnings.catch_warnings(), keras_inside.sharing_scope():
+        warnings.simplefilter("ignore")
+        # What code there is in the config is the caller's own.
+        return keras.saving.deserialize_keras_object(root, custom_objects=known, safe_mode=False)
