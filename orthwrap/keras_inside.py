@@ -43,6 +43,19 @@ def objects_in_scope() -> dict[str, Any]:
     return found
 
 
+def global_seeds() -> list[Any]:
+    """The variable of random numbers that are drawn without a seed, if there were any yet.
+
+    Keras ≥ 3.5: `keras.src.random.seed_generator:GLOBAL_SEED_GENERATOR`,
+    `keras.src.backend.common.global_state:get_global_attribute`.
+    """
+    from keras.src.backend.common.global_state import get_global_attribute
+    from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+
+    generator = get_global_attribute(GLOBAL_SEED_GENERATOR)
+    return [] if generator is None else [generator.state]
+
+
 # Layers
 
 
@@ -65,6 +78,25 @@ def held_layers(layer: Any) -> list[Any]:
     Keras ≥ 3.5: `Layer._layers`.
     """
     return list(layer._layers)
+
+
+def tracked_lists(layer: Any) -> dict[str, list[Any]]:
+    """What Keras tracks of a layer itself, not of those below it, by the lists it keeps.
+
+    Keras ≥ 3.5: `Layer._trainable_variables`, `Layer._non_trainable_variables`,
+    `Layer._seed_generators`, `Layer._metrics`.
+    """
+    names = ("_trainable_variables", "_non_trainable_variables", "_seed_generators", "_metrics")
+    return {name: list(getattr(layer, name)) for name in names}
+
+
+def added_losses(layer: Any) -> list[Any]:
+    """The losses that a layer added in its last call: its own list.
+
+    Keras ≥ 3.5: `Layer._losses`.
+    """
+    losses: list[Any] = layer._losses
+    return losses
 
 
 ATTENTION_PARTS = {

@@ -31,8 +31,16 @@ def set_compiled_state(model: Any, state: Mapping[str, Any]) -> None:
     forget_compiled_steps(model)
 
 
-def copy_compiled(model: Any, new: Any, known: Mapping[str, Any]) -> tuple[str, ...]:
-    """Compiles a copy as the model is, optimizer state and all; notes of what did not work."""
+def copy_compiled(
+    model: Any, new: Any, variables: Iterable[tuple[Any, Any]], known: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Compiles a copy as the model is, optimizer state and all; notes of what did not work.
+
+    Args:
+        model, new: the model and its copy.
+        variables: the model's, each with that of the copy which stands for it.
+        known: classes and functions by name.
+    """
     try:
         with warnings.catch_warnings(), known_objects(known):
             warnings.simplefilter("ignore")
@@ -41,7 +49,7 @@ def copy_compiled(model: Any, new: Any, known: Mapping[str, Any]) -> tuple[str, 
             else:
                 new.compile_from_config(model.get_compile_config())
         if new.compiled and model.optimizer is not None:
-            pairs = list(zip(model.variables, new.variables, strict=True))
+            pairs = [pair for pair in variables if isinstance(pair[0], keras.Variable)]
             copy_exclusions(model.optimizer, new.optimizer, pairs)
             # It may have been built before a layer was frozen: for the same variables, then.
             if model.optimizer.built:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -9,13 +10,35 @@ import numpy as np
 
 from orthwrap import keras_inside
 from orthwrap.errors import RebuildError
+from orthwrap.live.state import state_kept
 from orthwrap.text import error_summary
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+_SAME_OUTPUTS = 1e-5  # the largest difference that arithmetic in another order may make
+
+
+def check_outputs(model: Any, copy: Any) -> tuple[str, ...]:
+    """RebuildError where a copy gives other outputs; a note where they cannot be compared."""
+    difference = output_difference(model, copy)
+    if difference is None:
+        return (
+            "outputs of original and copy were not compared: no inputs were found that it takes",
+        )
+    if not difference <= _SAME_OUTPUTS:
+        raise RebuildError(
+            f"model {model.name!r}: the copy made from its config gives other outputs (by "
+            f"{difference:.3g}): use in_place=True, or mend the class's get_config"
+        )
+    return ()
 
 
 def output_difference(first: Any, second: Any, seed: int = 0) -> float | None:
     """The largest |difference| of two models' outputs on random inputs; None if none can be made.
 
     Inputs have each input's dtype; unknown dimensions become 1 for the batch and 32 elsewhere.
+    Neither model's state changes.
 
     Raises:
         RebuildError: the second fails on inputs that the first takes.
@@ -24,25 +47,31 @@ def output_difference(first: Any, second: Any, seed: int = 0) -> float | None:
     if inputs is None:
         return None
     try:
-        before = first(inputs, training=False)
+        before = _outputs(first, inputs)
     except Exception:  # a model may not take inputs of the sizes chosen for its free dimensions
         return None
     try:
-        after = second(inputs, training=False)
+        after = _outputs(second, inputs)
     except Exception as e:  # the copy of a user's class may do anything
         raise RebuildError(
             f"model {first.name!r}: the copy made from its config fails on inputs that the model "
             f"takes ({error_summary(e)}): use in_place=True, or mend the "
             "class's get_config"
         ) from e
-    worst = 0.0
-    pairs = zip(keras.tree.flatten(before), keras.tree.flatten(after), strict=True)
-    for a, b in pairs:
-        a, b = (np.asarray(keras.ops.convert_to_numpy(v), np.float64) for v in (a, b))
-        if a.size:
-            both_nan = np.isnan(a) & np.isnan(b)
-            worst = max(worst, float(np.max(np.where(both_nan, 0.0, np.abs(a - b)))))
-    return worst
+    if [a.shape for a in before] != [b.shape for b in after]:
+        return math.inf
+    return max(map(_largest_difference, before, after), default=0.0)
+
+
+def _outputs(model: Any, inputs: Any) -> list[Array]:
+    with state_kept(model):
+        flat = keras.tree.flatten(model(inputs, training=False))
+        return [np.asarray(keras.ops.convert_to_numpy(v), np.float64) for v in flat]
+
+
+def _largest_difference(a: Array, b: Array) -> float:
+    both_nan = np.isnan(a) & np.isnan(b)
+    return float(np.max(np.where(both_nan, 0.0, np.abs(a - b)), initial=0.0))
 
 
 def _random_inputs(model: Any, seed: int) -> Any:
