@@ -137,3 +137,165 @@ def test_numbers_without_a_seed_come_as_if_nothing_had_been_called() -> None:
             orthwrap.apply(original)
         drawn.append(numpy(keras.random.normal((3,))))
     np.testing.assert_array_equal(*drawn)
+
+
+# Models around models
+
+
+def backbone() -> Any:
+    inputs = layers.Input((6,), name="features")
+    x = layers.Dense(5, activation="tanh", name="first")(inputs)
+    return keras.Model(inputs, layers.Dense(4, name="second")(x), name="backbone")
+
+
+class Head(keras.Model):  # type: ignore[misc]  # Keras is untyped
+    """Ends on a model that it is given, and shares nothing with it but its input."""
+
+    def __init__(self, body: Any, units: int = 2, **options: Any) -> None:
+        super().__init__(body.input, layers.Dense(units, name="logits")(body(body.input)), **options)
+        self.body, self.units = body, units
+
+    def get_config(self) -> dict[str, Any]:
+        body = keras.saving.serialize_keras_object(self.body)
+        return {"body": body, "units": self.units, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        body = keras.saving.deserialize_keras_object(config.pop("body"))
+        return cls(body, **config)
+
+
+class Backbone(keras.Model):  # type: ignore[misc]  # Keras is untyped
+    """Makes its own graph from numbers, and its config holds no layers."""
+
+    def __init__(self, width: int = 4, **options: Any) -> None:
+        inputs = keras.Input((6,), name="features")
+        self.hidden = layers.Dense(width, name="hidden")
+        x = self.hidden(inputs)
+        outputs = {"pooled": layers.Dense(width, name="pooler")(x), "sequence": x}
+        super().__init__(inputs=inputs, outputs=outputs, **options)
+        self.width = width
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name, "trainable": self.trainable, "width": self.width}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        return cls(**config)
+
+
+class Task(keras.Model):  # type: ignore[misc]  # Keras is untyped
+    """A classifier as KerasHub builds them: a Functional that names its backbone."""
+
+    def __init__(self, backbone: Any, classes: int = 3, **options: Any) -> None:
+        inputs = backbone.input
+        self.head = layers.Dense(classes, name="predictions")
+        super().__init__(inputs=inputs, outputs=self.head(backbone(inputs)["pooled"]), **options)
+        self.backbone, self.classes = backbone, classes
+
+    def get_config(self) -> dict[str, Any]:
+        body = keras.layers.serialize(self.backbone)
+        return {"backbone": body, "classes": self.classes, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        config["backbone"] = keras.layers.deserialize(config["backbone"])
+        return cls(**config)
+
+
+class Autoencoder(keras.Model):  # type: ignore[misc]  # Keras is untyped
+    """Holds `encoder` and `auto`, which have the encoder's layers in common."""
+
+    def __init__(self, width: int = 3, **options: Any) -> None:
+        super().__init__(**options)
+        self.width = width
+        inputs = layers.Input((6,), name="features")
+        code = layers.Dense(width, name="code")(layers.Dense(5, name="in")(inputs))
+        self.encoder = keras.Model(inputs, code, name="encoder")
+        self.auto = keras.Model(inputs, layers.Dense(6, name="out")(code), name="auto")
+
+    def call(self, inputs: Any) -> Any:
+        return self.auto(inputs)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"width": self.width, "name": self.name}
+
+
+class Pair(keras.Model):  # type: ignore[misc]  # Keras is untyped
+    """The same two models, in its config."""
+
+    def __init__(self, encoder: Any, auto: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self.encoder, self.auto = encoder, auto
+
+    def call(self, inputs: Any) -> Any:
+        return self.auto(inputs)
+
+    def get_config(self) -> dict[str, Any]:
+        serialize = keras.saving.serialize_keras_object
+        return {"encoder": serialize(self.encoder), "auto": serialize(self.auto)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        return cls(**{k: keras.saving.deserialize_keras_object(v) for k, v in config.items()})
+
+
+def pair() -> Any:
+    made = Autoencoder()
+    return Pair(made.encoder, made.auto)
+
+
+def distiller() -> Any:
+    from keras.distillation import Distiller, FeatureDistillation, LogitsDistillation
+
+    def classifier(width: int, name: str) -> Any:
+        inputs = layers.Input((6,), name="features")
+        x = layers.Dense(width, name="hidden")(inputs)
+        return keras.Model(inputs, layers.Dense(3, name="logits")(x), name=name)
+
+    losses = [LogitsDistillation(temperature=2.0), FeatureDistillation("mse", "hidden", "hidden")]
+    return Distiller(classifier(4, "teacher"), classifier(4, "student"), losses, [0.5, 0.5])
+
+
+AROUND: dict[str, tuple[Callable[[], Any], set[str]]] = {
+    "head": (lambda: Head(backbone()), {"backbone/first", "backbone/second", "logits"}),
+    "head of a head": (
+        lambda: Head(Head(backbone(), name="inner"), 1),
+        {"inner/backbone/first", "inner/backbone/second", "inner/logits", "logits"},
+    ),
+    "task": (lambda: Task(Backbone()), {"backbone/hidden", "backbone/pooler", "predictions"}),
+    "autoencoder": (Autoencoder, {"encoder/in", "encoder/code", "auto/out"}),
+    "pair": (pair, {"encoder/in", "encoder/code", "auto/out"}),
+    "distiller": (
+        distiller,
+        {f"{m}/{n}" for m in ("teacher", "student") for n in ("hidden", "logits")},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_models_around_models_are_rebuilt(name: str) -> None:
+    make, kernels = AROUND[name]
+    original = models.randomized(make())
+    x = np.random.default_rng(0).normal(size=(3, 6)).astype("float32")
+    original(x)
+    result = orthwrap.apply(original)
+    copy = result.model
+    assert {r.path for r in result.report.layers if r.carries} == kernels
+    assert type(copy) is type(original)
+    assert len(copy.weights) == len(original.weights)
+    assert_same_outputs(original, copy, x)
+    assert len(copy.losses) == sum(r.trainable for r in result.report.layers)
+    for mine, theirs in zip(copy._flatten_layers(), original._flatten_layers(), strict=True):
+        assert mine is not theirs
+        if mine.name in ("backbone", "encoder", "auto", "teacher", "student"):
+            assert_same_outputs(theirs, mine, x)
+
+
+def test_what_models_share_is_shared_in_the_copy() -> None:
+    for make in (Autoencoder, pair):
+        original = models.randomized(make())
+        original(np.ones((1, 6), "float32"))
+        copy = orthwrap.apply(original).model
+        kernel = copy.encoder.get_layer("code").kernel
+        assert any(v is kernel for v in copy.auto.weights)

@@ -45,6 +45,7 @@ def rebuild(store: LiveStore, edits: Sequence[Edit]) -> tuple[Any, tuple[str, ..
     root = edit(store.root, edits)
     for node in _named_nodes(root):
         node.pop("compile_config", None)  # the compiled state is copied from the live models
+    _mark_shared(store, root)
     known = {**live_objects(store), **_keep_functions(store, root)}
     ways = [_from_config, _clone] if _shares_between_models(model) else [_from_config]
     refused: list[RebuildError] = []
@@ -52,7 +53,7 @@ def rebuild(store: LiveStore, edits: Sequence[Edit]) -> tuple[Any, tuple[str, ..
         try:
             new = _made(store, partial(way, store, root, known))
             layers, variables = _with_state(model, new)
-            notes = check_outputs(model, new)
+            notes = check_outputs(layers)
             return new, (*_compiled(layers, variables, known), *notes)
         except RebuildError as e:
             refused.append(e)
@@ -123,6 +124,13 @@ def _shares_between_models(model: Any) -> bool:
         for layer in owner.layers:
             owners[id(layer)] = owners.get(id(layer), 0) + 1
     return any(count > 1 for count in owners.values())
+
+
+def _mark_shared(store: LiveStore, root: Node) -> None:
+    """Says of each place where one layer stands that it is one; Keras says so of the last alone."""
+    for number, layer in enumerate(store.layers(), start=1):
+        for pointer in layer.pointers if len(layer.pointers) > 1 else ():
+            at(root, pointer)["shared_object_id"] = number
 
 
 def _from_config(store: LiveStore, root: Node, known: Mapping[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -19,19 +20,36 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _SAME_OUTPUTS = 1e-5  # the largest difference that arithmetic in another order may make
 
 
-def check_outputs(model: Any, copy: Any) -> tuple[str, ...]:
-    """RebuildError where a copy gives other outputs; a note where they cannot be compared."""
-    difference = output_difference(model, copy)
-    if difference is None:
+def check_outputs(layers: Sequence[tuple[Any, Any]]) -> tuple[str, ...]:
+    """RebuildError where a copy gives other outputs; a note where they cannot be compared.
+
+    Args:
+        layers: the model and its copy first, then each layer below it with its own; of a model
+            that has no graph, the outputs of those models below it are compared that have one.
+    """
+    model = layers[0][0]
+    inside: set[int] = set()  # of a model whose outputs are compared
+    differences = []
+    for old, fresh in layers:
+        if id(old) in inside or not isinstance(old, keras.Model) or not _has_graph(old):
+            continue
+        inside |= {id(layer) for layer in keras_inside.layers_within(old)}
+        differences.append(output_difference(old, fresh))
+    if not differences or None in differences:
         return (
             "outputs of original and copy were not compared: no inputs were found that it takes",
         )
+    difference = max(d for d in differences if d is not None)
     if not difference <= _SAME_OUTPUTS:
         raise RebuildError(
             f"model {model.name!r}: the copy made from its config gives other outputs (by "
             f"{difference:.3g}): use in_place=True, or mend the class's get_config"
         )
     return ()
+
+
+def _has_graph(model: Any) -> bool:
+    return keras_inside.input_structure(keras_inside.graph_of(model)) is not None
 
 
 def output_difference(first: Any, second: Any, seed: int = 0) -> float | None:
