@@ -420,6 +420,19 @@ def in_stateless_scope() -> bool:
     return bool(in_stateless_scope())
 
 
+def key_in_scope(value: Any) -> int | None:
+    """The id of the variable whose value this very tensor is where variables are handed on.
+
+    Keras ≥ 3.5: `keras.src.backend.common.stateless_scope:get_stateless_scope`.
+    """
+    from keras.src.backend.common.stateless_scope import get_stateless_scope
+
+    if not in_stateless_scope():
+        return None
+    held = get_stateless_scope().state_mapping
+    return next((key for key, own in held.items() if own is value), None)
+
+
 # Optimizers
 
 

@@ -43,6 +43,7 @@ class Slot:
         kernels: one as a rule; four for attention; both directions where they share a config.
         layout: None where there is none.
         problem: why the slot cannot carry an orthogonality penalty; "" where it can.
+        idle: why Keras applies no penalty to its kernels, whatever the slot carries; mostly "".
         note: what the user should know of the layout, such as that rank decided it.
         existing: the node in the slot now, or None.
         families: the shorthands it belongs to.
@@ -56,6 +57,7 @@ class Slot:
     note: str
     existing: Any
     families: tuple[str, ...]
+    idle: str = ""
 
     @property
     def key(self) -> str:
@@ -167,7 +169,8 @@ def _slot(layer: Layer, name: str, found: Sequence[tuple[KernelSpec, WeightRef |
     if isinstance(layout_or_problem, str):
         problems.append(layout_or_problem)
         layout_or_problem = None
-    problem = _special(layer) or (problems[0] if problems else "")
+    idle = _special(layer)
+    problem = idle or (problems[0] if problems else "")
     note = ""
     if layer.kind is None:
         note = f"class {layer.class_name} is not known: layout by its kernel's rank"
@@ -183,6 +186,7 @@ def _slot(layer: Layer, name: str, found: Sequence[tuple[KernelSpec, WeightRef |
         note=note,
         existing=layer.config.get(SLOT_KEYS[name]),
         families=() if family is None else (family,),
+        idle=idle,
     )
 
 

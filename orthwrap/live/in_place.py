@@ -16,7 +16,8 @@ from orthwrap.live.compiled import compiled_state, set_compiled_state
 def set_regularizer(live: Any, key: str, variables: Sequence[Any], regularizer: Any) -> None:
     """Sets a regularizer on the live layer *and* on its variables: either alone is not enough.
 
-    Keras reads the variable's when it sums losses, and the layer's when it saves.
+    Keras reads the variable's when it sums losses, and the layer's when it saves. What else
+    Keras gave the old one to, such as the factors of LoRA, gets the new one too.
     """
     if live is None:
         raise RebuildError(
@@ -26,9 +27,11 @@ def set_regularizer(live: Any, key: str, variables: Sequence[Any], regularizer: 
     cell = getattr(live, "cell", None)
     if cell is not None:
         owners.append(cell)
+    old = {id(r) for r in (keras_inside.setting(live, key), *(v.regularizer for v in variables))}
     for owner in owners:
         keras_inside.set_setting(owner, key, regularizer)
-    for variable in variables:
+    others = [v for v in live.weights if v.regularizer is not None and id(v.regularizer) in old]
+    for variable in (*variables, *others):
         variable.regularizer = regularizer
 
 

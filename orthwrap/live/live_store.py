@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -28,7 +29,7 @@ class LiveStore:
                 f"expected a keras.Model or a path, got {type(model).__module__}."
                 f"{type(model).__name__}: give a Keras 3 model"
             )
-        if not model.built or not model.weights:
+        if not model.weights:
             raise ValueFault(
                 f"model {model.name!r} has no weights yet: call it once on an input, or build it"
             )
@@ -39,7 +40,7 @@ class LiveStore:
         except Exception as e:  # get_config is the user's code and may raise anything
             self.root = {"class_name": type(model).__name__, "config": {}}
             self.no_config = f"its get_config failed ({error_summary(e)})"
-        self.record = ModelRecord(None, self.format, keras.__version__, int(model.count_params()))
+        self.record = ModelRecord(None, self.format, keras.__version__, _size_of(model))
         self._objects = _live_layers(model)
 
     def layers(self) -> tuple[Layer, ...]:
@@ -84,6 +85,11 @@ class LiveStore:
         if live is None:
             return layer
         return replace(layer, kind=_kind_of(live), trainable=_is_trainable(self.model, live))
+
+
+def _size_of(model: Any) -> int:
+    """How many numbers its weights are; `count_params` refuses a model that has no `call`."""
+    return sum(math.prod(v.shape) for v in model.weights)
 
 
 def _weight(live: Any, spec: KernelSpec) -> WeightRef | None:

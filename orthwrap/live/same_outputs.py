@@ -18,6 +18,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 _SAME_OUTPUTS = 1e-5  # the largest difference that arithmetic in another order may make
+_SIZES = (32, 8, 2)
 
 
 def check_outputs(layers: Sequence[tuple[Any, Any]]) -> tuple[str, ...]:
@@ -55,18 +56,22 @@ def _has_graph(model: Any) -> bool:
 def output_difference(first: Any, second: Any, seed: int = 0) -> float | None:
     """The largest |difference| of two models' outputs on random inputs; None if none can be made.
 
-    Inputs have each input's dtype; unknown dimensions become 1 for the batch and 32 elsewhere.
-    Neither model's state changes.
+    Inputs have each input's dtype; unknown dimensions become 1 for the batch, and elsewhere the
+    first of 32, 8 and 2 that the first model takes. Neither model's state changes.
 
     Raises:
         RebuildError: the second fails on inputs that the first takes.
     """
-    inputs = _random_inputs(first, seed)
-    if inputs is None:
-        return None
-    try:
-        before = _outputs(first, inputs)
-    except Exception:  # a model may not take inputs of the sizes chosen for its free dimensions
+    for size in _SIZES:
+        inputs = _random_inputs(first, size, seed)
+        if inputs is None:
+            return None
+        try:
+            before = _outputs(first, inputs)
+            break
+        except Exception:  # a model may not take inputs of the sizes chosen for its free dimensions
+            continue
+    else:
         return None
     try:
         after = _outputs(second, inputs)
@@ -92,14 +97,14 @@ def _largest_difference(a: Array, b: Array) -> float:
     return float(np.max(np.where(both_nan, 0.0, np.abs(a - b)), initial=0.0))
 
 
-def _random_inputs(model: Any, seed: int) -> Any:
+def _random_inputs(model: Any, size: int, seed: int) -> Any:
     template = keras_inside.input_structure(keras_inside.graph_of(model))
     if template is None:
         return None
     rng = np.random.default_rng(seed)
 
     def make(tensor: Any) -> Any:
-        shape = [d if d is not None else (32 if i else 1) for i, d in enumerate(tensor.shape)]
+        shape = [d if d is not None else (size if i else 1) for i, d in enumerate(tensor.shape)]
         dtype = keras.backend.standardize_dtype(tensor.dtype)
         if dtype == "string":
             raise TypeError
