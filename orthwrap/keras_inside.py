@@ -80,6 +80,15 @@ def held_layers(layer: Any) -> list[Any]:
     return list(layer._layers)
 
 
+def attribute_of(owner: Any, layer: Any) -> str:
+    """What a layer calls one that it holds: `self.generator`; "" for one in a list, say.
+
+    PyTorch keeps them apart from other attributes, as `_modules`.
+    """
+    held = {**vars(owner), **vars(owner).get("_modules", {})}
+    return next((k for k, v in held.items() if v is layer and not k.startswith("_")), "")
+
+
 def tracked_lists(layer: Any) -> dict[str, list[Any]]:
     """What Keras tracks of a layer itself, not of those below it, by the lists it keeps.
 

@@ -82,9 +82,9 @@ class Slot:
 
     def candidates(self) -> tuple[Candidate, ...]:
         """What patterns are held against; several where a slot has several families."""
-        paths = tuple(dict.fromkeys(p for k in self.kernels for p in k.layer.paths))
+        paths = tuple(dict.fromkeys(p for k in self.kernels for p in k.layer.matched))
         return tuple(
-            Candidate(paths or self.layer.paths, self.layer.class_name, self.name, f, self.layer)
+            Candidate(paths or self.layer.matched, self.layer.class_name, self.name, f, self.layer)
             for f in (self.families or (None,))
         )
 

@@ -9,7 +9,7 @@ import keras
 
 from orthwrap import keras_inside
 from orthwrap.live.live_store import _kind_of
-from orthwrap.live.state import own_variables
+from orthwrap.live.state import own_variables, value_of
 from orthwrap.stores.replacing import scratch_folder
 
 
@@ -78,7 +78,7 @@ def copy_own_state(old: Any, fresh: Any) -> None:
 def copy_values(pairs: Sequence[tuple[Any, Any]]) -> None:
     """Weights and all that is kept beside them: Dropout and the like go on from where they were."""
     for old, fresh in pairs:
-        fresh.assign(old)
+        fresh.assign(value_of(old))
 
 
 def copy_trainable(layers: Sequence[tuple[Any, Any]], variables: Sequence[tuple[Any, Any]]) -> None:

@@ -11,6 +11,7 @@ import keras
 
 from orthwrap import keras_inside
 from orthwrap.errors import ValueFault
+from orthwrap.live.state import value_of
 from orthwrap.rules.references import known_objects
 from orthwrap.text import first_line
 
@@ -108,7 +109,7 @@ def copy_variables(source: Any, target: Any) -> None:
     if [tuple(v.shape) for v in old] != [tuple(v.shape) for v in new]:
         raise ValueFault("the optimizers have different variables")
     for a, b in zip(old, new, strict=True):
-        b.assign(a)
+        b.assign(value_of(a))
 
 
 def set_optimizer(model: Any, optimizer: Any) -> None:

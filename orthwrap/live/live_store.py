@@ -13,7 +13,14 @@ import keras
 from orthwrap import keras_inside
 from orthwrap.errors import ValueFault
 from orthwrap.model_config.layers import KernelSpec, layer_type_of_object
-from orthwrap.model_config.tree import Layer, Node, Step, to_snake_case, walk
+from orthwrap.model_config.tree import (
+    Layer,
+    Node,
+    Step,
+    by_attributes_too,
+    to_snake_case,
+    walk,
+)
 from orthwrap.stores.store import ModelRecord, WeightRef, as_float
 from orthwrap.text import error_summary
 
@@ -67,7 +74,18 @@ class LiveStore:
             if id(live) not in index:
                 index[id(live)] = len(found)
                 found.append(_live_only(path, live))
-        return tuple(found)
+        return by_attributes_too(found, self._attributes_of)
+
+    def _attributes_of(self, layer: Layer) -> Iterator[str]:
+        """For each part of its path, the attribute of the object around that holds it, or ""."""
+        owner, path = self.model, ""
+        for part in layer.path.split("/"):
+            path += part
+            child = self._objects.get(path)
+            if owner is None or child is None:
+                return
+            yield keras_inside.attribute_of(owner, child)
+            owner, path = child, path + "/"
 
     def object_of(self, layer: Layer) -> Any:
         """The live layer, or None where the config names one that does not exist."""

@@ -68,7 +68,9 @@ def _made(store: LiveStore, way: Callable[[], Any]) -> Any:
         try:
             new = way()
         except Exception as e:  # from_config is the user's code and may raise anything
-            raise _cannot_rebuild(model, f"from_config failed ({error_summary(e)})") from e
+            raise _cannot_rebuild(
+                model, f"from_config failed{_in_class(e)} ({error_summary(e)})"
+            ) from e
     if not isinstance(new, keras.Model):
         raise _cannot_rebuild(model, f"its config makes a {type(new).__name__}")
     return new
@@ -113,6 +115,22 @@ def _cannot_rebuild(model: Any, why: str) -> RebuildError:
         f"model {model.name!r} ({type(model).__name__}) cannot be rebuilt from its config: {why}; "
         "use in_place=True, or give the class a get_config that rebuilds it"
     )
+
+
+def _in_class(error: BaseException) -> str:
+    """" in class Own", where the error came through a method of a layer's class that is no Keras's.
+
+    The innermost of them; "" for none.
+    """
+    found, trace = "", error.__traceback__
+    while trace is not None:
+        held = trace.tb_frame.f_locals
+        owner = held.get("self", held.get("cls"))
+        cls = owner if isinstance(owner, type) else type(owner)
+        if issubclass(cls, keras.Layer) and not _is_keras(cls.__module__):
+            found = f" in class {cls.__name__}"
+        trace = trace.tb_next
+    return found
 
 
 def _shares_between_models(model: Any) -> bool:

@@ -13,6 +13,8 @@ import numpy as np
 from orthwrap import keras_inside
 from orthwrap.regularizers import OrthogonalityRegularizer
 
+Array = np.ndarray[Any, np.dtype[Any]]
+
 
 def own_variables(layer: Any) -> dict[str, Any]:
     """The variables of a layer itself, by where it holds them: `kernel`, `states/0`.
@@ -63,6 +65,11 @@ def _is_of_tensorflow(value: Any) -> bool:
     return isinstance(value, tf.Variable)
 
 
+def value_of(variable: Any) -> Array:
+    """A variable's value, as an array of its own: JAX deletes the arrays that a step trains."""
+    return np.array(keras.ops.convert_to_numpy(variable))
+
+
 @contextlib.contextmanager
 def state_kept(model: Any) -> Iterator[None]:
     """What calls of the model change in the block is put back: variables, losses and counts."""
@@ -70,7 +77,7 @@ def state_kept(model: Any) -> Iterator[None]:
     back = [of(layer) for layer in layers for of in (_losses_of, _counts_of, _draws_of)]
     variables = {id(v): v for layer in layers for v in own_variables(layer).values()}
     variables.update((id(v), v) for v in keras_inside.global_seeds())
-    values = [(v, np.array(keras.ops.convert_to_numpy(v))) for v in variables.values()]
+    values = [(v, value_of(v)) for v in variables.values()]
     try:
         yield
     finally:
