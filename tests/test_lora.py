@@ -1,4 +1,4 @@
-"""LoRA: Keras hands a kernel's regularizer to the factors; an orthogonality penalty is none there."""
+"""LoRA: Keras hands a kernel's regularizer to its factors, where our penalties do not belong."""
 
 from __future__ import annotations
 

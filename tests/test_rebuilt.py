@@ -154,7 +154,9 @@ class Head(keras.Model):  # type: ignore[misc]  # Keras is untyped
     """Ends on a model that it is given, and shares nothing with it but its input."""
 
     def __init__(self, body: Any, units: int = 2, **options: Any) -> None:
-        super().__init__(body.input, layers.Dense(units, name="logits")(body(body.input)), **options)
+        super().__init__(
+            body.input, layers.Dense(units, name="logits")(body(body.input)), **options
+        )
         self.body, self.units = body, units
 
     def get_config(self) -> dict[str, Any]:
@@ -313,7 +315,8 @@ def test_original_and_copy_train_on_apart() -> None:
     for model in (copy, original, copy):
         model.fit(x, y, verbose=0)
     for a, b in zip(original.weights, copy.weights, strict=True):
-        assert np.all(np.isfinite(numpy(a))) and np.all(np.isfinite(numpy(b)))
+        assert np.all(np.isfinite(numpy(a)))
+        assert np.all(np.isfinite(numpy(b)))
 
 
 # Models that train in a way of their own and are never called
@@ -499,7 +502,9 @@ def test_weights_go_by_what_holds_them() -> None:
     assert_same_outputs(original, copy, np.ones((2, 4), "float32"))
 
 
-@pytest.mark.parametrize("place", ["load_own_variables", "save_own_variables", "save_assets", "load_assets", "build"])
+@pytest.mark.parametrize(
+    "place", ["load_own_variables", "save_own_variables", "save_assets", "load_assets", "build"]
+)
 def test_fault_of_a_class_is_one_line_that_names_it(place: str) -> None:
     fails_at: list[str] = []
 

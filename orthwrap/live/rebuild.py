@@ -118,9 +118,9 @@ def _cannot_rebuild(model: Any, why: str) -> RebuildError:
 
 
 def _in_class(error: BaseException) -> str:
-    """" in class Own", where the error came through a method of a layer's class that is no Keras's.
+    """Names the class of a layer, none of Keras's, in whose method the error was raised.
 
-    The innermost of them; "" for none.
+    As ` in class Own`, the innermost of several; "" for none.
     """
     found, trace = "", error.__traceback__
     while trace is not None:

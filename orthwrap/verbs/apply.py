@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from orthwrap.errors import UsageError, ValueFault
 from orthwrap.model_config.tree import edit
+from orthwrap.model_config.wrappers import check_wrappers
 from orthwrap.opening import opened
 from orthwrap.plan.decide import plan
 from orthwrap.plan.decision import Decision, Plan
@@ -155,6 +156,7 @@ class _Apply:
             templates, functions = templates_of(self.rules)
             check_references(functions)
             surveyed = survey(store)
+            check_wrappers(surveyed.layers)
             planned = plan(surveyed, self.rules, templates)
             check_foreign(planned)
             report = make_report("apply", source, surveyed, planned, with_figures=self.measure)
@@ -182,6 +184,7 @@ class _Apply:
             data = None if self.job is None else self.job.read(model)
             templates, functions = templates_of(self.rules)
             surveyed = survey(source.store)
+            check_wrappers(surveyed.layers)
             planned = plan(surveyed, self.rules, templates)
             check_foreign(planned, functions)
             if target is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from orthwrap.model_config.wrappers import told_of
 from orthwrap.opening import opened
 from orthwrap.plan.as_it_is import plan_inspect
 from orthwrap.report.make import make_report, with_notes
@@ -43,6 +44,7 @@ def inspect(
         targets = None if target is None else several(target)
         planned = plan_inspect(surveyed, targets, several(exclude))
         report = make_report("inspect", source, surveyed, planned, with_figures=measure)
+        report = with_notes(report, told_of(surveyed.layers))
         if source.store.format == "memory":
             return report
         return with_notes(report, notes.of_references(source.store.root))

@@ -10,6 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from orthwrap.errors import FileFault
+from orthwrap.model_config.tree import walk
+from orthwrap.model_config.wrappers import check_wrappers
 from orthwrap.stores.edits import Described
 from orthwrap.upgrades.ledger import Config, Modernised, Upgrade
 from orthwrap.upgrades.models.modules import MODELS
@@ -23,6 +25,7 @@ def modernise_saved_model(old: Described) -> Modernised:
 
     Raises:
         FileFault: the folder holds no Keras model, or its config and its weights disagree.
+        ValueFault: its layers are wrapped by tfmot.
     """
     if parse_version(old.keras_version) >= (3, 0):
         raise FileFault(f"says it is of Keras {old.keras_version:.20}, which writes no such folder")
@@ -30,6 +33,9 @@ def modernise_saved_model(old: Described) -> Modernised:
     with readable_faults("SavedModel"):
         metadata = plain(old.config)
         config = model_config(metadata)
+        layers = walk(config)
+    check_wrappers(layers)  # what they keep beside a kernel is none of Keras's arrays
+    with readable_faults("SavedModel"):
         layout = lay_out(config, old.checkpoint.objects(), old.checkpoint.shapes())
         done = modernise(_with_module(config), keras_version=old.keras_version)
     name, vintage = config["config"].get("name"), f"tf.keras {old.keras_version}"
