@@ -83,9 +83,10 @@ def held_layers(layer: Any) -> list[Any]:
 def attribute_of(owner: Any, layer: Any) -> str:
     """What a layer calls one that it holds: `self.generator`; "" for one in a list, say.
 
-    PyTorch keeps them apart from other attributes, as `_modules`.
+    On PyTorch, a layer is a module, which keeps those below it apart from other attributes.
     """
-    held = {**vars(owner), **vars(owner).get("_modules", {})}
+    children = getattr(owner, "named_children", dict)
+    held = {**vars(owner), **dict(children())}
     return next((k for k, v in held.items() if v is layer and not k.startswith("_")), "")
 
 

@@ -174,8 +174,7 @@ class Backbone(keras.Model):  # type: ignore[misc]  # Keras is untyped
 
     def __init__(self, width: int = 4, **options: Any) -> None:
         inputs = keras.Input((6,), name="features")
-        self.hidden = layers.Dense(width, name="hidden")
-        x = self.hidden(inputs)
+        x = layers.Dense(width, name="hidden")(inputs)
         outputs = {"pooled": layers.Dense(width, name="pooler")(x), "sequence": x}
         super().__init__(inputs=inputs, outputs=outputs, **options)
         self.width = width
@@ -193,9 +192,9 @@ class Task(keras.Model):  # type: ignore[misc]  # Keras is untyped
 
     def __init__(self, backbone: Any, classes: int = 3, **options: Any) -> None:
         inputs = backbone.input
-        self.head = layers.Dense(classes, name="predictions")
-        super().__init__(inputs=inputs, outputs=self.head(backbone(inputs)["pooled"]), **options)
-        self.backbone, self.classes = backbone, classes
+        head = layers.Dense(classes, name="predictions")
+        super().__init__(inputs=inputs, outputs=head(backbone(inputs)["pooled"]), **options)
+        self.backbone, self.head, self.classes = backbone, head, classes
 
     def get_config(self) -> dict[str, Any]:
         body = keras.layers.serialize(self.backbone)

@@ -10,8 +10,8 @@ from typing import Any
 from orthwrap.errors import FileFault
 from orthwrap.model_config import needs
 from orthwrap.model_config.needs import is_reference
+from orthwrap.model_config.tfmot import told_of
 from orthwrap.model_config.tree import Node, walk
-from orthwrap.model_config.wrappers import told_of
 from orthwrap.rules.references import find
 from orthwrap.text import listed
 from orthwrap.upgrades.models.compile_config import without_metrics

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from orthwrap.errors import UsageError, ValueFault
+from orthwrap.model_config.tfmot import check_wrappers
 from orthwrap.model_config.tree import edit
-from orthwrap.model_config.wrappers import check_wrappers
 from orthwrap.opening import opened
 from orthwrap.plan.decide import plan
 from orthwrap.plan.decision import Decision, Plan

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any, Unpack
 
 from orthwrap.errors import UsageError
-from orthwrap.model_config.wrappers import check_wrappers
+from orthwrap.model_config.tfmot import check_wrappers
 from orthwrap.opening import opened
 from orthwrap.plan.as_it_is import plan_inspect
 from orthwrap.report.make import make_report, with_notes

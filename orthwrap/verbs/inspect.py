@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orthwrap.model_config.wrappers import told_of
+from orthwrap.model_config.tfmot import told_of
 from orthwrap.opening import opened
 from orthwrap.plan.as_it_is import plan_inspect
 from orthwrap.report.make import make_report, with_notes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from orthwrap.errors import ValueFault
-from orthwrap.model_config.wrappers import check_wrappers
+from orthwrap.model_config.tfmot import check_wrappers
 from orthwrap.opening import opened
 from orthwrap.plan.as_it_is import plan_inspect
 from orthwrap.report.make import make_report, with_notes

@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from orthwrap.errors import FileFault
+from orthwrap.model_config.tfmot import check_wrappers
 from orthwrap.model_config.tree import walk
-from orthwrap.model_config.wrappers import check_wrappers
 from orthwrap.stores.edits import Described
 from orthwrap.upgrades.ledger import Config, Modernised, Upgrade
 from orthwrap.upgrades.models.modules import MODELS
