@@ -546,3 +546,47 @@ def test_fault_of_a_class_is_one_line_that_names_it(place: str) -> None:
         assert "of the class" in str(caught.value)
         assert "\n" not in str(caught.value)
     assert model.losses == []
+
+
+def test_number_in_place_of_nan_is_another_output() -> None:
+    class Breaks(layers.Layer):  # type: ignore[misc]  # Keras is untyped
+        """Its copies give NaN."""
+
+        def __init__(self, value: float = float("nan"), **options: Any) -> None:
+            super().__init__(**options)
+            self.value = value
+
+        def call(self, x: Any) -> Any:
+            return x * self.value
+
+        def get_config(self) -> dict[str, Any]:
+            return {"name": self.name}
+
+    def made(value: float) -> Any:
+        inputs = layers.Input((4,))
+        return keras.Model(inputs, layers.Dense(2)(Breaks(value)(inputs)))
+
+    with pytest.raises(orthwrap.RebuildError, match="gives other outputs"):
+        orthwrap.apply(made(1.0))
+    assert orthwrap.apply(made(float("nan"))).report.warnings == ()
+
+
+def test_copy_that_holds_the_models_own_weights_is_refused() -> None:
+    held: list[Any] = []
+
+    class Kept(layers.Layer):  # type: ignore[misc]  # Keras is untyped
+        """All layers of the class have one variable."""
+
+        def build(self, shape: Any) -> None:
+            if not held:
+                held.append(keras.Variable(np.ones(4, "float32")))
+            self.gain = held[0]
+
+        def call(self, x: Any) -> Any:
+            return x * self.gain
+
+    inputs = layers.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2)(Kept()(inputs)))
+    with pytest.raises(orthwrap.RebuildError, match="own weights"):
+        orthwrap.apply(model)
+    assert orthwrap.apply(model, in_place=True).model is model

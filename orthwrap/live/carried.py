@@ -86,5 +86,5 @@ def copy_trainable(layers: Sequence[tuple[Any, Any]], variables: Sequence[tuple[
     for old, fresh in layers:
         keras_inside.copy_own_trainable(old, fresh)
     for old, fresh in variables:
-        if old.trainable != fresh.trainable:
+        if isinstance(old, keras.Variable) and old.trainable != fresh.trainable:
             fresh.trainable = old.trainable

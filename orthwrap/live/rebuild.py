@@ -86,7 +86,7 @@ def _with_state(model: Any, new: Any) -> tuple[_Pairs, _Pairs]:
             f"its config makes {len(new.weights)} weights of other shapes or in another order "
             f"(the model has {len(model.weights)})",
         )
-    if any(old is fresh for old, fresh in variables):
+    if {id(v) for v in model.weights} & {id(v) for v in new.weights}:
         raise _cannot_rebuild(model, "what its config makes holds the model's own weights")
     copy_values(variables)
     for old, fresh in layers:
