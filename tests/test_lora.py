@@ -113,3 +113,13 @@ def test_inspect_says_what_apply_says(kind: str, tmp_path: Path) -> None:
         assert said["inspect"] == said["apply"]
         assert said["inspect"][0] == "unsupported"
         assert "LoRA" in said["inspect"][1]
+
+
+def test_one_object_for_kernel_and_bias_is_changed_for_the_kernel_alone() -> None:
+    l2 = keras.regularizers.L2(0.5)
+    inputs = layers.Input((6,))
+    own = layers.Dense(5, kernel_regularizer=l2, bias_regularizer=l2, name="own")
+    model = keras.Model(inputs, own(inputs))
+    orthwrap.apply(model, in_place=True)
+    assert own.bias.regularizer is l2
+    assert own.kernel.regularizer is not l2

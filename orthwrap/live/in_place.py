@@ -11,13 +11,14 @@ import keras
 from orthwrap import keras_inside
 from orthwrap.errors import RebuildError
 from orthwrap.live.compiled import compiled_state, set_compiled_state
+from orthwrap.regularizers.base import is_lora_factor
 
 
 def set_regularizer(live: Any, key: str, variables: Sequence[Any], regularizer: Any) -> None:
     """Sets a regularizer on the live layer *and* on its variables: either alone is not enough.
 
-    Keras reads the variable's when it sums losses, and the layer's when it saves. What else
-    Keras gave the old one to, such as the factors of LoRA, gets the new one too.
+    Keras reads the variable's when it sums losses, and the layer's when it saves. The factors of
+    LoRA, to which it gave the old one, get the new one too.
     """
     if live is None:
         raise RebuildError(
@@ -30,8 +31,8 @@ def set_regularizer(live: Any, key: str, variables: Sequence[Any], regularizer: 
     old = {id(r) for r in (keras_inside.setting(live, key), *(v.regularizer for v in variables))}
     for owner in owners:
         keras_inside.set_setting(owner, key, regularizer)
-    others = [v for v in live.weights if v.regularizer is not None and id(v.regularizer) in old]
-    for variable in (*variables, *others):
+    factors = [v for v in live.weights if is_lora_factor(v) and id(v.regularizer) in old]
+    for variable in (*variables, *factors):
         variable.regularizer = regularizer
 
 
