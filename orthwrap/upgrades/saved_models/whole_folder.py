@@ -6,11 +6,12 @@ folder, which may hold any operation, are not looked at.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
 from orthwrap.errors import FileFault
-from orthwrap.model_config.tfmot import check_wrappers
+from orthwrap.model_config.tfmot import told_of
 from orthwrap.model_config.tree import walk
 from orthwrap.stores.edits import Described
 from orthwrap.upgrades.ledger import Config, Modernised, Upgrade
@@ -25,7 +26,6 @@ def modernise_saved_model(old: Described) -> Modernised:
 
     Raises:
         FileFault: the folder holds no Keras model, or its config and its weights disagree.
-        ValueFault: its layers are wrapped by tfmot.
     """
     if parse_version(old.keras_version) >= (3, 0):
         raise FileFault(f"says it is of Keras {old.keras_version:.20}, which writes no such folder")
@@ -33,10 +33,10 @@ def modernise_saved_model(old: Described) -> Modernised:
     with readable_faults("SavedModel"):
         metadata = plain(old.config)
         config = model_config(metadata)
-        layers = walk(config)
-    check_wrappers(layers)  # what they keep beside a kernel is none of Keras's arrays
-    with readable_faults("SavedModel"):
-        layout = lay_out(config, old.checkpoint.objects(), old.checkpoint.shapes())
+        try:
+            layout = lay_out(config, old.checkpoint.objects(), old.checkpoint.shapes())
+        except FileFault as err:  # what tfmot keeps beside a kernel is none of Keras's arrays
+            raise _because_of_wrappers(config) or err from None
         done = modernise(_with_module(config), keras_version=old.keras_version)
     name, vintage = config["config"].get("name"), f"tf.keras {old.keras_version}"
     found = [Upgrade("SavedModel", vintage, (name if isinstance(name, str) else "model",))]
@@ -44,6 +44,14 @@ def modernise_saved_model(old: Described) -> Modernised:
     if left:
         found.append(Upgrade("left behind", vintage, left))
     return replace(done, upgrades=(*found, *done.upgrades), placed=layout.groups)
+
+
+def _because_of_wrappers(config: Config) -> FileFault | None:
+    """The fault that tfmot's wrappers are, if there are any."""
+    with contextlib.suppress(FileFault):  # of what is no real model
+        for told in told_of(walk(config)):
+            return FileFault(told)
+    return None
 
 
 def model_config(metadata: Config) -> Config:
