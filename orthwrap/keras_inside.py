@@ -43,6 +43,19 @@ def objects_in_scope() -> dict[str, Any]:
     return found
 
 
+def global_seeds() -> list[Any]:
+    """The variable of random numbers that are drawn without a seed, if there were any yet.
+
+    Keras ≥ 3.5: `keras.src.random.seed_generator:GLOBAL_SEED_GENERATOR`,
+    `keras.src.backend.common.global_state:get_global_attribute`.
+    """
+    from keras.src.backend.common.global_state import get_global_attribute
+    from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+
+    generator = get_global_attribute(GLOBAL_SEED_GENERATOR)
+    return [] if generator is None else [generator.state]
+
+
 # Layers
 
 
@@ -65,6 +78,35 @@ def held_layers(layer: Any) -> list[Any]:
     Keras ≥ 3.5: `Layer._layers`.
     """
     return list(layer._layers)
+
+
+def attribute_of(owner: Any, layer: Any) -> str:
+    """What a layer calls one that it holds: `self.generator`; "" for one in a list, say.
+
+    On PyTorch, a layer is a module, which keeps those below it apart from other attributes.
+    """
+    children = getattr(owner, "named_children", dict)
+    held = {**vars(owner), **dict(children())}
+    return next((k for k, v in held.items() if v is layer and not k.startswith("_")), "")
+
+
+def tracked_lists(layer: Any) -> dict[str, list[Any]]:
+    """What Keras tracks of a layer itself, not of those below it, by the lists it keeps.
+
+    Keras ≥ 3.5: `Layer._trainable_variables`, `Layer._non_trainable_variables`,
+    `Layer._seed_generators`, `Layer._metrics`.
+    """
+    names = ("_trainable_variables", "_non_trainable_variables", "_seed_generators", "_metrics")
+    return {name: list(getattr(layer, name)) for name in names}
+
+
+def added_losses(layer: Any) -> list[Any]:
+    """The losses that a layer added in its last call: its own list.
+
+    Keras ≥ 3.5: `Layer._losses`.
+    """
+    losses: list[Any] = layer._losses
+    return losses
 
 
 ATTENTION_PARTS = {
@@ -396,6 +438,19 @@ def in_stateless_scope() -> bool:
     from keras.src.backend.common.stateless_scope import in_stateless_scope
 
     return bool(in_stateless_scope())
+
+
+def key_in_scope(value: Any) -> int | None:
+    """The id of the variable whose value this very tensor is where variables are handed on.
+
+    Keras ≥ 3.5: `keras.src.backend.common.stateless_scope:get_stateless_scope`.
+    """
+    from keras.src.backend.common.stateless_scope import get_stateless_scope
+
+    if not in_stateless_scope():
+        return None
+    held = get_stateless_scope().state_mapping
+    return next((key for key, own in held.items() if own is value), None)
 
 
 # Optimizers

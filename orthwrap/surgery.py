@@ -21,8 +21,6 @@ from orthwrap.stores.replacing import replacing, scratch_folder
 from orthwrap.stores.store import FileStore
 from orthwrap.text import error_summary, listed
 
-_SAME_OUTPUTS = 1e-5  # the largest difference that arithmetic in another order may make
-
 
 def changed_model(
     store: Any,
@@ -59,7 +57,6 @@ def changed_model(
         else:
             model, notes = rebuild(store, planned.edits)
             _set_missing(model, planned, functions)
-            notes = (*notes, *_check_outputs(store.model, model))
         found, more = _as_kept(model, planned, functions, saved=saved)
         forget_compiled_steps(model)
     return model, found, (*notes, *more)
@@ -145,23 +142,6 @@ def _nothing_kept(*makers: str) -> str:
         "no regularizer: leave the output out and train the model in memory, or let the class's "
         "get_config and from_config keep its layers"
     )
-
-
-def _check_outputs(model: Any, copy: Any) -> tuple[str, ...]:
-    """RebuildError where a copy gives other outputs; a note where they cannot be compared."""
-    from orthwrap.live.same_outputs import output_difference
-
-    difference = output_difference(model, copy)
-    if difference is None:
-        return (
-            "outputs of original and copy were not compared: no inputs were found that it takes",
-        )
-    if not difference <= _SAME_OUTPUTS:
-        raise RebuildError(
-            f"model {model.name!r}: the copy made from its config gives other outputs (by "
-            f"{difference:.3g}): use in_place=True, or mend the class's get_config"
-        )
-    return ()
 
 
 def _set_live(store: Any, decision: Decision, functions: Mapping[str, Any]) -> None:

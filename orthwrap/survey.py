@@ -43,6 +43,7 @@ class Slot:
         kernels: one as a rule; four for attention; both directions where they share a config.
         layout: None where there is none.
         problem: why the slot cannot carry an orthogonality penalty; "" where it can.
+        idle: why Keras applies no penalty to its kernels, whatever the slot carries; mostly "".
         note: what the user should know of the layout, such as that rank decided it.
         existing: the node in the slot now, or None.
         families: the shorthands it belongs to.
@@ -56,6 +57,7 @@ class Slot:
     note: str
     existing: Any
     families: tuple[str, ...]
+    idle: str = ""
 
     @property
     def key(self) -> str:
@@ -85,9 +87,9 @@ class Slot:
 
     def candidates(self) -> tuple[Candidate, ...]:
         """What patterns are held against; several where a slot has several families."""
-        paths = tuple(dict.fromkeys(p for k in self.kernels for p in k.layer.paths))
+        paths = tuple(dict.fromkeys(p for k in self.kernels for p in k.layer.matched))
         return tuple(
-            Candidate(paths or self.layer.paths, self.layer.class_name, self.name, f, self.layer)
+            Candidate(paths or self.layer.matched, self.layer.class_name, self.name, f, self.layer)
             for f in (self.families or (None,))
         )
 
@@ -226,7 +228,8 @@ def _slot(layer: Layer, name: str, found: Sequence[tuple[KernelSpec, WeightRef |
     if isinstance(layout_or_problem, str):
         problems.append(layout_or_problem)
         layout_or_problem = None
-    problem = _special(layer) or _lost(layer) or (problems[0] if problems else "")
+    idle = _special(layer)
+    problem = idle or _lost(layer) or (problems[0] if problems else "")
     note = ""
     if layer.kind is None:
         note = f"class {layer.class_name} is not known: layout by its kernel's rank"
@@ -245,6 +248,7 @@ def _slot(layer: Layer, name: str, found: Sequence[tuple[KernelSpec, WeightRef |
         note=note,
         existing=layer.config.get(SLOT_KEYS[name]),
         families=() if family is None else (family,),
+        idle=idle,
     )
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.originals import VERBS, keeping_bits
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # On by default on most processors, not on all; without it TensorFlow's CPU lacks NCHW convolutions.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -39,6 +41,13 @@ def needs_keras(wanted: str, what: str) -> None:
     installed, least = (tuple(map(int, v.split(".")[:2])) for v in (version("keras"), wanted))
     if installed < least:
         pytest.skip(f"Keras {what} since {wanted}; this is {version('keras')}")
+
+
+@pytest.fixture(autouse=True)
+def _originals_keep_their_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a test is about, the models that it gives to a verb stay as they are."""
+    for verb in VERBS:
+        monkeypatch.setattr(f"orthwrap.{verb}", keeping_bits(verb), raising=False)
 
 
 @pytest.fixture

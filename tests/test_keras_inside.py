@@ -122,7 +122,8 @@ def test_a_name_that_is_gone_is_told_with_who_uses_it() -> None:
     gone = Name("Layer._no_such_member", "3.5", "held_layers")
     assert moved(gone) == (
         f"Keras {keras.__version__} has moved Layer._no_such_member, used by "
-        "keras_inside.held_layers (for orthwrap/live/kept.py, orthwrap/live/live_store.py)"
+        "keras_inside.held_layers "
+        "(for orthwrap/live/carried.py, orthwrap/live/kept.py, orthwrap/live/live_store.py)"
     )
     assert "has moved keras.src.nowhere:x" in moved(Name("keras.src.nowhere:x", "3.5", "unscaled"))
 

@@ -11,6 +11,7 @@ import keras
 
 from orthwrap import keras_inside
 from orthwrap.errors import ValueFault
+from orthwrap.live.state import value_of
 from orthwrap.rules.references import known_objects
 from orthwrap.text import first_line
 
@@ -31,8 +32,16 @@ def set_compiled_state(model: Any, state: Mapping[str, Any]) -> None:
     forget_compiled_steps(model)
 
 
-def copy_compiled(model: Any, new: Any, known: Mapping[str, Any]) -> tuple[str, ...]:
-    """Compiles a copy as the model is, optimizer state and all; notes of what did not work."""
+def copy_compiled(
+    model: Any, new: Any, variables: Iterable[tuple[Any, Any]], known: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Compiles a copy as the model is, optimizer state and all; notes of what did not work.
+
+    Args:
+        model, new: the model and its copy.
+        variables: the model's, each with that of the copy which stands for it.
+        known: classes and functions by name.
+    """
     try:
         with warnings.catch_warnings(), known_objects(known):
             warnings.simplefilter("ignore")
@@ -41,7 +50,7 @@ def copy_compiled(model: Any, new: Any, known: Mapping[str, Any]) -> tuple[str, 
             else:
                 new.compile_from_config(model.get_compile_config())
         if new.compiled and model.optimizer is not None:
-            pairs = list(zip(model.variables, new.variables, strict=True))
+            pairs = [pair for pair in variables if isinstance(pair[0], keras.Variable)]
             copy_exclusions(model.optimizer, new.optimizer, pairs)
             # It may have been built before a layer was frozen: for the same variables, then.
             if model.optimizer.built:
@@ -100,7 +109,7 @@ def copy_variables(source: Any, target: Any) -> None:
     if [tuple(v.shape) for v in old] != [tuple(v.shape) for v in new]:
         raise ValueFault("the optimizers have different variables")
     for a, b in zip(old, new, strict=True):
-        b.assign(a)
+        b.assign(value_of(a))
 
 
 def set_optimizer(model: Any, optimizer: Any) -> None:

@@ -11,12 +11,14 @@ import keras
 from orthwrap import keras_inside
 from orthwrap.errors import RebuildError
 from orthwrap.live.compiled import compiled_state, set_compiled_state
+from orthwrap.regularizers.base import is_lora_factor
 
 
 def set_regularizer(live: Any, key: str, variables: Sequence[Any], regularizer: Any) -> None:
     """Sets a regularizer on the live layer *and* on its variables: either alone is not enough.
 
-    Keras reads the variable's when it sums losses, and the layer's when it saves.
+    Keras reads the variable's when it sums losses, and the layer's when it saves. The factors of
+    LoRA, to which it gave the old one, get the new one too.
     """
     if live is None:
         raise RebuildError(
@@ -26,9 +28,11 @@ def set_regularizer(live: Any, key: str, variables: Sequence[Any], regularizer: 
     cell = getattr(live, "cell", None)
     if cell is not None:
         owners.append(cell)
+    old = {id(r) for r in (keras_inside.setting(live, key), *(v.regularizer for v in variables))}
     for owner in owners:
         keras_inside.set_setting(owner, key, regularizer)
-    for variable in variables:
+    factors = [v for v in live.weights if is_lora_factor(v) and id(v.regularizer) in old]
+    for variable in (*variables, *factors):
         variable.regularizer = regularizer
 
 

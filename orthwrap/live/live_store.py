@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
@@ -18,7 +19,15 @@ from orthwrap.model_config.layers import (
     KernelSpec,
     layer_type_of_object,
 )
-from orthwrap.model_config.tree import Layer, Node, Step, is_of_keras, to_snake_case, walk
+from orthwrap.model_config.tree import (
+    Layer,
+    Node,
+    Step,
+    by_attributes_too,
+    is_of_keras,
+    to_snake_case,
+    walk,
+)
 from orthwrap.stores.store import Below, ModelRecord, WeightRef, as_float, likely_kernel
 from orthwrap.text import error_summary
 
@@ -34,7 +43,7 @@ class LiveStore:
                 f"expected a keras.Model or a path, got {type(model).__module__}."
                 f"{type(model).__name__}: give a Keras 3 model"
             )
-        if not model.built or not model.weights:
+        if not model.weights:
             raise ValueFault(
                 f"model {model.name!r} has no weights yet: call it once on an input, or build it"
             )
@@ -45,7 +54,7 @@ class LiveStore:
         except Exception as e:  # get_config is the user's code and may raise anything
             self.root = {"class_name": type(model).__name__, "config": {}}
             self.no_config = f"its get_config failed ({error_summary(e)})"
-        self.record = ModelRecord(None, self.format, keras.__version__, int(model.count_params()))
+        self.record = ModelRecord(None, self.format, keras.__version__, _size_of(model))
         self._objects = live_layers(model)
 
     def layers(self) -> tuple[Layer, ...]:
@@ -72,7 +81,18 @@ class LiveStore:
             if id(live) not in index:
                 index[id(live)] = len(found)
                 found.append(_live_only(path, live))
-        return tuple(found)
+        return by_attributes_too(found, self._attributes_of)
+
+    def _attributes_of(self, layer: Layer) -> Iterator[str]:
+        """For each part of its path, the attribute of the object around that holds it, or ""."""
+        owner, path = self.model, ""
+        for part in layer.path.split("/"):
+            path += part
+            child = self._objects.get(path)
+            if owner is None or child is None:
+                return
+            yield keras_inside.attribute_of(owner, child)
+            owner, path = child, path + "/"
 
     def object_of(self, layer: Layer) -> Any:
         """The live layer, or None where the config names one that does not exist."""
@@ -108,6 +128,11 @@ class LiveStore:
         # Whether a class makes its layers from the config is tried on the model made of it.
         tried = replace(layer, made_by="", held_by="")
         return replace(tried, kind=_kind_of(live), trainable=_is_trainable(self.model, live))
+
+
+def _size_of(model: Any) -> int:
+    """How many numbers its weights are; `count_params` refuses a model that has no `call`."""
+    return sum(math.prod(v.shape) for v in model.weights)
 
 
 def _weight(live: Any, spec: KernelSpec) -> WeightRef | None:

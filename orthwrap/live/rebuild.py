@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import types
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
 
 from orthwrap import keras_inside
 from orthwrap.errors import RebuildError
-from orthwrap.live.carried import copy_own_state, copy_seeds, copy_trainable, layer_pairs
+from orthwrap.live.carried import (
+    copy_own_state,
+    copy_trainable,
+    copy_values,
+    layer_pairs,
+    variable_pairs,
+)
 from orthwrap.live.compiled import copy_compiled
 from orthwrap.live.live_store import LiveStore
+from orthwrap.live.same_outputs import check_outputs
 from orthwrap.model_config.tree import Edit, Node, at, edit
 from orthwrap.rules.references import known_objects
 from orthwrap.text import error_summary
+
+_Pairs = list[tuple[Any, Any]]
 
 
 def rebuild(store: LiveStore, edits: Sequence[Edit]) -> tuple[Any, tuple[str, ...]]:
@@ -26,7 +37,7 @@ def rebuild(store: LiveStore, edits: Sequence[Edit]) -> tuple[Any, tuple[str, ..
     was.
 
     Raises:
-        RebuildError: the config does not rebuild the model.
+        RebuildError: the config does not rebuild the model, or the copy gives other outputs.
     """
     model = store.model
     if store.no_config:
@@ -34,39 +45,69 @@ def rebuild(store: LiveStore, edits: Sequence[Edit]) -> tuple[Any, tuple[str, ..
     root = edit(store.root, edits)
     for node in _named_nodes(root):
         node.pop("compile_config", None)  # the compiled state is copied from the live models
+    _mark_shared(store, root)
     known = {**live_objects(store), **_keep_functions(store, root)}
+    ways = [_from_config, _clone] if _shares_between_models(model) else [_from_config]
+    refused: list[RebuildError] = []
+    for way in ways:
+        try:
+            new = _made(store, partial(way, store, root, known))
+            layers, variables = _with_state(model, new)
+            notes = check_outputs(layers)
+            return new, (*_compiled(layers, variables, known), *notes)
+        except RebuildError as e:
+            refused.append(e)
+    raise refused[0]
+
+
+def _made(store: LiveStore, way: Callable[[], Any]) -> Any:
+    """A new model from the config; RebuildError where there is none."""
+    model = store.model
     with warnings.catch_warnings(), keras_inside.sharing_scope():
         warnings.simplefilter("ignore")
         try:
-            if _shares_between_models(model):
-                new = _clone(store, root, known)
-            else:
-                new = keras.saving.deserialize_keras_object(
-                    root, custom_objects=known, safe_mode=True
-                )
+            new = way()
         except Exception as e:  # from_config is the user's code and may raise anything
-            raise _cannot_rebuild(model, f"from_config failed ({error_summary(e)})") from e
+            raise _cannot_rebuild(
+                model, f"from_config failed{_in_class(e)} ({error_summary(e)})"
+            ) from e
     if not isinstance(new, keras.Model):
         raise _cannot_rebuild(model, f"its config makes a {type(new).__name__}")
-    if [tuple(w.shape) for w in new.weights] != [tuple(w.shape) for w in model.weights]:
+    return new
+
+
+def _with_state(model: Any, new: Any) -> tuple[_Pairs, _Pairs]:
+    """Gives the copy all that a config does not hold; the layers and variables that correspond."""
+    layers = layer_pairs(model, new)
+    variables = variable_pairs(model, new, layers)
+    if variables is None:
         raise _cannot_rebuild(
             model,
             f"its config makes {len(new.weights)} weights of other shapes or in another order "
             f"(the model has {len(model.weights)})",
         )
-    new.set_weights(model.get_weights())
-    pairs = [(model, new), *layer_pairs(model, new)]
-    for old, fresh in pairs:
-        if fresh.name != old.name:  # not every class's config has the name
-            fresh.name = old.name
-        copy_own_state(old, fresh)
-    copy_seeds(model, new)
-    copy_trainable(model, new, pairs)
-    notes: list[str] = []
-    for old, fresh in pairs:
-        if isinstance(old, keras.Model) and old.compiled:
-            notes += copy_compiled(old, fresh, known)
-    return new, tuple(notes)
+    if {id(v) for v in model.weights} & {id(v) for v in new.weights}:
+        raise _cannot_rebuild(model, "what its config makes holds the model's own weights")
+    copy_values(variables)
+    for old, fresh in layers:
+        try:
+            if fresh.name != old.name:  # not every class's config has the name
+                fresh.name = old.name
+            copy_own_state(old, fresh)
+        except Exception as e:  # what a class saves and loads in its own way is the user's code
+            why = f"class {type(old).__name__} does not load what it saves ({error_summary(e)})"
+            raise _cannot_rebuild(model, why) from e
+    copy_trainable(layers, variables)
+    return layers, variables
+
+
+def _compiled(layers: _Pairs, variables: _Pairs, known: Mapping[str, Any]) -> list[str]:
+    return [
+        note
+        for old, fresh in layers
+        if isinstance(old, keras.Model) and old.compiled
+        for note in copy_compiled(old, fresh, variables, known)
+    ]
 
 
 def _cannot_rebuild(model: Any, why: str) -> RebuildError:
@@ -74,6 +115,22 @@ def _cannot_rebuild(model: Any, why: str) -> RebuildError:
         f"model {model.name!r} ({type(model).__name__}) cannot be rebuilt from its config: {why}; "
         "use in_place=True, or give the class a get_config that rebuilds it"
     )
+
+
+def _in_class(error: BaseException) -> str:
+    """Names the class of a layer, none of Keras's, in whose method the error was raised.
+
+    As ` in class Own`, the innermost of several; "" for none.
+    """
+    found, trace = "", error.__traceback__
+    while trace is not None:
+        held = trace.tb_frame.f_locals
+        owner = held.get("self", held.get("cls"))
+        cls = owner if isinstance(owner, type) else type(owner)
+        if issubclass(cls, keras.Layer) and not _is_keras(cls.__module__):
+            found = f" in class {cls.__name__}"
+        trace = trace.tb_next
+    return found
 
 
 def _shares_between_models(model: Any) -> bool:
@@ -85,6 +142,18 @@ def _shares_between_models(model: Any) -> bool:
         for layer in owner.layers:
             owners[id(layer)] = owners.get(id(layer), 0) + 1
     return any(count > 1 for count in owners.values())
+
+
+def _mark_shared(store: LiveStore, root: Node) -> None:
+    """Says of each place where one layer stands that it is one; Keras says so of the last alone."""
+    for number, layer in enumerate(store.layers(), start=1):
+        for pointer in layer.pointers if len(layer.pointers) > 1 else ():
+            at(root, pointer)["shared_object_id"] = number
+
+
+def _from_config(store: LiveStore, root: Node, known: Mapping[str, Any]) -> Any:
+    root = copy.deepcopy(root)  # Keras and the classes take out of it what they have read
+    return keras.saving.deserialize_keras_object(root, custom_objects=known, safe_mode=True)
 
 
 def _clone(store: LiveStore, root: Node, known: Mapping[str, Any]) -> Any:

@@ -10,7 +10,8 @@ from typing import Any
 from orthwrap.errors import FileFault
 from orthwrap.model_config import needs
 from orthwrap.model_config.needs import is_reference
-from orthwrap.model_config.tree import Node
+from orthwrap.model_config.tfmot import told_of
+from orthwrap.model_config.tree import Node, walk
 from orthwrap.rules.references import find
 from orthwrap.text import listed
 from orthwrap.upgrades.models.compile_config import without_metrics
@@ -68,6 +69,8 @@ def known_objects(root: Node, given: dict[str, Any], shown: Path) -> dict[str, A
     users: dict[str, dict[str, None]] = {}
     for need in needs.unknown(root, _lookup_in(found)):
         users.setdefault(need.name, {})[need.where] = None
+    for told in told_of(walk(root)) if users else ():
+        raise FileFault(f"Keras cannot load {shown}: {told}")
     if users:
         named = "; ".join(
             f"{name!r} (in {listed(tuple(places), _MOST_PLACES)})" for name, places in users.items()

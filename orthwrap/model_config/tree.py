@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,6 +68,8 @@ class Layer:
             that its config lists, so that an edit there is lost; "" where there is none.
         held_by: the outermost class of others around it, whose `from_config` decides what it makes
             of the layer's config; "" where there is none.
+        also: its first place by the names of the attributes that hold it and those around it,
+            `generator/conv` where the model's own name is another.
     """
 
     path: str
@@ -90,6 +92,13 @@ class Layer:
     def ways(self) -> tuple[tuple[Step, ...], ...]:
         """The steps to every place."""
         return (self.steps, *self.other_ways)
+
+    also: tuple[str, ...] = ()
+
+    @property
+    def matched(self) -> tuple[str, ...]:
+        """All that patterns may call it."""
+        return (*self.paths, *self.also)
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -132,7 +141,37 @@ def walk(root: Node) -> tuple[Layer, ...]:
         found[path] = replace(layer, path=path, paths=(path,))
         if shared_id is not None:
             shared[shared_id] = path
-    return tuple(found.values())
+    return by_attributes_too(found.values(), lambda layer: map(_attribute_of, layer.steps))
+
+
+def _attribute_of(step: Step) -> str:
+    """The attribute that holds a layer and nothing else; "" where it is one of a list."""
+    return step.attribute if step.ordinal is None and step.attribute != "layers" else ""
+
+
+def by_attributes_too(
+    layers: Iterable[Layer], attributes_of: Callable[[Layer], Iterable[str]]
+) -> tuple[Layer, ...]:
+    """The layers, each with what it is called by attributes, where no other is called so.
+
+    Args:
+        attributes_of: for each part of a layer's path the attribute that holds it, or "".
+    """
+    layers = tuple(layers)
+    taken = {path for layer in layers for path in layer.paths}
+
+    def also(layer: Layer) -> Layer:
+        parts = layer.path.split("/")
+        attributes = tuple(attributes_of(layer))
+        if len(parts) != len(attributes):
+            return layer
+        # Every attribute's name, or the outermost alone: `gan/net/conv`, `gan/inner/conv`.
+        mixed = [a or p for a, p in zip(attributes, parts, strict=True)]
+        called = ("/".join(mixed), "/".join((mixed[0], *parts[1:])))
+        new = tuple(c for c in dict.fromkeys((*layer.also, *called)) if c not in taken)
+        return replace(layer, also=new)
+
+    return tuple(map(also, layers))
 
 
 def _check_size(path: str, count: int) -> None:

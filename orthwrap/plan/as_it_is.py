@@ -56,15 +56,23 @@ def plan_inspect(
     return Plan(tuple(in_order(surveyed, decisions)), warnings)
 
 
+def unsupported(slot: Slot, rule: str | None) -> Decision:
+    """A slot whose kernels cannot be regularized, whatever it carries from before."""
+    idle = "" if slot.current is None or not slot.idle else f"has {slot.current}, which is idle"
+    return Decision(slot, UNSUPPORTED, because(idle, slot.problem), rule, measured=True)
+
+
 def _as_it_is(slot: Slot, rule: str | None) -> Decision:
     current = slot.current
+    if current is not None and slot.idle:
+        return unsupported(slot, rule)
     if current is not None:
         frozen = () if slot.layer.trainable else (IS_FROZEN,)
         return Decision(slot, ALREADY, (*because(f"has {current}"), *frozen), rule, current)
     if slot.existing is not None:
         return Decision(slot, KEPT, because(f"has {describe(slot.existing)}"), rule)
     if slot.problem:
-        return Decision(slot, UNSUPPORTED, because(slot.problem), rule)
+        return unsupported(slot, rule)
     return Decision(slot, NOT_SELECTED, because("has no regularizer"), rule)
 
 

@@ -13,6 +13,7 @@ from orthwrap.model_config.layout import across_channels
 from orthwrap.penalties.attachment import Attachment, describe
 from orthwrap.penalties.options import ACROSS_CHANNELS
 from orthwrap.penalties.template import template
+from orthwrap.plan.as_it_is import unsupported
 from orthwrap.plan.decision import (
     ALREADY,
     EXCLUDED,
@@ -101,6 +102,8 @@ def _decide(slot: Slot, parsed: Sequence[ParsedRule]) -> Decision | None:
 
 def _untouched(slot: Slot, decision: str, reason: str, rule: str | None) -> Decision:
     current = slot.current
+    if current is not None and slot.idle:
+        return unsupported(slot, rule)
     if current is not None:
         reasons = because(reason, "left as it is")
         return Decision(slot, ALREADY, reasons, rule, attachment=current, measured=True)
@@ -111,8 +114,9 @@ def _attach(slot: Slot, p: ParsedRule, target: Pattern) -> Decision:
     """What a rule makes of a slot that it matches."""
     rule = p.rule
     attachment, auto = _with_factor(slot, p)
-    problem = slot.problem or _penalty_problem(slot, attachment)
-    problem = problem or scale_problem(slot, rule, attachment)
+    if slot.problem:
+        return unsupported(slot, target.text)
+    problem = _penalty_problem(slot, attachment) or scale_problem(slot, rule, attachment)
     if problem:
         return Decision(slot, UNSUPPORTED, because(problem), target.text, measured=True)
     current = slot.current

@@ -38,7 +38,7 @@ def why_no_match(surveyed: Survey, pattern: Pattern, place: str) -> str:
     matched = [
         layer
         for layer in leaves
-        if pattern.matches_layer(Candidate(layer.paths, layer.class_name, None, None, layer))
+        if pattern.matches_layer(Candidate(layer.matched, layer.class_name, None, None, layer))
     ]
     having = surveyed.activities if place == "activity" else surveyed.slots
     hidden = [u for u in surveyed.unseen if u.path in {x.path for x in matched}]

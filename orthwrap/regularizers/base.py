@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import keras
 from keras import ops
 
+from orthwrap import keras_inside
 from orthwrap.model_config.tree import PACKAGE
 from orthwrap.penalties.attachment import MODULE, Attachment
 from orthwrap.regularizers.known import regularizer_of
@@ -23,6 +25,7 @@ class _Regularizer(keras.regularizers.Regularizer):  # type: ignore[misc]  # Ker
     _foreign: Callable[[Tensor], Tensor] | None
     _base: Attachment  # whose factor a compiled step holds as a constant
     _multiplier: Multiplier | None = None  # which moves it, while a schedule runs
+    _lora_factors: Mapping[int, Any] = MappingProxyType({})  # by their ids
 
     def _adopt(self, attachment: Attachment) -> None:
         self._base = attachment
@@ -63,10 +66,24 @@ class _Regularizer(keras.regularizers.Regularizer):  # type: ignore[misc]  # Ker
         self._base, self._multiplier = self.attachment, None
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self._is_on_lora(x):
+            value = ops.zeros((), keras.backend.standardize_dtype(x.dtype))
+            return value if self._foreign is None else self._foreign(x)
         value = self._value(x)
         if self._multiplier is not None:
             value = value * ops.cast(self._multiplier.state, value.dtype)
         return value if self._foreign is None else value + self._foreign(x)
+
+    def _is_on_lora(self, x: Tensor) -> bool:
+        """Whether it is a factor of LoRA, which Keras gives the regularizer of the frozen kernel.
+
+        Compiled steps on JAX hand over bare arrays. Keras asks for their shapes first, with the
+        variables themselves; those that are factors are known by then.
+        """
+        if is_lora_factor(x):
+            self._lora_factors = {**self._lora_factors, id(x): x}
+            return True
+        return bool(self._lora_factors) and keras_inside.key_in_scope(x) in self._lora_factors
 
     def _value(self, x: Tensor) -> Tensor:
         """The regularizer's own part, with the factor and without its multiplier."""
@@ -78,6 +95,11 @@ class _Regularizer(keras.regularizers.Regularizer):  # type: ignore[misc]  # Ker
 
     def __repr__(self) -> str:
         return f"<orthwrap {self.attachment}>"
+
+
+def is_lora_factor(x: Any) -> bool:
+    """Whether it is one of the variables that LoRA trains in place of a kernel."""
+    return isinstance(x, keras.Variable) and x.name.startswith("lora_")
 
 
 def register(cls: type[_Regularizer]) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from orthwrap.errors import UsageError, ValueFault
+from orthwrap.model_config.tfmot import check_wrappers
 from orthwrap.model_config.tree import edit
 from orthwrap.opening import Opened, opened
 from orthwrap.plan.decide import plan
@@ -177,6 +178,7 @@ class _Apply:
                 self.job is not None or not is_same_format(source, target)
             )
             surveyed = survey(store, is_tried=by_keras)
+            check_wrappers(surveyed.layers)
             planned = plan(surveyed, self.rules, templates)
             check_foreign(planned)
             if not self.dry_run:
@@ -205,6 +207,7 @@ class _Apply:
         with opened(model) as source:
             templates, functions = templates_of(self.rules)
             surveyed = survey(source.store)
+            check_wrappers(surveyed.layers)
             planned = plan(surveyed, self.rules, templates)
             check_foreign(planned, functions)
             target = target_of(model, output, "apply", source.store, force, self.dry_run)

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any, Unpack
 
 from orthwrap.errors import UsageError
+from orthwrap.model_config.tfmot import check_wrappers
 from orthwrap.opening import opened
 from orthwrap.plan.as_it_is import plan_inspect
 from orthwrap.report.make import make_report, with_notes
@@ -61,6 +62,7 @@ def finetune(
             target = target_of(model, output, "finetune", source.store, force)
             job.check_log(model, target)
             surveyed = survey(source.store)
+            check_wrappers(surveyed.layers)
             planned = plan_inspect(surveyed)
             if is_file:
                 root = source.store.root

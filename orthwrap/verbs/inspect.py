@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from orthwrap.model_config.tfmot import told_of
 from orthwrap.opening import opened
 from orthwrap.plan.as_it_is import plan_inspect
 from orthwrap.report.make import make_report, with_notes
@@ -64,6 +65,7 @@ def inspect(
             with_operator=operator,
             measuring=measuring_of(progress),
         )
+        report = with_notes(report, told_of(surveyed.layers))
         if source.store.format == "memory":
             return report
         return with_notes(report, notes.of_references(source.store.root))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from orthwrap.errors import ValueFault
+from orthwrap.model_config.tfmot import check_wrappers
 from orthwrap.opening import opened
 from orthwrap.plan.as_it_is import plan_inspect
 from orthwrap.report.make import make_report, with_notes
@@ -41,6 +42,7 @@ def upgrade(
         store = source.store
         target = target_of(model, output, "upgrade", store, force)
         surveyed = survey(store)
+        check_wrappers(surveyed.layers)
         report = make_report(
             "upgrade", source, surveyed, plan_inspect(surveyed), with_figures=False
         )

@@ -73,9 +73,9 @@ def _wanted(
         is_trained = layer.trainable
         if settings.freeze_batchnorm and isinstance(live, keras.layers.BatchNormalization):
             is_trained = False
-        elif is_unfrozen(layer.paths):
+        elif is_unfrozen(layer.matched):
             is_trained = True
-        elif is_frozen(layer.paths):
+        elif is_frozen(layer.matched):
             is_trained = False
         wanted.append((layer, is_trained))
     return wanted
@@ -88,7 +88,7 @@ def _candidates(store: LiveStore, layers: Sequence[Layer]) -> dict[str, list[Can
         families.setdefault(slot.layer.path, []).extend(slot.families)
     return {
         layer.path: [
-            Candidate(layer.paths, layer.class_name, None, family, layer)
+            Candidate(layer.matched, layer.class_name, None, family, layer)
             for family in (families.get(layer.path) or (None,))
         ]
         for layer in layers

@@ -6,10 +6,13 @@ folder, which may hold any operation, are not looked at.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
 from orthwrap.errors import FileFault
+from orthwrap.model_config.tfmot import told_of
+from orthwrap.model_config.tree import walk
 from orthwrap.stores.edits import Described
 from orthwrap.upgrades.ledger import Config, Modernised, Upgrade
 from orthwrap.upgrades.models.modules import MODELS
@@ -30,7 +33,10 @@ def modernise_saved_model(old: Described) -> Modernised:
     with readable_faults("SavedModel"):
         metadata = plain(old.config)
         config = model_config(metadata)
-        layout = lay_out(config, old.checkpoint.objects(), old.checkpoint.shapes())
+        try:
+            layout = lay_out(config, old.checkpoint.objects(), old.checkpoint.shapes())
+        except FileFault as err:  # what tfmot keeps beside a kernel is none of Keras's arrays
+            raise _because_of_wrappers(config) or err from None
         done = modernise(_with_module(config), keras_version=old.keras_version)
     name, vintage = config["config"].get("name"), f"tf.keras {old.keras_version}"
     found = [Upgrade("SavedModel", vintage, (name if isinstance(name, str) else "model",))]
@@ -38,6 +44,14 @@ def modernise_saved_model(old: Described) -> Modernised:
     if left:
         found.append(Upgrade("left behind", vintage, left))
     return replace(done, upgrades=(*found, *done.upgrades), placed=layout.groups)
+
+
+def _because_of_wrappers(config: Config) -> FileFault | None:
+    """The fault that tfmot's wrappers are, if there are any."""
+    with contextlib.suppress(FileFault):  # of what is no real model
+        for told in told_of(walk(config)):
+            return FileFault(told)
+    return None
 
 
 def model_config(metadata: Config) -> Config:
