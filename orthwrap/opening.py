@@ -80,8 +80,7 @@ def _open(path: Path, new_folder: Callable[[], Path], upgrade: bool) -> Opened:
         return Opened(open_file(path))
     found = format_at(path)
     store = found.open(path)
-    version = store.record.keras_version or ""
-    if found.editing is None or (found.becomes is None and version.startswith("3.")):
+    if found.editing is None:
         return Opened(store)
     from orthwrap.upgrades import modernised
 
