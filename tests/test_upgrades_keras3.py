@@ -252,3 +252,45 @@ def test_classes_of_the_users_are_left() -> None:
     layers.append({"class_name": "Add", "config": dict(own), "inbound_nodes": [], "name": "add"})
     model = {"class_name": "Sequential", "config": {"name": "s", "layers": layers}}
     assert modernise(model, keras_version="3.9.0").upgrades == ()
+
+
+@pytest.mark.parametrize(
+    ("loss", "metrics"),
+    [
+        ("mse", ["mse", "mae"]),
+        (["mse", "mae"], None),
+        ({"p": "mape", "q": "MSE"}, {"p": ["mae"], "q": ["mse"]}),
+        ("mean_squared_error", ["mae"]),
+    ],
+)
+def test_h5_compiled_with_abbreviations(loss: Any, metrics: Any, tmp_path: Path) -> None:
+    """Keras cannot load such a file itself; what is attached to can be, and trains on."""
+    x = keras.Input((4,))
+    outputs = [L.Dense(2, name="p")(x), L.Dense(2, name="q")(x)]
+    model = keras.Model(x, outputs[0] if isinstance(loss, str) else outputs)
+    model.compile("sgd", loss, metrics=metrics)
+    path, out = tmp_path / "model.h5", tmp_path / "out.h5"
+    given, wanted = np.ones((2, 4), "float32"), np.zeros((2, 2), "float32")
+    if not isinstance(loss, str):
+        wanted = dict.fromkeys("pq", wanted) if isinstance(loss, dict) else [wanted, wanted]
+    expected = model.evaluate(given, wanted, verbose=0, return_dict=True)
+    model.save(path)
+    orthwrap.apply(path, out, factor=1e-12)
+    found = load(out, compile=True)
+    again = found.evaluate(given, wanted, verbose=0, return_dict=True)  # metrics take long names
+    assert sorted(again.values()) == pytest.approx(sorted(expected.values()))
+    if loss == "mean_squared_error":
+        with opened(path) as plain:
+            assert plain.upgrades == ()
+
+
+def test_a_broken_training_config_stops_no_reading(tmp_path: Path) -> None:
+    """What is attached to is the model; how it was compiled stays as it stands."""
+    path, out = tmp_path / "model.h5", tmp_path / "out.h5"
+    transfer().save(path)
+    for text in ("{not json", "[]", '"mse"', '{"loss": 3}'):
+        with h5py.File(path, "r+") as file:
+            file.attrs["training_config"] = text
+        orthwrap.apply(path, out, force=True)
+        with h5py.File(out) as file:
+            assert file.attrs["training_config"] == text
