@@ -212,6 +212,21 @@ def test_h5_of_any_keras_3(make: Callable[[], Any], upgrades: str, tmp_path: Pat
     check(model, tmp_path / "model.h5", set(upgrades.split(", ")))
 
 
+@pytest.mark.parametrize("make", [masked, operations])
+def test_h5_that_orthwrap_has_keras_write(make: Callable[[], Any], tmp_path: Path) -> None:
+    """From a live model, and from a `.keras`."""
+    model = make()
+    model.save(tmp_path / "model.keras")
+    given = inputs_of(model)
+    expected = keras.tree.flatten(model(given, training=False))
+    for source in (model, tmp_path / "model.keras"):
+        out = tmp_path / "out.h5"
+        orthwrap.apply(source, out, target="all", force=True)
+        found = keras.tree.flatten(load(out)(given, training=False))
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
 def test_arguments_that_are_gone(tmp_path: Path) -> None:
     """Keras 3.0 to 3.5 wrote the range of values of rotated images, which it never used."""
 

@@ -17,7 +17,11 @@ _LOAD = "Loading with Keras, for training and converting"
 # What may not be read is the file's fault, not wrong usage: opening it says so.
 Model = Annotated[
     Path,
-    typer.Argument(metavar="MODEL", help="A .h5, .hdf5 or .keras model file.", readable=False),
+    typer.Argument(
+        metavar="MODEL",
+        help="A .h5, .hdf5 or .keras model file, a SavedModel folder, or a model.json.",
+        readable=False,
+    ),
 ]
 Output = Annotated[
     Path | None,
@@ -26,6 +30,15 @@ Output = Annotated[
         "-o",
         metavar="OUT",
         help="Where to write; the suffix says the format.",
+        readable=False,
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        metavar="W.h5",
+        help="The file of weights, where MODEL is a model.json.",
         readable=False,
     ),
 ]

@@ -7,6 +7,7 @@ from pathlib import Path
 from orthwrap.errors import FileFault
 from orthwrap.stores import formats
 from orthwrap.stores.formats import Format, suffix_list
+from orthwrap.stores.pair import is_architecture
 from orthwrap.stores.regular import open_regular
 from orthwrap.stores.replacing import reason
 from orthwrap.stores.store import FileStore
@@ -48,6 +49,12 @@ def _why_none(path: Path) -> str:
         return (
             f"{path} lists files of weights only, no model: build the model in Python, "
             "model.load_weights(file), then model.save('model.keras') and use that file"
+        )
+    if is_architecture(path):
+        return (
+            f"{path} describes a model without its weights: `orthwrap upgrade {path.name} "
+            "--weights W.h5` makes one file of both (apply, inspect and finetune take --weights "
+            "too; weights= in Python)"
         )
     return (
         f"{path} is neither an HDF5 file nor a .keras archive, or is cut short: "

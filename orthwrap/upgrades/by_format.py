@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from orthwrap.stores.edits import Described
 from orthwrap.upgrades.ledger import Modernised, Upgrade
+from orthwrap.upgrades.models.modules import with_module
 from orthwrap.upgrades.modernise import modernise
 from orthwrap.upgrades.rewriting import parse_version
 from orthwrap.upgrades.saved_models.whole_folder import modernise_saved_model
@@ -50,7 +51,8 @@ def _h5(old: Described) -> Modernised:
 
 
 def _keras(old: Described) -> Modernised:
-    return modernise(old.config, keras_version=old.keras_version or "2")  # none is older
+    config = with_module(old.config)
+    return modernise(config, keras_version=old.keras_version or "2")  # none is older
 
 
 _BY_FORMAT: dict[str, Callable[[Described], Modernised]] = {

@@ -44,6 +44,7 @@ def apply(
     model: Any,
     output: PathLike | None = None,
     *,
+    weights: PathLike | None = None,
     rules: Rule | Sequence[Rule] | None = None,
     measure: bool = True,
     upgrade: bool = True,
@@ -62,6 +63,7 @@ def apply(
         model: a path, or a `keras.Model`, which is never changed unless `in_place`.
         output: where to write; from a path, None writes `name-orth` beside the input. From a
             model, None writes nothing.
+        weights: the file of weights that goes with a `model.json`, what `model.to_json()` gave.
         rules: several `Rule`s instead; the first that matches wins.
         measure: False skips the figures.
         upgrade: False leaves a file of an older Keras in its own words.
@@ -103,7 +105,7 @@ def apply(
     if in_place and settings is not None and settings.devices is not None:
         raise UsageError("devices share a copy of the model: leave in_place out")
     job = job_of(data, settings, progress)
-    verb = _Apply(rules, measure, job, known, unsafe_lambda, dry_run)
+    verb = _Apply(rules, measure, job, known, unsafe_lambda, dry_run, weights)
     with contextlib.nullcontext() if job is None else job.on_devices():
         if not isinstance(model, (str, os.PathLike)):
             return verb.on_model(model, output, force=force, in_place=in_place)
@@ -145,11 +147,14 @@ class _Apply:
     custom_objects: Mapping[str, Any]
     unsafe_lambda: bool
     dry_run: bool
+    weights: PathLike | None = None
 
     def on_file(self, path: Path, output: PathLike | None, *, force: bool, upgrade: bool) -> Result:
-        with opened(path, upgrade=upgrade) as source:
+        with opened(path, upgrade=upgrade, weights=self.weights) as source:
             store = source.store
-            target = target_of(path, output, "apply", store, force, self.dry_run)
+            target = target_of(
+                path, output, "apply", store, force, self.dry_run, weights=self.weights
+            )
             if self.job is not None:
                 self.job.check_log(path, target)
             templates, functions = templates_of(self.rules)
@@ -174,7 +179,7 @@ class _Apply:
     def on_model(
         self, model: Any, output: PathLike | None, *, force: bool, in_place: bool
     ) -> Result:
-        with opened(model) as source:
+        with opened(model, weights=self.weights) as source:
             target = target_of(model, output, "apply", source.store, force, self.dry_run)
             if self.job is not None:
                 self.job.check_log(None, target)

@@ -29,6 +29,15 @@ def present_module(node: dict[str, Any]) -> str | None:
     return "keras" + (f".{rest}" if rest else "")
 
 
+def with_module(model: dict[str, Any]) -> dict[str, Any]:
+    """A whole model's node: a `.keras` says where its class is."""
+    module = MODELS.get(class_of(model))
+    if module is None or "module" in model:
+        return model
+    registered = "Functional" if class_of(model) == "Functional" else None
+    return {"module": module, **model, "registered_name": registered}
+
+
 def update_modules(tree: Any, run: Rewriting, depth: int = 0) -> None:
     """Correct every module in a config, in place."""
     if depth > MOST_NESTED:
