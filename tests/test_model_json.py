@@ -216,6 +216,17 @@ def test_one_half_alone_says_what_is_missing(tmp_path: Path) -> None:
     assert "model.json --weights old.h5" in failed("inspect", tmp_path / "old.h5")
 
 
+@pytest.mark.parametrize("name", ["cp.index", "cp.data-00000-of-00001", "folder"])
+def test_a_checkpoint_says_what_would_help(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if name == "folder":
+        path.mkdir()
+        (path / "checkpoint").write_text('model_checkpoint_path: "cp"')
+    else:
+        path.write_bytes(b"\0" * 40)
+    assert "`orthwrap apply model.keras`" in failed("inspect", path)
+
+
 def test_what_is_no_pair_is_one_line(tmp_path: Path) -> None:
     architecture, weights = saved(functional(), tmp_path)
     whole = tmp_path / "whole.keras"

@@ -321,7 +321,7 @@ def _names(rows: Sequence[LayerRecord | Comparison]) -> list[tuple[str, str]]:
     names = []
     for row in rows:
         folder, _, name = row.path.rpartition("/")
-        if len(slots[row.path]) > 1 or row.slot == "activity":
+        if len(slots[row.path]) > 1 or (row.kernel is None and row.slot != "kernel"):
             name += f"@{row.slot}"
         if len(kernels[row.path, row.slot]) > 1:
             name += f" {row.kernel}"
