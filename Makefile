@@ -7,8 +7,8 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 # On by default on most processors, not on all; without it TensorFlow's CPU lacks NCHW convolutions.
 export TF_ENABLE_ONEDNN_OPTS ?= 1
 
-.PHONY: demo test test-fast lint types unit coverage test-backends test-torch test-jax test-lowest test-browser bench docs pictures fuzz \
-	release-check clean
+.PHONY: demo test test-fast lint types unit coverage test-backends test-torch test-jax test-lowest \
+	test-browser test-peers test-older bench docs pictures fuzz release-check clean
 
 # The environment is made anew when its ingredients change.
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -72,6 +72,15 @@ BACKEND_TESTS := tests/penalties tests/regularizers/test_regularizers.py tests/l
 test-browser: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt selenium
 	$(BIN)/pytest tests/report/test_html_in_browser.py
+
+# What nobody here wrote: the layers of Keras's own layer tests, live and through both formats.
+test-peers: $(VENV)/ready
+	$(BIN)/python tests/peers/keras_layers.py
+
+# Models of earlier releases of Keras 3, each installed beside the environment for as long as it
+# writes them, read here: their outputs are what they were.
+test-older: $(VENV)/ready
+	$(BIN)/python tests/peers/older_keras.py
 
 # The oldest versions of everything that pyproject.toml allows, in an environment of their own.
 $(LOWEST)/ready: pyproject.toml constraints-lowest.txt

@@ -145,13 +145,14 @@ def _nothing_kept(*makers: str) -> str:
 
 
 def _set_live(store: Any, decision: Decision, functions: Mapping[str, Any]) -> None:
-    from orthwrap.live.in_place import set_regularizer
+    from orthwrap.live.in_place import carrying, set_regularizer
     from orthwrap.live.live_store import variable_of
 
     live = store.object_of(decision.slot.layer)
     made = _regularizer_for(decision, functions)
-    variables = [variable_of(live, k.spec) for k in decision.slot.kernels]
-    set_regularizer(live, decision.slot.key, [v for v in variables if v is not None], made)
+    kernels = [variable_of(live, k.spec) for k in decision.slot.kernels]
+    variables = [v for v in kernels if v is not None] or carrying(live, decision.slot.key)
+    set_regularizer(live, decision.slot.key, variables, made)
 
 
 def _regularizer_for(decision: Decision, functions: Mapping[str, Any]) -> Any:

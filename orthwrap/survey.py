@@ -22,6 +22,8 @@ from orthwrap.penalties.attachment import Attachment
 from orthwrap.rules.patterns import Candidate
 from orthwrap.stores.store import Below, Store, WeightRef
 
+KEY_END = "_regularizer"
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -39,7 +41,8 @@ class Slot:
 
     Attributes:
         layer: the layer whose config holds the slot.
-        name: kernel, depthwise, pointwise, recurrent, embeddings or activity.
+        name: kernel, depthwise, pointwise, recurrent, embeddings or activity; of a slot that only
+            `strip --all` knows, its key without `_regularizer`: bias, gamma, ….
         kernels: one as a rule; four for attention; both directions where they share a config.
         layout: None where there is none.
         problem: why the slot cannot carry an orthogonality penalty; "" where it can.
@@ -61,7 +64,7 @@ class Slot:
 
     @property
     def key(self) -> str:
-        return SLOT_KEYS[self.name]
+        return SLOT_KEYS.get(self.name, f"{self.name}{KEY_END}")
 
     @property
     def current(self) -> Attachment | None:
@@ -125,7 +128,7 @@ class Unseen:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a model offers: its layers, and every slot that could carry a regularizer."""
+    """What a model offers: its layers, and every slot that could carry an orthwrap regularizer."""
 
     layers: tuple[Layer, ...]
     slots: tuple[Slot, ...]
@@ -135,6 +138,22 @@ class Survey:
     @property
     def layer_count(self) -> int:
         return sum(not (layer.is_operation or layer.is_container) for layer in self.layers)
+
+
+def other_slots(surveyed: Survey) -> tuple[Slot, ...]:
+    """Slots that carry a regularizer and are not surveyed: of biases, normalisation, strangers."""
+    known = {
+        (slot.layer.pointers or slot.layer.path, slot.key)
+        for slot in (*surveyed.slots, *surveyed.activities)
+    }
+    found = []
+    for layer in surveyed.layers:
+        for key, value in layer.config.items() if layer.twin is None else ():
+            place = (layer.pointers or layer.path, key)
+            if key.endswith(KEY_END) and value is not None and place not in known:
+                name = key.removesuffix(KEY_END)
+                found.append(Slot(layer, name, (), None, "", "", value, ()))
+    return tuple(found)
 
 
 def survey(store: Store, *, is_tried: bool = False) -> Survey:

@@ -22,6 +22,7 @@ from orthwrap_cli.word_options import with_words
 def apply(
     model: o.Model,
     output: Annotated[Path | None, o.output_of("apply")] = None,
+    weights: o.Weights = None,
     attach: Any = None,
     rules: Annotated[
         Path | None,
@@ -69,6 +70,7 @@ def apply(
     return orthwrap.apply(
         model,
         output,
+        weights=weights,
         **given,
         data=data,
         **training,

@@ -18,6 +18,7 @@ from orthwrap_cli.word_options import with_words
 def finetune(
     model: o.Model,
     output: Annotated[Path | None, o.output_of("finetune")] = None,
+    weights: o.Weights = None,
     data: t.Data = None,
     training: Any = None,
     custom_objects: o.CustomObjects = None,
@@ -37,6 +38,7 @@ def finetune(
         model,
         data,
         output,
+        weights=weights,
         **training,
         force=force,
         custom_objects=o.custom_objects(custom_objects),

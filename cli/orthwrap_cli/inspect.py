@@ -11,6 +11,7 @@ from orthwrap_cli.command import command
 @command("report")
 def inspect(
     model: o.Model,
+    weights: o.Weights = None,
     target: o.Target = None,
     exclude: o.Exclude = None,
     no_upgrade: o.NoUpgrade = False,
@@ -24,6 +25,7 @@ def inspect(
 
     return orthwrap.inspect(
         model,
+        weights=weights,
         target=target or None,
         exclude=exclude or (),
         measure=not no_measure,

@@ -19,7 +19,11 @@ _LOAD = "Loading with Keras, for training and converting"
 # What may not be read is the file's fault, not wrong usage: opening it says so.
 Model = Annotated[
     Path,
-    typer.Argument(metavar="MODEL", help="A .h5, .hdf5 or .keras model file.", readable=False),
+    typer.Argument(
+        metavar="MODEL",
+        help="A .h5, .hdf5 or .keras model file, a SavedModel folder, or a model.json.",
+        readable=False,
+    ),
 ]
 
 
@@ -35,6 +39,15 @@ def output_of(command: str) -> Any:
     )
 
 
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        metavar="W.h5",
+        help="The file of weights, where MODEL is a model.json.",
+        readable=False,
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing OUT (never the input).")]
 Quiet = Annotated[
     bool,

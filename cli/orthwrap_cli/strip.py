@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
+
 from orthwrap_cli import options as o
 from orthwrap_cli.command import command
 
@@ -13,6 +15,13 @@ from orthwrap_cli.command import command
 def strip(
     model: o.Model,
     output: Annotated[Path | None, o.output_of("strip")] = None,
+    all: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="Remove every regularizer, an L2 and those of biases and normalisation too.",
+        ),
+    ] = False,
     dry_run: o.DryRun = False,
     custom_objects: o.CustomObjects = None,
     unsafe_lambda: o.UnsafeLambda = False,
@@ -24,6 +33,7 @@ def strip(
     return orthwrap.strip(
         model,
         output,
+        all=all,
         force=force,
         dry_run=dry_run,
         custom_objects=o.custom_objects(custom_objects),

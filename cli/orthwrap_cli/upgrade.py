@@ -13,6 +13,7 @@ from orthwrap_cli.command import command
 def upgrade(
     model: o.Model,
     output: Annotated[Path | None, o.output_of("upgrade")] = None,
+    weights: o.Weights = None,
     custom_objects: o.CustomObjects = None,
     unsafe_lambda: o.UnsafeLambda = False,
     force: o.Force = False,
@@ -23,6 +24,7 @@ def upgrade(
     return orthwrap.upgrade(
         model,
         output,
+        weights=weights,
         force=force,
         custom_objects=o.custom_objects(custom_objects),
         unsafe_lambda=unsafe_lambda,

@@ -36,6 +36,13 @@ def set_regularizer(live: Any, key: str, variables: Sequence[Any], regularizer: 
         variable.regularizer = regularizer
 
 
+def carrying(live: Any, key: str) -> list[Any]:
+    """The variables of a layer that carry the regularizer that its setting `key` is."""
+    held = [keras_inside.setting(owner, key) for owner in (live, getattr(live, "cell", None))]
+    own = [regularizer for regularizer in held if regularizer is not None]
+    return [v for v in live.variables if any(v.regularizer is regularizer for regularizer in own)]
+
+
 @contextlib.contextmanager
 def restored_on_error(model: Any) -> Iterator[None]:
     """Where the block fails, the model is as it was, but for weights that were trained already.

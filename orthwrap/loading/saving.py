@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from pathlib import Path
 from typing import Any
 
 from orthwrap.errors import FileFault
 from orthwrap.loading.loading import _keras_reason, _quiet_keras
+from orthwrap.opening import opened
 from orthwrap.penalties.attachment import check_reference
 from orthwrap.stores.replacing import replacing
 
@@ -30,6 +33,8 @@ def save_model(model: Any, target: Path, like: Path | None = None) -> None:
         written = sibling if like is None else sibling.with_name(f"model{like.suffix}")
         try:
             model.save(written)
+            if written.suffix != ".keras":
+                _make_readable(written)
             written.replace(sibling)
         except OSError:
             raise
@@ -37,3 +42,11 @@ def save_model(model: Any, target: Path, like: Path | None = None) -> None:
             raise FileFault(
                 f"Keras cannot save the model as {target.name}: {_keras_reason(e)}"
             ) from e
+
+
+def _make_readable(written: Path) -> None:
+    """Keras writes some `.h5` in words that it does not read: those are set right."""
+    # What orthwrap cannot read stays as Keras wrote it.
+    with contextlib.suppress(FileFault), opened(written) as found:
+        if found.upgrades:
+            shutil.copyfile(found.store.path, written)

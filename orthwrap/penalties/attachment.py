@@ -194,6 +194,6 @@ def describe(node: Any) -> str:
         return str(Attachment.from_node(node))
     config = node.get("config")
     if not isinstance(config, Mapping):
-        return class_of(node) if config is None else str(config)
+        return class_of(node) or str(node.get("name", node)) if config is None else str(config)
     values = [f"{k}={v:.6g}" for k, v in config.items() if isinstance(v, float) and v]
     return f"{class_of(node)}({', '.join(values)})" if values else class_of(node)

@@ -24,7 +24,7 @@ from orthwrap.plan.explain import excludes_nothing, why_no_match
 from orthwrap.plan.parsed import matching
 from orthwrap.plan.reasons import IS_FROZEN, because
 from orthwrap.rules.patterns import parse
-from orthwrap.survey import Slot, Survey
+from orthwrap.survey import Slot, Survey, other_slots
 
 
 def plan_inspect(
@@ -98,4 +98,22 @@ def plan_strip(surveyed: Survey) -> Plan:
                 value=ABSENT if current.absent else original,
             )
         )
+    return Plan(tuple(in_order(surveyed, decisions)))
+
+
+def plan_strip_all(surveyed: Survey) -> Plan:
+    """Takes out every regularizer, whosever it is, and gives nothing back."""
+    decisions = []
+    for slot in (*surveyed.slots, *surveyed.activities, *other_slots(surveyed)):
+        if slot.existing is not None:
+            current = slot.current
+            had = describe(slot.existing)
+            set_aside = None if current is None else current.replaced
+            and_this = "" if set_aside is None else f"{describe(set_aside)} was set aside"
+            value = ABSENT if current is not None and current.absent else None
+            decisions.append(
+                Decision(slot, REMOVED, because(f"had {had}", and_this), previous=had, value=value)
+            )
+        elif slot.name != "activity":
+            decisions.append(Decision(slot, NOT_SELECTED, because("has no regularizer")))
     return Plan(tuple(in_order(surveyed, decisions)))

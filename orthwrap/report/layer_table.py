@@ -281,7 +281,7 @@ def names_of(rows: Sequence[LayerRecord | Comparison | Block]) -> list[tuple[str
     names = []
     for row in rows:
         folder, _, name = row.path.rpartition("/")
-        if len(slots[row.path]) > 1 or row.slot == "activity":
+        if len(slots[row.path]) > 1 or (row.kernel is None and row.slot != "kernel"):
             name += f"@{row.slot}"
         if len(kernels[row.path, row.slot]) > 1:
             name += f" {row.kernel}"

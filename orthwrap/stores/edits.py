@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from orthwrap.errors import FileFault
 from orthwrap.model_config.tree import Node
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Described:
         keras_version: what the file says wrote it; "" where it does not say.
         backend: the same.
         training_config: how it was compiled, where that stands beside the config.
+        training_fault: why that could not be read; None where it could, or is not there.
         groups: what stands beside the layers' weights.
         weights: of a file that keeps arrays by layer.
         checkpoint: of one that keeps them by object.
@@ -75,6 +77,7 @@ class Described:
     keras_version: str = ""
     backend: str = ""
     training_config: dict[str, Any] | None = None
+    training_fault: FileFault | None = None
     groups: frozenset[str] = frozenset()
     weights: WeightsView | None = None
     checkpoint: ObjectsView | None = None

@@ -7,6 +7,7 @@ from pathlib import Path
 from orthwrap.errors import FileFault
 from orthwrap.stores import formats
 from orthwrap.stores.formats import Format, suffix_list
+from orthwrap.stores.pair import is_architecture
 from orthwrap.stores.regular import open_regular
 from orthwrap.stores.replacing import reason
 from orthwrap.stores.store import FileStore
@@ -40,6 +41,12 @@ def format_at(path: Path) -> Format:
 
 
 def _why_none(path: Path) -> str:
+    if _is_checkpoint(path):
+        return (
+            f"{path} is a TensorFlow checkpoint, which holds weights only: build the model in "
+            "Python, model.load_weights(prefix), model.save('model.keras'), then `orthwrap apply "
+            "model.keras`"
+        )
     if path.is_dir():
         return f"{path} is a folder: expected a model file ({suffix_list()})"
     if path.stat().st_size == 0:
@@ -47,12 +54,25 @@ def _why_none(path: Path) -> str:
     if path.name.endswith(".weights.json"):
         return (
             f"{path} lists files of weights only, no model: build the model in Python, "
-            "model.load_weights(file), then model.save('model.keras') and use that file"
+            "model.load_weights(file), model.save('model.keras'), then `orthwrap apply model.keras`"
+        )
+    if is_architecture(path):
+        return (
+            f"{path} describes a model without its weights: `orthwrap upgrade {path.name} "
+            "--weights W.h5` makes one file of both (apply, inspect and finetune take --weights "
+            "too; weights= in Python)"
         )
     return (
         f"{path} is neither an HDF5 file nor a .keras archive, or is cut short: "
         "save the model again with model.save('model.keras')"
     )
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """By the names that TensorFlow gives: `weights.index` beside `weights.data-00000-of-00001`."""
+    if path.is_dir():
+        return (path / "checkpoint").is_file()
+    return path.suffix == ".index" or path.suffix.startswith(".data-")
 
 
 def check_readable(path: Path) -> None:

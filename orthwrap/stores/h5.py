@@ -204,8 +204,9 @@ class H5Store:
             or "_layer_checkpoint_dependencies" in self.file
         ):
             return (
-                f"{self.path} holds weights only, no model: build the model in Python, "
-                "model.load_weights(file), then model.save('model.keras') and use that file"
+                f"{self.path} holds weights only, no model: `orthwrap upgrade model.json --weights "
+                f"{self.path.name}` makes one file of them and of what model.to_json() gave; or "
+                "build the model in Python, model.load_weights(file), model.save('model.keras')"
             )
         return (
             f"{self.path} is an HDF5 file but no Keras model (it has no model_config): "

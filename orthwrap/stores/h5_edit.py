@@ -29,12 +29,18 @@ _TOP_LEVEL = "top_level_model_weights"
 def described(store: H5Store) -> Described:
     """All that is known of the model without reading its arrays."""
     group = _weights_group(store.file)
+    training, fault = None, None
+    try:
+        training = store.training_config()
+    except FileFault as e:
+        fault = e
     return Described(
         store.format,
         store.root,
         keras_version=store.text("keras_version") or "",
         backend=store.text("backend") or "",
-        training_config=store.training_config(),
+        training_config=training,
+        training_fault=fault,
         groups=frozenset(store.file),
         weights=None if group is None else LayerWeights(group, store.size),
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orthwrap.errors import FileFault
+from orthwrap.stores import pair
 from orthwrap.stores.formats import new_suffix, suffix_list, suffixes
 from orthwrap.stores.replacing import check_place, check_regular, is_stream
 
@@ -35,7 +36,7 @@ def output_for(path: Path, output: PathLike | None, command: str, format: str) -
         return target
     known = path.suffix in suffixes()
     suffix = path.suffix if known and not path.is_dir() else new_suffix(format)
-    stem = path.stem if known else path.name or path.resolve().name
+    stem = path.stem if known or path.suffix == pair.SUFFIX else path.name or path.resolve().name
     if not path.name:  # `.`: what lies beside it is not called by its name
         path = path.resolve()
     return path.with_name(f"{stem}{SUFFIXES[command]}{suffix}")

@@ -47,7 +47,8 @@ class SavedModelFolder:
         if text is None:
             raise FileFault(
                 f"{path}: a SavedModel without a Keras config (exported for serving); "
-                "its layers cannot be told, use the model that it was exported from"
+                "its layers cannot be told: `orthwrap apply` the .keras or .h5 that it comes "
+                "from"
             )
         self.metadata = parse_json(text, path, len(text))
         if not isinstance(self.metadata, dict):

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from orthwrap.stores.edits import Described
 from orthwrap.upgrades.ledger import Modernised, Upgrade
+from orthwrap.upgrades.models.modules import with_module
 from orthwrap.upgrades.modernise import modernise
 from orthwrap.upgrades.rewriting import parse_version
 from orthwrap.upgrades.saved_models.whole_folder import modernise_saved_model
@@ -31,6 +32,8 @@ def modernised(old: Described) -> Modernised:
 def _h5(old: Described) -> Modernised:
     inside = old.config.get("keras_version")  # Keras 1.0 said it there alone
     version = old.keras_version or (inside if isinstance(inside, str) else "")
+    if old.training_fault is not None and parse_version(version) < (3, 0):
+        raise old.training_fault
     done = modernise(
         old.config,
         training_config=old.training_config,
@@ -38,6 +41,9 @@ def _h5(old: Described) -> Modernised:
         backend=old.backend,
         weights=old.weights,
     )
+    if old.training_fault is not None and done.upgrades:
+        lost = Upgrade("training config", "Keras 3", ("training",), "not readable, left out")
+        return replace(done, upgrades=(*done.upgrades, lost))
     if STATE not in old.groups or STATE_ASIDE in old.groups or parse_version(version) >= (3, 0):
         return done
     aside = Upgrade("optimizer state", "Keras 1.0-2.15", ("training",), f"now {STATE_ASIDE}")
@@ -45,7 +51,8 @@ def _h5(old: Described) -> Modernised:
 
 
 def _keras(old: Described) -> Modernised:
-    return modernise(old.config, keras_version=old.keras_version or "2")  # none is older
+    config = with_module(old.config)
+    return modernise(config, keras_version=old.keras_version or "2")  # none is older
 
 
 _BY_FORMAT: dict[str, Callable[[Described], Modernised]] = {

@@ -10,7 +10,7 @@ from typing import Any
 from orthwrap.errors import FileFault
 from orthwrap.stores.edits import StoreEdit, Transform, Weight, WeightEdit, WeightsView
 from orthwrap.upgrades.ledger import Config, Modernised
-from orthwrap.upgrades.models import compile_config, keras1, modules, naming
+from orthwrap.upgrades.models import compile_config, keras1, keras3, modules, naming
 from orthwrap.upgrades.models.walk import Walker, is_model
 from orthwrap.upgrades.rewriting import Rewriting, class_of, is_layer_node, parse_version
 
@@ -50,7 +50,7 @@ def modernise(
     """
     version = parse_version(keras_version)
     if version >= (3, 0):
-        return Modernised(model_config, training_config)
+        return _of_keras_3(model_config, training_config, keras_version, backend)
     with readable_faults("model config"):
         run = Rewriting(version, backend, weights)
         model, edits = _model(model_config, run)
@@ -75,6 +75,28 @@ def modernise(
         store_moves=tuple(run.store_moves),
         upgrades=upgrades,
         needs_orthwrap=tuple(run.needs),
+    )
+
+
+def _of_keras_3(
+    model_config: Config, training_config: Config | None, keras_version: str, backend: str
+) -> Modernised:
+    """What any Keras 3 wrote, in forms that the present one reads; arrays stay as they are."""
+    run = Rewriting(parse_version(keras_version), backend, None)
+    with readable_faults("model config"):
+        model = copy.deepcopy(model_config)
+        run.ledger.root = naming.name_of(model) or "model"
+        keras3.rewrite(model, run)
+        training = compile_config.spelled_out(training_config, run)
+        upgrades = run.ledger.upgrades()
+    if not upgrades:
+        return Modernised(model_config, training_config)
+    return Modernised(
+        model,
+        training,
+        keras_version=keras_version,
+        backend=backend or "tensorflow",
+        upgrades=upgrades,
     )
 
 

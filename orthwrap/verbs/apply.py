@@ -22,7 +22,7 @@ from orthwrap.report.record import Report
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
 from orthwrap.rules.rule import AttachWords, Rule
 from orthwrap.rules.words import documented, words_of
-from orthwrap.stores.outputs import PathLike, check_output, output_for
+from orthwrap.stores.outputs import PathLike, output_for
 from orthwrap.surgery import (
     changed_model,
     check_kept,
@@ -36,7 +36,7 @@ from orthwrap.survey import Survey, survey
 from orthwrap.training.settings import DEFAULT_GOAL, TrainingWords, settings_of
 from orthwrap.verbs.endings import Result, finished, trained
 from orthwrap.verbs.measuring import check_operator, measuring_of
-from orthwrap.verbs.places import refuse_in_place, target_of
+from orthwrap.verbs.places import check_target, refuse_in_place, target_of
 from orthwrap.verbs.training_words import check_effect, check_pulls, job_of, says_how_strong
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def apply(
     model: Any,
     output: PathLike | None = None,
     *,
+    weights: PathLike | None = None,
     rules: Rule | Sequence[Rule] | None = None,
     measure: bool = True,
     operator: bool = False,
@@ -74,6 +75,7 @@ def apply(
         model: a path, or a `keras.Model`, which is never changed unless `in_place`.
         output: where to write; from a path, None writes `name-orth` beside the input. From a
             model, None writes nothing.
+        weights: the file of weights that goes with a `model.json`, what `model.to_json()` gave.
         rules: several `Rule`s instead; the first that matches wins.
         measure: False skips the figures.
         operator: as in `inspect`; after training too.
@@ -124,7 +126,7 @@ def apply(
         with_operator=operator,
         measuring=measuring_of(progress),
     )
-    verb = _Apply(rules, measure, report_on, job, known, unsafe_lambda, dry_run)
+    verb = _Apply(rules, measure, report_on, job, known, unsafe_lambda, dry_run, weights)
     with contextlib.nullcontext() if job is None else job.on_devices():
         if not isinstance(model, (str, os.PathLike)):
             return verb.on_model(model, output, force=force, in_place=in_place)
@@ -167,9 +169,10 @@ class _Apply:
     custom_objects: Mapping[str, Any]
     unsafe_lambda: bool
     dry_run: bool
+    weights: PathLike | None = None
 
     def on_file(self, path: Path, output: PathLike | None, *, force: bool, upgrade: bool) -> Result:
-        with opened(path, upgrade=upgrade) as source:
+        with opened(path, upgrade=upgrade, weights=self.weights) as source:
             store = source.store
             target = output_for(path, output, "apply", store.format)
             templates, functions = templates_of(self.rules)
@@ -182,7 +185,7 @@ class _Apply:
             planned = plan(surveyed, self.rules, templates)
             check_foreign(planned)
             if not self.dry_run:
-                check_output(target, path, force)
+                check_target(target, path, force, self.weights)
             if self.job is not None:
                 self.job.check_log(path, target)
             root = edit(store.root, planned.edits)
@@ -204,7 +207,7 @@ class _Apply:
     def on_model(
         self, model: Any, output: PathLike | None, *, force: bool, in_place: bool
     ) -> Result:
-        with opened(model) as source:
+        with opened(model, weights=self.weights) as source:
             templates, functions = templates_of(self.rules)
             surveyed = survey(source.store)
             check_wrappers(surveyed.layers)

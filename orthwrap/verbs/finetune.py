@@ -30,6 +30,7 @@ def finetune(
     data: Any,
     output: PathLike | None = None,
     *,
+    weights: PathLike | None = None,
     measure: bool = True,
     force: bool = False,
     custom_objects: CustomObjects | None = None,
@@ -41,7 +42,7 @@ def finetune(
 
     Args:
         model: a path, or a `keras.Model`, of which a copy is trained.
-        data, progress: as in `apply`.
+        weights, data, progress: as in `apply`.
         **training: how to train:
             {words}
         custom_objects, unsafe_lambda: as in `apply`.
@@ -58,8 +59,8 @@ def finetune(
     known = custom_objects_of(custom_objects)
     is_file = isinstance(model, (str, os.PathLike))
     with job.on_devices():
-        with opened(model) as source:
-            target = target_of(model, output, "finetune", source.store, force)
+        with opened(model, weights=weights) as source:
+            target = target_of(model, output, "finetune", source.store, force, weights=weights)
             job.check_log(model, target)
             surveyed = survey(source.store)
             check_wrappers(surveyed.layers)

@@ -11,6 +11,7 @@ from orthwrap.report.make import make_report, with_notes
 from orthwrap.report.record import Report
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
 from orthwrap.rules.patterns import several
+from orthwrap.stores.outputs import PathLike
 from orthwrap.survey import survey
 from orthwrap.verbs import notes
 from orthwrap.verbs.measuring import check_operator, measuring_of
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 def inspect(
     model: Any,
     *,
+    weights: PathLike | None = None,
     target: Any = None,
     exclude: Any = (),
     measure: bool = True,
@@ -34,6 +36,7 @@ def inspect(
 
     Args:
         model: a path (`.h5`, `.hdf5`, `.keras`; nothing in the file is run) or a `keras.Model`.
+        weights: the file of weights that goes with a `model.json`, what `model.to_json()` gave.
         target: patterns of the kernels to measure; None takes all.
         exclude: patterns of kernels to leave out.
         measure: False skips the figures.
@@ -52,7 +55,7 @@ def inspect(
     """
     check_operator(operator, measure=measure)
     custom_objects_of(custom_objects)
-    with opened(model, upgrade=upgrade) as source:
+    with opened(model, upgrade=upgrade, weights=weights) as source:
         surveyed = survey(source.store)
         targets = None if target is None else several(target)
         planned = plan_inspect(surveyed, targets, several(exclude))

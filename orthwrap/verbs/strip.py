@@ -7,7 +7,7 @@ from typing import Any
 
 from orthwrap.model_config.tree import edit
 from orthwrap.opening import opened
-from orthwrap.plan.as_it_is import plan_strip
+from orthwrap.plan.as_it_is import plan_strip, plan_strip_all
 from orthwrap.report.make import make_report, with_notes
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
 from orthwrap.stores.outputs import PathLike
@@ -22,17 +22,20 @@ def strip(
     model: Any,
     output: PathLike | None = None,
     *,
+    all: bool = False,
     force: bool = False,
     in_place: bool = False,
     dry_run: bool = False,
     custom_objects: CustomObjects | None = None,
     unsafe_lambda: bool = False,
 ) -> Result:
-    """Takes out orthwrap's regularizers and gives back what was there before them.
+    """Takes out orthwrap's regularizers and gives back what was there before them; or all of them.
 
     Args:
         model: a path, or a `keras.Model`, of which a plain copy is made unless `in_place`.
         output: from a path, None writes `name-plain` beside the input.
+        all: take out every regularizer (an L2 too), those of biases and normalisation included, and
+            give nothing back.
         force: an existing output may be replaced (never the input).
         in_place: change the live model itself.
         dry_run: report, write nothing.
@@ -46,8 +49,10 @@ def strip(
     with opened(model, upgrade=False) as source:
         target = target_of(model, output, "strip", source.store, force, dry_run)
         surveyed = survey(source.store)
-        planned = plan_strip(surveyed)
+        planned = plan_strip_all(surveyed) if all else plan_strip(surveyed)
         report = make_report("strip", source, surveyed, planned, with_figures=False)
+        if all:
+            report = with_notes(report, notes.of_penalties_left(surveyed.layers))
         if dry_run:
             return finished(None, report, None)
         if is_file:

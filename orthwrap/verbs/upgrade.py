@@ -22,6 +22,7 @@ def upgrade(
     model: PathLike,
     output: PathLike | None = None,
     *,
+    weights: PathLike | None = None,
     force: bool = False,
     custom_objects: CustomObjects | None = None,
     unsafe_lambda: bool = False,
@@ -29,18 +30,19 @@ def upgrade(
     """Brings an old file to Keras 3, and does nothing else.
 
     Args:
-        model: a `.h5`, `.hdf5` or `.keras` file, or a SavedModel folder.
+        model: a `.h5`, `.hdf5` or `.keras` file, a SavedModel folder, or a `model.json`.
         output: None writes `name-keras3` beside the input, a `.keras` for a SavedModel. Where
             there is nothing to do, the output is a copy.
+        weights: the file of weights that goes with a `model.json`, what `model.to_json()` gave.
         force: an existing output may be replaced (never the input).
         custom_objects, unsafe_lambda: as in `apply`, where the format is converted too.
     """
     if not isinstance(model, (str, os.PathLike)):
         raise ValueFault("upgrade takes the path of a file: a live model is of Keras 3 already")
     known = custom_objects_of(custom_objects)
-    with opened(model) as source:
+    with opened(model, weights=weights) as source:
         store = source.store
-        target = target_of(model, output, "upgrade", store, force)
+        target = target_of(model, output, "upgrade", store, force, weights=weights)
         surveyed = survey(store)
         check_wrappers(surveyed.layers)
         report = make_report(

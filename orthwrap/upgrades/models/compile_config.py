@@ -122,17 +122,23 @@ def modernise_training(config: Any, run: Rewriting) -> Config | None:
     return new
 
 
-def spelled_out(config: Config) -> Config:
+def spelled_out(config: Config | None, run: Rewriting | None = None) -> Config | None:
     """The losses of a `training_config` without abbreviations.
 
     Keras 3 writes `mse` into an `.h5` as it was given, and when it reads it looks for it among the
     metrics' classes and fails.
     """
+    if not config or "loss" not in config:
+        return config
+    run = run or Rewriting((3, 0), "", None)
 
     def one_loss(value: Any) -> Any:
-        return _LOSS_NAMES.get(value, value) if isinstance(value, str) else value
+        new = _LOSS_NAMES.get(value, value) if isinstance(value, str) else value
+        if new != value:
+            run.ledger.note("loss name", "Keras 3", _PLACE, f"{value} is {new}")
+        return new
 
-    return {**config, "loss": _each(config.get("loss"), one_loss, Rewriting((3, 0), "", None))}
+    return {**config, "loss": _each(config["loss"], one_loss, run)}
 
 
 def without_metrics(config: Config, is_known: Callable[[str], bool]) -> Config:

@@ -211,7 +211,9 @@ def rename_refs(model: Config, changes: dict[str, str]) -> None:
     walk(model.get("output_layers"), 0)
 
 
-def single_tensors(model: Config, path: str, run: Rewriting) -> None:
+def single_tensors(
+    model: Config, path: str, run: Rewriting, vintage: str = "Keras 1.0-2.15"
+) -> None:
     """A model of one input or one output: a list of one tensor becomes the tensor.
 
     Keras 3 holds a model to the structure of inputs that its config has: a list of one does not
@@ -221,7 +223,7 @@ def single_tensors(model: Config, path: str, run: Rewriting) -> None:
         value = model.get(key)
         if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
             model[key] = value[0]
-            run.ledger.note("single tensor", "Keras 1.0-2.15", path)
+            run.ledger.note("single tensor", vintage, path)
 
 
 def layer_names(layers: list[Any], path: str) -> set[str]:

@@ -11,7 +11,7 @@ from orthwrap.upgrades.rewriting import Rewriting, class_of
 
 MODELS = {"Sequential": "keras", "Functional": keras_inside.FUNCTIONAL_MODULE, "Model": "keras"}
 # Deeper than a model's layers may nest, for the structures inside their configs.
-_DEPTH = 300
+MOST_NESTED = 300
 
 
 def present_module(node: dict[str, Any]) -> str | None:
@@ -29,9 +29,18 @@ def present_module(node: dict[str, Any]) -> str | None:
     return "keras" + (f".{rest}" if rest else "")
 
 
+def with_module(model: dict[str, Any]) -> dict[str, Any]:
+    """A whole model's node: a `.keras` says where its class is."""
+    module = MODELS.get(class_of(model))
+    if module is None or "module" in model:
+        return model
+    registered = "Functional" if class_of(model) == "Functional" else None
+    return {"module": module, **model, "registered_name": registered}
+
+
 def update_modules(tree: Any, run: Rewriting, depth: int = 0) -> None:
     """Correct every module in a config, in place."""
-    if depth > _DEPTH:
+    if depth > MOST_NESTED:
         raise FileFault("model config: nested too deeply; the file is broken")
     if isinstance(tree, list):
         for item in tree:

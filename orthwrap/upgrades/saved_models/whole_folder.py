@@ -15,7 +15,7 @@ from orthwrap.model_config.tfmot import told_of
 from orthwrap.model_config.tree import walk
 from orthwrap.stores.edits import Described
 from orthwrap.upgrades.ledger import Config, Modernised, Upgrade
-from orthwrap.upgrades.models.modules import MODELS
+from orthwrap.upgrades.models.modules import with_module
 from orthwrap.upgrades.modernise import modernise, readable_faults
 from orthwrap.upgrades.rewriting import class_of, parse_version
 from orthwrap.upgrades.saved_models.laid_out import lay_out
@@ -37,7 +37,7 @@ def modernise_saved_model(old: Described) -> Modernised:
             layout = lay_out(config, old.checkpoint.objects(), old.checkpoint.shapes())
         except FileFault as err:  # what tfmot keeps beside a kernel is none of Keras's arrays
             raise _because_of_wrappers(config) or err from None
-        done = modernise(_with_module(config), keras_version=old.keras_version)
+        done = modernise(with_module(config), keras_version=old.keras_version)
     name, vintage = config["config"].get("name"), f"tf.keras {old.keras_version}"
     found = [Upgrade("SavedModel", vintage, (name if isinstance(name, str) else "model",))]
     left = (*layout.left, *(["training configuration"] if metadata.get("training_config") else []))
@@ -78,12 +78,3 @@ def plain(value: Any) -> Any:
             return plain(value["items"])
         return {key: plain(item) for key, item in value.items() if key != "shared_object_id"}
     return value
-
-
-def _with_module(config: Config) -> Config:
-    """A `.keras` says where the model's class is."""
-    module = MODELS.get(class_of(config))
-    if module is None or "module" in config:
-        return config
-    registered = "Functional" if class_of(config) == "Functional" else None
-    return {"module": module, **config, "registered_name": registered}
