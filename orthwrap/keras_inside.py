@@ -9,7 +9,8 @@ Keras is imported inside the functions: files are read without it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -386,6 +387,23 @@ def in_stateless_scope() -> bool:
     from keras.src.backend.common.stateless_scope import in_stateless_scope
 
     return bool(in_stateless_scope())
+
+
+@contextlib.contextmanager
+def without_effects() -> Iterator[None]:
+    """While active, variables have the values of now, and what is assigned to them is forgotten.
+
+    Keras ≥ 3.5: `keras.src.backend.common.stateless_scope:get_stateless_scope`.
+    """
+    import keras
+    from keras.src.backend.common.stateless_scope import get_stateless_scope
+
+    around = get_stateless_scope()
+    scope = keras.StatelessScope(initialize_variables=False)
+    if around is not None:
+        scope.state_mapping.update(around.state_mapping)
+    with scope:
+        yield
 
 
 # Optimizers

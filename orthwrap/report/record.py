@@ -192,7 +192,8 @@ class Training:
         choices: what was chosen for the user (loss, optimizer, …) and why, one line each.
         epochs: how many were done, those before a checkpoint included.
         factors: of each regularizer at the start, by where it stands.
-        history: per epoch, every log that `fit` kept, `task_loss` and `penalty` among them.
+        history: per epoch, every log that `fit` kept: `loss`, the sum of `task_loss`, `penalty`
+            (of orthwrap's regularizers) and `own_penalty` (of others, where there are any); ….
         kept_epoch: the epoch whose weights the model has now, counted from 1; 0 for none.
         held_out: whether the metrics are those on validation data; else of the training data.
         seed: what all that is random followed from; None where that was left as it was.

@@ -557,7 +557,7 @@ def _moved(report: Report, training: Training) -> bool:
 
 def _in_order(metrics: Mapping[str, float]) -> Iterator[str]:
     """Task loss and penalty first, then what adds up to them, then the rest."""
-    first = [n for n in ("task_loss", "penalty", "loss") if n in metrics]
+    first = [n for n in ("task_loss", "penalty", "own_penalty", "loss") if n in metrics]
     yield from first
     yield from (n for n in metrics if n not in first)
 

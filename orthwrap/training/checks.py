@@ -119,6 +119,28 @@ def check_figures(model: Any, data: Data, figures: Mapping[str, float], settings
     is_lower_better(model, settings.monitor)
 
 
+_SWAMPS = 10.0  # times the task loss
+
+
+def warnings_before(
+    model: Any, figures: Mapping[str, float], settings: Settings, pulled: bool
+) -> tuple[str, ...]:
+    """What the figures before training say that it may go badly, a line each.
+
+    Args:
+        figures: losses and metrics of the model as it is.
+        pulled: kernels are pulled, so that the loss has no penalty of them.
+    """
+    task, penalty = abs(figures.get("task_loss", 0.0)), figures.get("penalty", 0.0)
+    # Who imitates itself has no task loss at first.
+    if settings.distill or pulled or not penalty > _SWAMPS * task > 0:
+        return ()
+    return (
+        f"the penalty is {penalty / task:.2g} × the task loss ({penalty:.3g} beside {task:.3g}): "
+        "attach with scale preserve, factor auto or a smaller factor",
+    )
+
+
 def label_fault(model: Any, batch: Sequence[Any]) -> str:
     """What in the model's loss or metrics fails on y, each tried alone; "" for nothing.
 

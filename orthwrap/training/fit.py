@@ -26,7 +26,13 @@ from orthwrap.report.verdict import Verdict, verdict_on
 from orthwrap.rules.aims import Aim
 from orthwrap.rules.schedules import Schedule
 from orthwrap.stores.replacing import TextOutput
-from orthwrap.training.checks import check_figures, check_numbers, check_objects, label_fault
+from orthwrap.training.checks import (
+    check_figures,
+    check_numbers,
+    check_objects,
+    label_fault,
+    warnings_before,
+)
 from orthwrap.training.factors.auto import (
     MOVED,
     Chosen,
@@ -58,7 +64,7 @@ from orthwrap.training.goal.freezing import batchnorm_momentum, freeze
 from orthwrap.training.goal.inputs_outputs import outputs_of
 from orthwrap.training.goal.labels import fit_labels
 from orthwrap.training.goal.pursuit import Pursuit
-from orthwrap.training.goal.pursuits import aim_of, pursuit_of, told_of_pursuit
+from orthwrap.training.goal.pursuits import aim_of, is_pulled, pursuit_of, told_of_pursuit
 from orthwrap.training.loop.checkpoints import (
     CheckpointFolder,
     State,
@@ -68,7 +74,7 @@ from orthwrap.training.loop.checkpoints import (
 )
 from orthwrap.training.loop.interrupts import Interrupts
 from orthwrap.training.loop.logs import check_board, open_log
-from orthwrap.training.loop.losses import split_losses
+from orthwrap.training.loop.losses import split_losses, without_unused
 from orthwrap.training.loop.watch import Outcome, Run, averages, is_ours, regularizers_in
 from orthwrap.training.pull.kernels import driven_kernels
 from orthwrap.training.settings import Settings
@@ -138,6 +144,7 @@ class Finetuned:
 
     Attributes:
         training: for the report.
+        warnings: a line each, for the report; progress has shown them before the first step.
         outcome: how far it came. Where it came to no good end, the model is as the last good
             epoch left it; `outcome.kept` is 0 where there is none.
         chosen, resolved: the regularizers whose factors were found, and the factors.
@@ -147,6 +154,7 @@ class Finetuned:
     outcome: Outcome
     chosen: tuple[Chosen, ...]
     resolved: tuple[Resolved, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def finetune(
@@ -250,12 +258,14 @@ def finetune(
         if session.state is not None:
             run.restore()
         choices += told_of_pursuit(model, pursuit, settings, steps)
+        warned = warnings_before(model, before, settings, is_pulled(pursuit))
         moving = _schedules(model, data, session, state, schedules)
         if state.epoch >= settings.epochs:
             for schedule in moving:
                 schedule.end(model)
         if progress is not None:
-            progress.start(choices, settings.epochs, steps)
+            told = (*choices, *(f"warning: {line}" for line in warned))
+            progress.start(told, settings.epochs, steps)
         try:
             if pursuit is None or not pursuit.progress.ended:
                 _fit(model, data, session, state, [*moving, run, *settings.callbacks])
@@ -285,7 +295,7 @@ def finetune(
         keep=run.keep,
         verdict=_verdict(pursuit, out, before, after),
     )
-    return Finetuned(training, out, chosen, resolved)
+    return Finetuned(training, out, chosen, resolved, warned)
 
 
 def _fit(model: Any, data: Data, session: Session, state: State, callbacks: Sequence[Any]) -> None:
@@ -415,7 +425,7 @@ def _figures(
 def _evaluate(model: Any, flow: Any, data: Data) -> dict[str, float]:
     with whole_batches((data.held_out or data.train).count):
         logs = model.evaluate(flow, verbose=0, return_dict=True)
-    return {k: float(v) for k, v in logs.items() if np.ndim(v) == 0}
+    return without_unused(model, {k: float(v) for k, v in logs.items() if np.ndim(v) == 0})
 
 
 def _words(

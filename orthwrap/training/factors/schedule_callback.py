@@ -33,7 +33,8 @@ class FactorSchedule(keras.callbacks.Callback):  # type: ignore[misc]  # Keras i
         ramp = orthwrap.FactorSchedule("warmup:500, cosine:0.1", by="step", target="all-conv")
         decay = orthwrap.FactorSchedule(keras.optimizers.schedules.ExponentialDecay(1.0, 10, 0.9))
 
-    While it trains, the logs have `task_loss` and `penalty` beside `loss`, their sum; `val_…` too
+    While it trains, the logs have `task_loss`, `penalty` (of orthwrap's regularizers) and, where
+    the model adds others, `own_penalty` beside `loss`, their sum; `val_…` too
     (not of a model whose `metrics` are a list of its own, or whose `train_step` does without
     `compute_loss`).
 

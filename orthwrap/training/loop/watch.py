@@ -21,10 +21,13 @@ from orthwrap.stores.replacing import TextOutput
 from orthwrap.training.loop.checkpoints import CheckpointFolder, State
 from orthwrap.training.loop.interrupts import Interrupts
 from orthwrap.training.loop.logs import Board, csv_of
+from orthwrap.training.loop.losses import without_unused
 from orthwrap.training.loop.monitor import is_lower_better
 from orthwrap.training.settings import Settings
 
 _EXPLODED = 1e4  # times what loss and penalty were before training
+_LOST, _DROWNED = 2.0, 1e6  # times what the task loss was, and times what it is
+_LOWER_FACTOR = "try a lower factor or learning rate"
 
 Snapshot = dict[str, list[NDArray[Any]]]
 
@@ -121,7 +124,7 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         self.keep = _kept_by(settings, validate is not None, pursuit)
         self._keeps_best = self.keep != "last"
         self._monitor = settings.monitor or ("val_task_loss" if validate else "task_loss")
-        self._first = (0.0, 0.0)  # loss and penalty before training
+        self._first = {"loss": 0.0, "task_loss": 0.0, "penalty": 0.0}  # before training
         self._kept: Snapshot | None = None
         self._factors: list[float] = []  # of each regularizer, before any schedule moves it
         self._metrics: list[NDArray[Any]] | None = None  # of the epoch that is gone on with
@@ -143,7 +146,7 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         Args:
             before: the figures of the model as it is, at the factors before any schedule.
         """
-        self._first = before.get("loss", 0.0), before.get("penalty", 0.0)
+        self._first |= {name: before[name] for name in self._first if name in before}
         self._factors = [r.factor for r in regularizers_in(self.model)]
         if self._pursuit is not None and self._state.goal is None:
             self._pursuit.begin()
@@ -238,7 +241,7 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         out = self.outcome
         out.step = batch + 1 + self._skipped
-        values = _floats(logs or {})
+        values = without_unused(self.model, _floats(logs or {}))
         out.fault, out.advice = self._fault_of(values)
         if self._progress is not None:
             self._progress.step(out.epoch, out.step, values)
@@ -262,15 +265,20 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
             out.interrupted = True
             self._write()
             return
-        values = _floats(logs or {})
+        values = without_unused(self.model, _floats(logs or {}))
         if self._validate is not None:
             values |= {f"val_{name}": value for name, value in self._validate().items()}
             logs.update(values)  # for the callbacks after this one
+        out.fault, out.advice = self._fault_of_epoch(values)
+        if self._pursuit is not None and not out.fault:
+            self._pursuit.epoch_done(epoch + 1)
+            out.fault, out.advice = self._fault_of_kernels()
+        if out.fault:
+            self.model.stop_training = True
+            return
         out.epoch, out.step, self._skipped = epoch + 1, 0, 0
         for name, value in values.items():
             out.history.setdefault(name, []).append(value)
-        if self._pursuit is not None:
-            self._pursuit.epoch_done(out.epoch)
         is_better = self._is_better(values)
         if is_better or not self._keeps_best:
             self._kept = _snapshot(self.model)
@@ -294,11 +302,48 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         loss, penalty = values.get("loss", 0.0), values.get("penalty", 0.0)
         if not math.isfinite(loss):
             return f"the loss became {loss} {at}", "try a lower learning rate or factor"
-        if penalty > _EXPLODED * max(*map(abs, self._first), 1e-3):
-            return (
-                f"the penalty exploded {at}, from {self._first[1]:.3g} to {penalty:.3g}",
-                "try a lower factor or learning rate",
+        return self._exploded(penalty, at)
+
+    def _exploded(self, penalty: float, at: str) -> tuple[str, str]:
+        before = self._first["penalty"]
+        if penalty > _EXPLODED * max(abs(self._first["loss"]), abs(before), 1e-3):
+            return f"the penalty exploded {at}, from {before:.3g} to {penalty:.3g}", _LOWER_FACTOR
+        return "", ""
+
+    def _fault_of_epoch(self, values: Mapping[str, float]) -> tuple[str, str]:
+        """The same of what the last step of an epoch has left, which no further step shows."""
+        at = f"after epoch {self.outcome.epoch + 1}"
+        for name in ("val_loss", "val_task_loss", "val_penalty"):
+            if not math.isfinite(values.get(name, 0.0)):
+                word = name.replace("val_", "").replace("_", " ")
+                what = f"the {word} on validation data became {values[name]} {at}"
+                return what, "try a lower learning rate or factor"
+        for variable in self.model.trainable_variables:
+            if not np.all(np.isfinite(keras.ops.convert_to_numpy(variable).astype("float32"))):
+                what = f"weights became NaN or infinite {at}, first {variable.path}"
+                return what, "try a lower learning rate or factor"
+        fault = self._exploded(values.get("val_penalty", 0.0), at)
+        phase = "val_" if "val_task_loss" in values else ""
+        task, penalty = (values.get(f"{phase}{name}", 0.0) for name in ("task_loss", "penalty"))
+        first = self._first["task_loss"]
+        if not fault[0] and task > _LOST * first > 0 and penalty > _DROWNED * task:
+            fault = (
+                f"the task drowned {at}: its loss went from {first:.3g} to {task:.3g} beside a "
+                f"penalty of {penalty:.3g}",
+                _LOWER_FACTOR,
             )
+        return fault
+
+    def _fault_of_kernels(self) -> tuple[str, str]:
+        """The same where the kernels tell: a residual goes as the root of a penalty."""
+        assert self._pursuit is not None
+        progress = self._pursuit.progress
+        for kernel, now in zip(progress.kernels, progress.epochs[-1].residuals, strict=True):
+            limit = math.sqrt(_EXPLODED) * max(kernel.start, 1.0)
+            if math.isfinite(limit) and not now <= limit:
+                what = f"the residual of {kernel.place} exploded after epoch "
+                what += f"{self.outcome.epoch + 1}, from {kernel.start:.3g} to {now:.3g}"
+                return what, _LOWER_FACTOR
         return "", ""
 
     def _is_better(self, values: Mapping[str, float]) -> bool:
