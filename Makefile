@@ -68,7 +68,8 @@ test-jax: $(VENV)/backends
 
 BACKEND_TESTS := tests/penalties tests/test_regularizers.py \
 	tests/test_factor_auto.py tests/test_distillation.py tests/test_schedules.py \
-	tests/test_optimizers.py tests/test_monitor.py tests/test_pull.py tests/test_true_figures.py
+	tests/test_optimizers.py tests/test_monitor.py tests/test_pull.py tests/test_true_figures.py \
+	tests/test_carried_over.py
 
 # The oldest versions of everything that pyproject.toml allows, in an environment of their own.
 $(LOWEST)/ready: pyproject.toml constraints-lowest.txt

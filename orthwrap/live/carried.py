@@ -32,13 +32,15 @@ def copy_own_state(old: Any, fresh: Any) -> None:
             fresh.load_assets(str(folder))
 
 
-def copy_seeds(model: Any, new: Any) -> None:
-    """Dropout and the like go on from the state they had."""
+def copy_seeds(model: Any, new: Any) -> tuple[str, ...]:
+    """Dropout and the like go on from the state they had; a note where they cannot."""
     old_seeds = [v for v in model.non_trainable_variables if v.name == "seed_generator_state"]
     new_seeds = [v for v in new.non_trainable_variables if v.name == "seed_generator_state"]
-    if len(old_seeds) == len(new_seeds):
-        for old, fresh in zip(old_seeds, new_seeds, strict=True):
-            fresh.assign(old)
+    if len(old_seeds) != len(new_seeds):
+        return ("the state of random numbers could not be carried over: other ones are drawn",)
+    for old, fresh in zip(old_seeds, new_seeds, strict=True):
+        fresh.assign(old)
+    return ()
 
 
 def copy_trainable(model: Any, new: Any, pairs: Sequence[tuple[Any, Any]]) -> None:

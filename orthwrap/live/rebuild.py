@@ -12,7 +12,7 @@ import keras
 from orthwrap import keras_inside
 from orthwrap.errors import RebuildError
 from orthwrap.live.carried import copy_own_state, copy_seeds, copy_trainable, layer_pairs
-from orthwrap.live.compiled import copy_compiled
+from orthwrap.live.compiled import as_policy, copy_compiled, own_policy
 from orthwrap.live.live_store import LiveStore
 from orthwrap.model_config.tree import Edit, Node, at, edit
 from orthwrap.rules.references import known_objects
@@ -35,7 +35,8 @@ def rebuild(store: LiveStore, edits: Sequence[Edit]) -> tuple[Any, tuple[str, ..
     for node in _named_nodes(root):
         node.pop("compile_config", None)  # the compiled state is copied from the live models
     known = {**live_objects(store), **_keep_functions(store, root)}
-    with warnings.catch_warnings(), keras_inside.sharing_scope():
+    policy = as_policy(own_policy(model))
+    with warnings.catch_warnings(), keras_inside.sharing_scope(), policy:
         warnings.simplefilter("ignore")
         try:
             if _shares_between_models(model):
@@ -59,10 +60,11 @@ def rebuild(store: LiveStore, edits: Sequence[Edit]) -> tuple[Any, tuple[str, ..
     for old, fresh in pairs:
         if fresh.name != old.name:  # not every class's config has the name
             fresh.name = old.name
+        if own_policy(old) not in (None, own_policy(fresh)):  # one inside was made under another
+            fresh.dtype_policy = old.dtype_policy
         copy_own_state(old, fresh)
-    copy_seeds(model, new)
+    notes = list(copy_seeds(model, new))
     copy_trainable(model, new, pairs)
-    notes: list[str] = []
     for old, fresh in pairs:
         if isinstance(old, keras.Model) and old.compiled:
             notes += copy_compiled(old, fresh, known)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from orthwrap.errors import FileFault, OrthwrapError
 from orthwrap.loading.needed import known_metrics_only, known_objects, refuse_code
 from orthwrap.loading.optimizer_state import restore_optimizer
 from orthwrap.model_config import needs
+from orthwrap.model_config.policy import policies_in
 from orthwrap.model_config.tree import Node
 from orthwrap.opening import opened
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
@@ -25,6 +26,7 @@ from orthwrap.stores.h5 import H5Store
 from orthwrap.stores.h5_edit import write_compiled
 from orthwrap.stores.outputs import PathLike, as_path
 from orthwrap.stores.replacing import scratch_folder
+from orthwrap.text import first_line
 from orthwrap.upgrades.models.compile_config import spelled_out
 
 
@@ -109,9 +111,8 @@ def _load(
         root, notes = known_metrics_only(root, given)
     with _quiet_keras(), _readable(path, root, saved, format) as readable:
         try:
-            model = keras.models.load_model(
-                readable, custom_objects=given, **{**kwargs, "safe_mode": not unsafe_lambda}
-            )
+            words = {"custom_objects": given, **kwargs, "safe_mode": not unsafe_lambda}
+            model, lost = _under_its_policy(readable, policies_in(root), words)
         except OrthwrapError:
             raise
         except Exception as e:  # Keras raises every kind of exception for what it cannot load
@@ -119,9 +120,43 @@ def _load(
             if ours is not None:
                 raise type(ours)(str(ours)) from e
             raise FileFault(f"Keras cannot load {shown}: {_keras_reason(e)}") from e
+    notes += lost
     if format == "h5" and getattr(model, "compiled", False) and model.optimizer is not None:
         notes += restore_optimizer(model, path)
     return model, notes
+
+
+def _under_its_policy(
+    path: Path, policies: Sequence[str], words: Mapping[str, Any]
+) -> tuple[Any, tuple[str, ...]]:
+    """The model, made and compiled under the dtype policy that it was made under.
+
+    Its optimizer's state tells, where there is one: of `mixed_float16` it counts scaled losses. A
+    policy under which Keras skips it is the wrong one, if there is another under which it does not.
+    """
+    import keras
+
+    from orthwrap.live.compiled import as_policy
+
+    found = []
+    for policy in policies or (None,):
+        with as_policy(policy), warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            model = keras.models.load_model(path, **words)
+        skipped = [str(w.message) for w in told if _SKIPPED in str(w.message)]
+        if not skipped:
+            return model, ()
+        found.append((model, skipped[0]))
+    model, why = found[0]
+    return model, (f"the optimizer's state starts afresh: {_reason_of_skipping(why)}",)
+
+
+_SKIPPED = "Skipping variable loading for optimizer"
+
+
+def _reason_of_skipping(message: str) -> str:
+    """What Keras says of it: of how many variables are how many."""
+    return message.partition("because ")[2].partition(". ")[0].strip(" .") or first_line(message)
 
 
 # What the file needs, found from its config before Keras is asked

@@ -205,6 +205,7 @@ def finetune(
             data, notes = fit_labels(model, data)
             why += notes
             described = data.describe()
+        warned = settle_optimizer(model, settings)
         choices += (f"data: {described}", *why, *settle_steps(model))
         if settings.devices not in (None, 1):
             among = f" of {session.processes.count} processes"
@@ -258,7 +259,7 @@ def finetune(
         if session.state is not None:
             run.restore()
         choices += told_of_pursuit(model, pursuit, settings, steps)
-        warned = warnings_before(model, before, settings, is_pulled(pursuit))
+        warned += warnings_before(model, before, settings, is_pulled(pursuit))
         moving = _schedules(model, data, session, state, schedules)
         if state.epoch >= settings.epochs:
             for schedule in moving:
@@ -350,7 +351,7 @@ def _distilled(
     data = data.relabelled(outputs_of(teacher), settings.batch_size)
     optimizer, which = choose_optimizer(model, settings)
     stack.enter_context(imitating(model, losses, optimizer))
-    return data, (*why, which, *settle_optimizer(model, settings))
+    return data, (*why, which)
 
 
 def _schedules(
