@@ -193,6 +193,14 @@ def inputs_of_call(layer: Any, call: int) -> list[Any]:
     return list(layer._inbound_nodes[call].input_tensors)
 
 
+def output_shapes(layer: Any) -> list[tuple[int | None, ...]]:
+    """The shapes of all that a layer gives in the graphs it stands in; none outside of a graph.
+
+    Keras ≥ 3.5: `Layer._inbound_nodes`.
+    """
+    return [tuple(t.shape) for node in layer._inbound_nodes for t in node.output_tensors]
+
+
 # What a model was compiled with
 
 COMPILED_STATE = (

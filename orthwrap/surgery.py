@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orthwrap.errors import RebuildError
+from orthwrap.errors import OrthwrapError, RebuildError
 from orthwrap.loading.loading import load_compiled
 from orthwrap.loading.saving import save_model
 from orthwrap.opening import Opened
@@ -42,6 +42,34 @@ def changed_model(
     live_only = [d for d in planned.changes if not d.slot.layer.pointers]
     notes = (*notes, *_set_live_only(model, live_only, functions))
     return model, (*notes, *_check_outputs(store.model, model))
+
+
+def output_shapes(model: Any) -> dict[str, list[tuple[int, ...]]]:
+    """The shapes of a live model's layers' outputs for two samples, by path, where all is known."""
+    from orthwrap import keras_inside
+    from orthwrap.live.live_store import LiveStore
+
+    store = LiveStore(model)
+    found = {}
+    for layer in store.layers():
+        live = store.object_of(layer)
+        if live is None:
+            continue
+        shapes = (shape[1:] for shape in keras_inside.output_shapes(live))
+        known = [(2, *(n for n in shape if n is not None)) for shape in shapes if None not in shape]
+        found[layer.path] = list(dict.fromkeys(known))
+    return found
+
+
+def output_shapes_in(
+    source: Opened, custom_objects: Mapping[str, Any], unsafe_lambda: bool
+) -> dict[str, list[tuple[int, ...]]]:
+    """The same of a file's model; nothing is known where Keras cannot load it."""
+    try:
+        model, _ = load_changed(source, source.store.root, custom_objects, unsafe_lambda)
+    except OrthwrapError:
+        return {}
+    return output_shapes(model)
 
 
 def copied_model(store: Any) -> tuple[Any, tuple[str, ...]]:

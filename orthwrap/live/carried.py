@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from orthwrap import keras_inside
+from orthwrap.live.compiled import copy_value
 from orthwrap.live.live_store import _kind_of
 from orthwrap.stores.replacing import scratch_folder
 
@@ -39,7 +40,7 @@ def copy_seeds(model: Any, new: Any) -> tuple[str, ...]:
     if len(old_seeds) != len(new_seeds):
         return ("the state of random numbers could not be carried over: other ones are drawn",)
     for old, fresh in zip(old_seeds, new_seeds, strict=True):
-        fresh.assign(old)
+        copy_value(old, fresh)
     return ()
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
+import numpy as np
 
 from orthwrap import keras_inside
 from orthwrap.errors import ValueFault
@@ -100,7 +101,15 @@ def copy_variables(source: Any, target: Any) -> None:
     if [tuple(v.shape) for v in old] != [tuple(v.shape) for v in new]:
         raise ValueFault("the optimizers have different variables")
     for a, b in zip(old, new, strict=True):
-        b.assign(a)
+        copy_value(a, b)
+
+
+def copy_value(source: Any, target: Any) -> None:
+    """The value of one variable for another, which may be trained: each has a buffer of its own.
+
+    On JAX a step gives its variables' buffers away.
+    """
+    target.assign(np.array(keras.ops.convert_to_numpy(source)))
 
 
 def set_optimizer(model: Any, optimizer: Any) -> None:

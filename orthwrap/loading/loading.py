@@ -26,7 +26,6 @@ from orthwrap.stores.h5 import H5Store
 from orthwrap.stores.h5_edit import write_compiled
 from orthwrap.stores.outputs import PathLike, as_path
 from orthwrap.stores.replacing import scratch_folder
-from orthwrap.text import first_line
 from orthwrap.upgrades.models.compile_config import spelled_out
 
 
@@ -101,8 +100,6 @@ def _load(
     root, format = _config_of(path, compiled=kwargs.get("compile", True))
     saved = root.get(needs.COMPILED)
     refuse_code(root, shown, unsafe_lambda)
-    import keras
-
     import orthwrap.regularizers  # noqa: F401  # registers the classes
 
     given = known_objects(root, given, shown)
@@ -156,7 +153,7 @@ _SKIPPED = "Skipping variable loading for optimizer"
 
 def _reason_of_skipping(message: str) -> str:
     """What Keras says of it: of how many variables are how many."""
-    return message.partition("because ")[2].partition(". ")[0].strip(" .") or first_line(message)
+    return message.partition("because ")[2].partition(". ")[0].strip(" .") or message
 
 
 # What the file needs, found from its config before Keras is asked

@@ -1,4 +1,4 @@
-"""The dtype policy that a model was made under. Configs of layers name theirs, a model's does not."""
+"""The dtype policy that a model was made under: configs of layers name theirs, a model's none."""
 
 from __future__ import annotations
 

@@ -21,7 +21,14 @@ from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
 from orthwrap.rules.rule import AttachWords, Rule
 from orthwrap.rules.words import documented, words_of
 from orthwrap.stores.outputs import PathLike
-from orthwrap.surgery import changed_model, load_changed, save, write_changed
+from orthwrap.surgery import (
+    changed_model,
+    load_changed,
+    output_shapes,
+    output_shapes_in,
+    save,
+    write_changed,
+)
 from orthwrap.survey import survey
 from orthwrap.training.settings import DEFAULT_GOAL, TrainingWords, settings_of
 from orthwrap.verbs.endings import Result, finished, trained
@@ -76,8 +83,9 @@ def apply(
             that registers a penalty (`register_penalty`) is imported before the penalty is
             looked for.
         unsafe_lambda: for training and conversion, run the code that the file keeps.
-        progress: True shows the training on the screen; so does an object like
-            `orthwrap.report.progress.TrainingProgress`.
+        progress: who shows the training: an object like
+            `orthwrap.report.progress.TrainingProgress`. None and True take that one, on standard
+            output; False shows nothing.
         **words: what to attach and how to train:
             {words}
 
@@ -156,12 +164,12 @@ class _Apply:
             check_references(functions)
             surveyed = survey(store)
             planned = plan(surveyed, self.rules, templates)
-            check_foreign(planned)
+            how = (self.custom_objects, self.unsafe_lambda)
+            check_foreign(planned, outputs=lambda: output_shapes_in(source, *how))
             report = make_report("apply", source, surveyed, planned, with_figures=self.measure)
             if self.dry_run:
                 return finished(None, report, None)
             root = edit(store.root, planned.edits)
-            how = (self.custom_objects, self.unsafe_lambda)
             if self.job is None:
                 made, notes = write_changed(source, root, target, *how)
                 return finished(made, with_notes(report, notes), target)
@@ -183,7 +191,7 @@ class _Apply:
             templates, functions = templates_of(self.rules)
             surveyed = survey(source.store)
             planned = plan(surveyed, self.rules, templates)
-            check_foreign(planned, functions)
+            check_foreign(planned, functions, lambda: output_shapes(model))
             if target is not None:
                 check_references(functions)
             report = make_report("apply", source, surveyed, planned, with_figures=self.measure)
