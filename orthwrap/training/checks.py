@@ -120,10 +120,11 @@ def check_figures(model: Any, data: Data, figures: Mapping[str, float], settings
 
 
 _SWAMPS = 10.0  # times the task loss
+_FAR = 3.0  # times what guessing gives
 
 
 def warnings_before(
-    model: Any, figures: Mapping[str, float], settings: Settings, pulled: bool
+    model: Any, data: Data, figures: Mapping[str, float], settings: Settings, pulled: bool
 ) -> tuple[str, ...]:
     """What the figures before training say that it may go badly, a line each.
 
@@ -132,13 +133,49 @@ def warnings_before(
         pulled: kernels are pulled, so that the loss has no penalty of them.
     """
     task, penalty = abs(figures.get("task_loss", 0.0)), figures.get("penalty", 0.0)
-    # Who imitates itself has no task loss at first.
-    if settings.distill or pulled or not penalty > _SWAMPS * task > 0:
+    if settings.distill:  # who imitates itself has no task loss at first
         return ()
+    lines = _worse_than_guessing(model, data, figures)
+    if pulled or not penalty > _SWAMPS * task > 0:
+        return lines
     return (
+        *lines,
         f"the penalty is {penalty / task:.2g} × the task loss ({penalty:.3g} beside {task:.3g}): "
         "attach with scale preserve, factor auto or a smaller factor",
     )
+
+
+def _worse_than_guessing(model: Any, data: Data, figures: Mapping[str, float]) -> tuple[str, ...]:
+    """Where a loss is far above what one gets by guessing: a line of each output."""
+    outputs = ports(model)[1]
+    if keras_inside.compile_arguments(model).get("loss_weights") is not None:
+        return ()
+    lines = []
+    labels = data.validation_labels or data.labels
+    for loss, port, y in zip(loss_of_each(model.loss, outputs), outputs, labels, strict=False):
+        found = figures.get("task_loss" if len(outputs) == 1 else f"{port.name}_loss", 0.0)
+        chance = None if loss is None else _by_guessing(loss_names(loss), port.shape, y)
+        if chance is not None and found > _FAR * chance > 0:
+            at = f" of {port.name}" if len(outputs) > 1 else ""
+            lines.append(
+                f"the task loss{at} before training is {found:.3g}, where guessing gives "
+                f"{chance:.2g}: compare x with what the model was trained on (rescale, "
+                "preprocessing), and y with its classes"
+            )
+    return tuple(lines)
+
+
+def _by_guessing(loss: str, shape: Sequence[int | None], y: Array) -> float | None:
+    """What a model that knows nothing of x would get: equal chances, or the mean of y."""
+    name = loss.replace("_", "").lower()
+    width = shape[-1] if shape else None
+    if "categoricalcrossentropy" in name:
+        return math.log(width) if width is not None and width > 1 else None
+    if name == "binarycrossentropy":
+        return math.log(2)
+    if name in ("mse", "meansquarederror") and y.dtype.kind in "biuf":
+        return float(np.mean(np.var(y.astype("float64"), axis=0)))
+    return None
 
 
 def label_fault(model: Any, batch: Sequence[Any]) -> str:

@@ -165,6 +165,7 @@ def finetune(
     auto: Sequence[Place] = (),
     schedules: Sequence[tuple[Any, Sequence[Place]]] = (),
     pulls: Sequence[tuple[float, Sequence[Place]]] = (),
+    warned: Sequence[str] = (),
 ) -> Finetuned:
     """Trains `model` as it is, regularizers and all.
 
@@ -177,6 +178,7 @@ def finetune(
             the one in the settings.
         pulls: rates, each with the regularizers whose kernels it pulls; those of no rate follow
             the settings.
+        warned: lines that the report warns of already, to be shown before the first step.
 
     Raises:
         ValueFault: labels that fit no loss, or lie outside the classes; numbers that are none;
@@ -205,7 +207,7 @@ def finetune(
             data, notes = fit_labels(model, data)
             why += notes
             described = data.describe()
-        warned = settle_optimizer(model, settings)
+        found = settle_optimizer(model, settings)
         choices += (f"data: {described}", *why, *settle_steps(model))
         if settings.devices not in (None, 1):
             among = f" of {session.processes.count} processes"
@@ -259,13 +261,13 @@ def finetune(
         if session.state is not None:
             run.restore()
         choices += told_of_pursuit(model, pursuit, settings, steps)
-        warned += warnings_before(model, before, settings, is_pulled(pursuit))
+        found += warnings_before(model, data, before, settings, is_pulled(pursuit))
         moving = _schedules(model, data, session, state, schedules)
         if state.epoch >= settings.epochs:
             for schedule in moving:
                 schedule.end(model)
         if progress is not None:
-            told = (*choices, *(f"warning: {line}" for line in warned))
+            told = (*choices, *(f"warning: {line}" for line in (*warned, *found)))
             progress.start(told, settings.epochs, steps)
         try:
             if pursuit is None or not pursuit.progress.ended:
@@ -296,7 +298,7 @@ def finetune(
         keep=run.keep,
         verdict=_verdict(pursuit, out, before, after),
     )
-    return Finetuned(training, out, chosen, resolved, warned)
+    return Finetuned(training, out, chosen, resolved, found)
 
 
 def _fit(model: Any, data: Data, session: Session, state: State, callbacks: Sequence[Any]) -> None:

@@ -96,7 +96,7 @@ class Job:
         """
         driven: dict[str, Any] = {"auto": auto, "schedules": schedules, "pulls": pulls}
         others = Others.of(model, data, self.session, self.progress, driven)
-        done = finetune(model, data, self.session, self.progress, **driven)
+        done = finetune(model, data, self.session, self.progress, warned=report.warnings, **driven)
         report = with_notes(report, done.warnings)
         report = with_resolved(report, done.chosen, done.resolved)
         factors = {

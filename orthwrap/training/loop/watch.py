@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -130,6 +131,8 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         self._metrics: list[NDArray[Any]] | None = None  # of the epoch that is gone on with
         self._random: list[NDArray[Any]] = []
         self._skipped = state.step
+        self._course: dict[int, dict[str, float]] = {}  # how each epoch went, beside its figures
+        self._began = 0.0
         self._raw: list[NDArray[Any]] = []  # weights whose averages `fit` puts in their place
         self.outcome = Outcome(
             epoch=state.epoch,
@@ -229,6 +232,7 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
     # What Keras calls
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._began = time.monotonic()
         if self._metrics and self._skipped:  # an epoch's figures are of all its steps
             for variable, value in zip(self.model.metrics_variables, self._metrics, strict=True):
                 variable.assign(value)
@@ -279,21 +283,35 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         out.epoch, out.step, self._skipped = epoch + 1, 0, 0
         for name, value in values.items():
             out.history.setdefault(name, []).append(value)
+        went = self._course[out.epoch] = self._how_it_went()
         is_better = self._is_better(values)
         if is_better or not self._keeps_best:
             self._kept = _snapshot(self.model)
         if self._log is not None:
-            self._log.write(csv_of(out.history))
+            self._log.write(csv_of(out.history, self._course))
         if self._board is not None:
-            self._board.epoch(out.epoch, values, self.model)
+            self._board.epoch(out.epoch, values | went, self.model)
         self._write(self._kept if is_better and self._keeps_best else None)
         if self._progress is not None:
-            self._progress.epoch(epoch, values)
+            self._progress.epoch(epoch, values | went)
         if self._pursuit is not None and self._pursuit.progress.ended:
             self.model.stop_training = True
         elif self._interrupts.asked:
             out.interrupted = out.epoch < self._settings.epochs
             self.model.stop_training = True
+
+    def _how_it_went(self) -> dict[str, float]:
+        """Factor or factors, learning rate and seconds of the epoch that ends."""
+        held = regularizers_in(self.model)
+        factors = [r.factor for r in held if not getattr(r, "is_pulled", False)]
+        went: dict[str, float] = {}
+        if factors:
+            low, high = min(factors), max(factors)
+            is_one = len(set(self._factors)) == 1
+            went = {"factor": high} if is_one else {"factor_min": low, "factor_max": high}
+        rate = keras.ops.convert_to_numpy(inner_of(self.model.optimizer).learning_rate)
+        went["learning_rate"] = float(rate)
+        return went | {"seconds": time.monotonic() - self._began}
 
     def _fault_of(self, values: Mapping[str, float]) -> tuple[str, str]:
         """Why training cannot go on, and what to do about it; "" where it can."""
