@@ -145,3 +145,51 @@ def test_factor_rate_and_seconds_stand_in_log_and_progress(tmp_path: Path) -> No
     orthwrap.apply(models.dense(), data=classes(), rules=two, log=log, epochs=1, progress=False)
     (row,) = csv.DictReader(log.read_text(encoding="utf-8").splitlines())
     assert (row["factor_min"], row["factor_max"]) == ("0.25", "0.5")
+
+
+# At its end
+
+
+def test_table_and_head_are_apart_and_penalties_say_at_which_factors() -> None:
+    x, y = classes()
+    model = models.dense()
+    words: dict[str, Any] = {"factor": 0.5, "schedule": "0:1, 1:0.1", "epochs": 2, "scale": "unit"}
+    report = orthwrap.apply(model, data=(x, y), progress=False, **words).report
+    training = report.training
+    assert training is not None
+    kernels = [np.array(w) for w in model.get_weights() if w.ndim == 2]
+    smaller = [w if w.shape[0] >= w.shape[1] else w.T for w in kernels]
+    right = sum(0.5 * np.sum((w.T @ w - np.eye(w.shape[1])) ** 2) for w in smaller)
+    assert report.summary["penalty_before"] == pytest.approx(right, rel=1e-4)
+    assert training.metrics_before["penalty"] == pytest.approx(right, rel=1e-4)
+    after = report.summary["penalty_after"]
+    assert training.metrics_after["penalty"] == pytest.approx(after, rel=1e-4)
+    lines = str(report).splitlines()
+    (penalty,) = (line for line in lines if line.startswith("penalty "))
+    assert penalty.endswith("(before is at the first factors of the schedule, after at its last)")
+    assert lines[next(i for i, n in enumerate(lines) if "on training data" in n) - 1].strip() == ""
+    constant = orthwrap.apply(model, data=(x, y), progress=False, **WORDS).report
+    assert "first factors" not in str(constant)
+
+
+@pytest.mark.parametrize("kind", [keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau])
+@pytest.mark.parametrize("figure", ["val_task_loss", "penalty", "task_loss"])
+def test_callbacks_of_keras_know_which_way_our_figures_get_better(kind: Any, figure: str) -> None:
+    callback = kind(figure, patience=0)
+    x, y = classes()
+    words: dict[str, Any] = {"learning_rate": 1e-30, "keep": "last", "progress": False}
+    optimizer = keras.optimizers.SGD(1.0)  # at a rate at which nothing gets better
+    result = orthwrap.apply(
+        models.dense(),
+        data=(x, y, x, y),
+        factor=1e-3,
+        epochs=3,
+        optimizer=optimizer,
+        callbacks=[callback],
+        **words,
+    )
+    training = result.report.training
+    assert training is not None
+    if kind is keras.callbacks.EarlyStopping:
+        assert training.epochs == 2
+    assert callback.mode == "auto"  # as it was given

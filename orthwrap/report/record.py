@@ -288,7 +288,11 @@ class Report(_Shown):
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Counts and sums over the layers, as the schema has them."""
+        """Counts and sums over the layers, as the schema has them.
+
+        `penalty_before` is at the factors that training began with, `penalty_after` at those that
+        the model has now: what the training's own figures are at.
+        """
         carrying = [r for r in self.layers if r.carries]
         return {
             "layers": self.layer_count,
@@ -297,9 +301,22 @@ class Report(_Shown):
             "regularized_parameters": sum(
                 math.prod(r.shape) for r in carrying if r.shape is not None
             ),
-            "penalty_before": _total_penalty(carrying, "before"),
-            "penalty_after": _total_penalty(carrying, "after"),
+            "penalty_before": _total_penalty(carrying, "before", self._first_factors),
+            "penalty_after": _total_penalty(carrying, "after", {}),
         }
+
+    @property
+    def _first_factors(self) -> Mapping[str, float]:
+        return {} if self.training is None else self.training.factors
+
+    @property
+    def factors_moved(self) -> bool:
+        """Whether a schedule left other factors than it found."""
+        return any(
+            r.regularizer.factor != self._first_factors.get(r.place, r.regularizer.factor)
+            for r in self.layers
+            if r.carries and r.regularizer is not None
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-ready data, schema `orthwrap.report/1`; no NaN, no Infinity."""
@@ -459,10 +476,15 @@ def _found(module: str) -> Any:
     return importlib.import_module(f"orthwrap.report.{module}")
 
 
-def _total_penalty(records: list[LayerRecord], when: str) -> float | None:
-    """Σ factor × penalty over regularized trainable kernels; None where nothing was measured."""
+def _total_penalty(
+    records: list[LayerRecord], when: str, factors: Mapping[str, float]
+) -> float | None:
+    """Σ factor × penalty over regularized trainable kernels; None where nothing was measured.
+
+    The factor is that of `factors` by place, else the record's own.
+    """
     terms = [
-        r.regularizer.factor * figures.penalty
+        factors.get(r.place, r.regularizer.factor) * figures.penalty
         for r in records
         if r.trainable
         and r.regularizer is not None

@@ -75,6 +75,7 @@ from orthwrap.training.loop.checkpoints import (
 from orthwrap.training.loop.interrupts import Interrupts
 from orthwrap.training.loop.logs import check_board, open_log
 from orthwrap.training.loop.losses import split_losses, without_unused
+from orthwrap.training.loop.monitor import directions_known
 from orthwrap.training.loop.watch import Outcome, Run, averages, is_ours, regularizers_in
 from orthwrap.training.pull.kernels import driven_kernels
 from orthwrap.training.settings import Settings
@@ -271,7 +272,8 @@ def finetune(
             progress.start(told, settings.epochs, steps)
         try:
             if pursuit is None or not pursuit.progress.ended:
-                _fit(model, data, session, state, [*moving, run, *settings.callbacks])
+                with directions_known(settings.callbacks):
+                    _fit(model, data, session, state, [*moving, run, *settings.callbacks])
         finally:
             for schedule in moving:
                 schedule.stop()

@@ -15,7 +15,7 @@ from orthwrap.regularizers import Attached, OrthogonalityRegularizer
 from orthwrap.regularizers.multiplier import scope_of
 from orthwrap.regularizers.shares import Shares, listening
 
-TASK, PENALTY, OWN_PENALTY = "task_loss", "penalty", "own_penalty"
+FIGURES = TASK, PENALTY, OWN_PENALTY = "task_loss", "penalty", "own_penalty"
 
 _ROUNDING = 1e-5  # of a total, in float32
 
@@ -113,7 +113,7 @@ class _LossAccount:
         self._model = model
         self._total_of = model.compute_loss
         self._is_plain = getattr(self._total_of, "__func__", None) is keras.Model.compute_loss
-        self.means = tuple(_Account(name=name) for name in (TASK, PENALTY, OWN_PENALTY))
+        self.means = tuple(_Account(name=name) for name in FIGURES)
         self.shares = Shares()
         self.has_others = False  # penalties of the model's own were seen
         self.phase = ""
