@@ -165,7 +165,7 @@ def test_table_and_head_are_apart_and_penalties_say_at_which_factors() -> None:
     after = report.summary["penalty_after"]
     assert training.metrics_after["penalty"] == pytest.approx(after, rel=1e-4)
     lines = str(report).splitlines()
-    (penalty,) = (line for line in lines if line.startswith("penalty "))
+    (penalty,) = (line for line in lines if line.startswith("penalty ") and "→" in line)
     assert penalty.endswith("(before is at the first factors of the schedule, after at its last)")
     assert lines[next(i for i, n in enumerate(lines) if "on training data" in n) - 1].strip() == ""
     constant = orthwrap.apply(model, data=(x, y), progress=False, **WORDS).report
