@@ -70,7 +70,9 @@ SOURCES: dict[str, tuple[Callable[[], Any], list[int]]] = {
 
 def model(loss: str = "sparse_categorical_crossentropy") -> Any:
     keras.utils.set_random_seed(3)
-    made = keras.Sequential([keras.layers.Input((6,)), keras.layers.Dense(3, "softmax", name="head")])
+    made = keras.Sequential(
+        [keras.layers.Input((6,)), keras.layers.Dense(3, "softmax", name="head")]
+    )
     made.compile(keras.optimizers.SGD(0.5), loss)
     return made
 

@@ -35,18 +35,7 @@ def rebuild(store: LiveStore, edits: Sequence[Edit]) -> tuple[Any, tuple[str, ..
     for node in _named_nodes(root):
         node.pop("compile_config", None)  # the compiled state is copied from the live models
     known = {**live_objects(store), **_keep_functions(store, root)}
-    policy = as_policy(own_policy(model))
-    with warnings.catch_warnings(), keras_inside.sharing_scope(), policy:
-        warnings.simplefilter("ignore")
-        try:
-            if _shares_between_models(model):
-                new = _clone(store, root, known)
-            else:
-                new = keras.saving.deserialize_keras_object(
-                    root, custom_objects=known, safe_mode=True
-                )
-        except Exception as e:  # from_config is the user's code and may raise anything
-            raise _cannot_rebuild(model, f"from_config failed ({error_summary(e)})") from e
+    new = _from_config(store, root, known)
     if not isinstance(new, keras.Model):
         raise _cannot_rebuild(model, f"its config makes a {type(new).__name__}")
     if [tuple(w.shape) for w in new.weights] != [tuple(w.shape) for w in model.weights]:
@@ -69,6 +58,20 @@ def rebuild(store: LiveStore, edits: Sequence[Edit]) -> tuple[Any, tuple[str, ..
         if isinstance(old, keras.Model) and old.compiled:
             notes += copy_compiled(old, fresh, known)
     return new, tuple(notes)
+
+
+def _from_config(store: LiveStore, root: Node, known: Mapping[str, Any]) -> Any:
+    """What the config makes, under the dtype policy of the original."""
+    model = store.model
+    policy = as_policy(own_policy(model))
+    with warnings.catch_warnings(), keras_inside.sharing_scope(), policy:
+        warnings.simplefilter("ignore")
+        try:
+            if _shares_between_models(model):
+                return _clone(store, root, known)
+            return keras.saving.deserialize_keras_object(root, custom_objects=known, safe_mode=True)
+        except Exception as e:  # from_config is the user's code and may raise anything
+            raise _cannot_rebuild(model, f"from_config failed ({error_summary(e)})") from e
 
 
 def _cannot_rebuild(model: Any, why: str) -> RebuildError:

@@ -228,6 +228,8 @@ def finetune(
         if session.state is not None and session.folder is not None:
             check_same_run(state, words, session.folder.path, steps)
             choices += (f"goes on {state.place}",)
+            if settings.callbacks:
+                choices += ("callbacks start afresh: Keras has no state of theirs to keep",)
         chosen = chosen_of(model, auto) if auto else ()
         resolved: tuple[Resolved, ...] = ()
         if chosen:
@@ -522,6 +524,12 @@ def _training_failed(error: Exception, model: Any, data: Data, session: Session)
     fault = ""
     with contextlib.suppress(Exception):  # what is tried here may fail as the training did
         fault = label_fault(model, _some_batches(data, session)[0])
+    processes = session.processes
+    if processes.are_several and not fault:
+        return OrthwrapError(
+            f"training failed in process {processes.index} of {processes.count} ({_gist(error)}): "
+            "where another one failed or was interrupted first, its own last line says why"
+        )
     return OrthwrapError(
         f"training failed ({_gist(error)}; raised at {raised_at(error)})"
         + (f": {fault}" if fault else "; --debug shows the calls")
