@@ -127,6 +127,7 @@ def test_task_loss_chooses_the_epoch_beside_a_huge_penalty() -> None:
     assert training.kept_epoch == 1 + int(np.argmin(truth.losses))
 
 
+@pytest.mark.traced
 def test_training_goes_as_in_plain_keras() -> None:
     """The split changes nothing: the weights are those of the formula attached by hand."""
 
@@ -183,6 +184,7 @@ def test_three_figures_make_up_the_loss(cls: Any, where: str) -> None:
         assert found["loss"] == pytest.approx(cross_entropy(model) + penalty + own, rel=1e-4)
 
 
+@pytest.mark.traced
 @pytest.mark.parametrize("beside", [None, keras.regularizers.L2(0.5)])
 def test_penalties_of_outputs_are_told_from_what_layers_add(beside: Any) -> None:
     keras.utils.set_random_seed(1)
@@ -245,7 +247,8 @@ def test_penalty_that_swamps_the_task_is_told_before_the_first_step(
     said = [line for line in report.warnings if "× the task loss" in line]
     assert bool(said) == warns
     if warns:
-        assert said[0].startswith("the penalty is 2.7e+02 × the task loss")
+        assert said[0].startswith("the penalty is 270 × the task loss")
+        assert said[0].endswith("attach with scale preserve, factor auto or a smaller factor")
         assert f"warning: {said[0]}" in shown.told
 
 

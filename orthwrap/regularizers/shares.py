@@ -51,6 +51,8 @@ _LISTENING: list[Shares] = []
 
 def tell(regularizer: Any, loss: Tensor, own: Tensor, other: Tensor) -> None:
     """What one of orthwrap's regularizers has just given, for whoever listens."""
+    if not ops.is_tensor(loss):
+        return
     for shares in _LISTENING:
         kept = None if own is loss else own  # the loss itself would never be forgotten
         if regularizer.attachment.on == "activity":

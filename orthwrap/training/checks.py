@@ -14,6 +14,8 @@ from orthwrap import keras_inside
 from orthwrap.data import Data
 from orthwrap.data.ports import Array, as_model_takes, shape_text
 from orthwrap.errors import ValueFault
+from orthwrap.live.live_store import regularizers_of
+from orthwrap.regularizers import OrthogonalityRegularizer
 from orthwrap.text import error_summary
 from orthwrap.training.factors.schedule_callback import FactorSchedule
 from orthwrap.training.goal.compiling import loss_names, loss_of_each
@@ -138,10 +140,17 @@ def warnings_before(
     lines = _worse_than_guessing(model, data, figures)
     if pulled or not penalty > _SWAMPS * task > 0:
         return lines
+    held = (r for _, r in regularizers_of(model))
+    ours = [r.attachment for r in held if isinstance(r, OrthogonalityRegularizer)]
+    ways = ["factor auto", "a smaller factor"]
+    if any(a.scale == "unit" and a.on == "kernel" for a in ours):
+        ways.insert(0, "scale preserve")
+    advice = " or ".join((", ".join(ways[:-1]), ways[-1]))
+    times = float(f"{penalty / task:.2g}")
     return (
         *lines,
-        f"the penalty is {penalty / task:.2g} × the task loss ({penalty:.3g} beside {task:.3g}): "
-        "attach with scale preserve, factor auto or a smaller factor",
+        f"the penalty is {times:g} × the task loss ({penalty:.3g} beside {task:.3g}): attach with "
+        f"{advice}",
     )
 
 

@@ -133,6 +133,7 @@ class _LossAccount:
         arrays = (a for a in keras.tree.flatten((args, kwargs)) if hasattr(a, "shape"))
         samples = ops.shape(next(arrays))[0]
         for mean, value in zip(self.means, told, strict=True):
+            value = ops.zeros((), total.dtype) if value is None else value
             mean.tell(keras_inside.unscaled(value), samples)
         return total
 
@@ -150,7 +151,7 @@ class _LossAccount:
         keras_inside.give_losses(model, [ops.zeros_like(loss) for loss in losses])
         task = self._total_of(*args, **kwargs)
         if not losses:
-            return task, (task, 0.0, 0.0)
+            return task, (task, None, None)
         total = ops.sum([task, *(keras_inside.as_added(model, loss) for loss in losses)])
         return total, (task, *self._shared(losses))
 
@@ -164,27 +165,28 @@ class _LossAccount:
         keras_inside.give_losses(model, losses)
         total = self._total_of(*args, **kwargs)
         if not losses.found:
-            return total, (total, 0.0, 0.0)
+            return total, (total, None, None)
         keras_inside.give_losses(model, [ops.zeros_like(loss) for loss in losses.found])
         with keras_inside.without_effects():
             task = self._total_of(*args, **kwargs)
         ours, others = self._shared(losses.found)
-        extra = ours + others
+        extra = sum(part for part in (ours, others) if part is not None)
         gap = total - task
         # As they are, but for rounding; else as many times as it takes them.
         is_sum = ops.abs(gap - extra) <= 1e-3 * ops.abs(extra) + _ROUNDING * ops.abs(total)
         times = ops.where(is_sum, 1.0, ops.divide_no_nan(gap, extra))
-        return total, (task, times * ours, times * others)
+        return total, (task, *(p if p is None else times * p for p in (ours, others)))
 
     def _shared(self, losses: Sequence[Any]) -> tuple[Any, Any]:
-        """Of the losses of the model's layers: ours, and others', as they are added."""
-        sums: list[Any] = [0.0, 0.0]
-        for loss in losses:
-            for i, part in enumerate(self.shares.of(loss)):
-                if part is not None:
-                    sums[i] = sums[i] + keras_inside.as_added(self._model, part)
-                    self.has_others |= i == 1
-        return sums[0], sums[1]
+        """Of the losses of layers: ours, and others', as they are added; None for none."""
+        shared = [self.shares.of(loss) for loss in losses]
+        sums = []
+        for parts in zip(*shared, strict=True):
+            added = [keras_inside.as_added(self._model, p) for p in parts if p is not None]
+            sums.append(sum(added[1:], added[0]) if added else None)
+        ours, others = sums
+        self.has_others |= others is not None
+        return ours, others
 
 
 class _Account(keras.metrics.Mean):  # type: ignore[misc]  # Keras is untyped
