@@ -161,6 +161,8 @@ def test_optimizer_state_that_fits_no_more_is_a_warning(tmp_path: Path) -> None:
     model.save(path)
     report = orthwrap.apply(path, target="dense*", data=(X, Y), **NO_FACTOR).report
     assert any("the optimizer's state starts afresh" in w for w in report.warnings)
+    with pytest.warns(UserWarning, match="m.keras: the optimizer's state starts afresh"):
+        orthwrap.load_model(path)
     assert not any(
         "the optimizer's state starts afresh" in w
         for w in orthwrap.apply(trained(), data=(X, Y), **NO_FACTOR).report.warnings

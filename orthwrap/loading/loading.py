@@ -39,7 +39,8 @@ def load_model(
     """`keras.models.load_model`, for files of older Keras too, and with their compiled state.
 
     Keras 3 builds the optimizer of an `.h5` file for no variables at all, so that its state is
-    lost and `fit` fails; here it is read as it was saved.
+    lost and `fit` fails; here it is read as it was saved. The model is made under the dtype policy
+    that it was made under. Optimizer state that does not fit is a `UserWarning`.
 
     Args:
         path: a `.keras`, `.h5` or `.hdf5` file, or a SavedModel folder.
@@ -62,7 +63,9 @@ def load_model(
             link = folder / f"model{new_suffix(source.store.format)}"
             link.symlink_to(read.resolve())
             read = link
-        model, _ = _load(read, path, custom_objects, unsafe, kwargs)
+        model, notes = _load(read, path, custom_objects, unsafe, kwargs)
+    for note in notes:  # of optimizer state that is lost; a verb has them in its report
+        warnings.warn(f"{path}: {note}", stacklevel=2)
     return model
 
 
