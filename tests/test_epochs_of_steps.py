@@ -110,6 +110,16 @@ def test_a_resumed_run_goes_on_with_the_next_batch(name: str, tmp_path: Path) ->
         np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-6)
 
 
+def test_a_copy_imitates_the_original_on_endless_data() -> None:
+    words: dict[str, Any] = {"distill": True, "steps_per_epoch": 3, "epochs": 2, **WORDS}
+    for source in (endless, Endless(), dataset().repeat()):
+        result = orthwrap.apply(model(), data=source, **words)
+        assert int(result.model.optimizer.iterations) == 6
+        training = result.report.training
+        assert training is not None
+        assert training.metrics_after["agreement"] == 1.0
+
+
 def test_epochs_of_arrays_take_other_samples_each() -> None:
     x, y = (np.concatenate(part) for part in zip(*map(batch, range(5)), strict=True))
     words: dict[str, Any] = {"batch_size": 8, "epochs": 3, **WORDS}

@@ -307,7 +307,7 @@ class Stream:
             read=lambda start: (relabelled(b).element for b in self._batches(start)), native=None
         )
         first, labels = _look(flow, self.takes, gives)
-        return Stream(flow, self.takes, gives, first, labels, self.repeatable, self.faults)
+        return replace(self, flow=flow, gives=gives, first=first, labels=labels)
 
     def with_labels(self, changed: Callable[[tuple[Array, ...]], tuple[Array, ...]]) -> Stream:
         """The same samples with each batch's labels changed, as it is read."""
