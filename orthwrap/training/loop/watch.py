@@ -353,12 +353,15 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         return fault
 
     def _fault_of_kernels(self) -> tuple[str, str]:
-        """The same where the kernels tell: a residual goes as the root of a penalty."""
+        """The same where the kernels tell: a residual goes as the root of a penalty.
+
+        A pull brings them back from anywhere.
+        """
         assert self._pursuit is not None
         progress = self._pursuit.progress
         for kernel, now in zip(progress.kernels, progress.epochs[-1].residuals, strict=True):
             limit = math.sqrt(_EXPLODED) * max(kernel.start, 1.0)
-            if math.isfinite(limit) and not now <= limit:
+            if not kernel.is_pulled and math.isfinite(limit) and not now <= limit:
                 what = f"the residual of {kernel.place} exploded after epoch "
                 what += f"{self.outcome.epoch + 1}, from {kernel.start:.3g} to {now:.3g}"
                 return what, _LOWER_FACTOR
