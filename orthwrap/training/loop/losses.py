@@ -148,12 +148,12 @@ class _LossAccount:
         if not losses:
             keras_inside.give_losses(model, [])
             losses = list(model.losses)
-        keras_inside.give_losses(model, [ops.zeros_like(loss) for loss in losses])
+        keras_inside.give_losses(model, [ops.zeros_like(loss) for loss in losses[:1]])
         task = self._total_of(*args, **kwargs)
         if not losses:
             return task, (task, None, None)
-        total = ops.sum([task, *(keras_inside.as_added(model, loss) for loss in losses)])
-        return total, (task, *self._shared(losses))
+        added = [keras_inside.as_added(model, loss) for loss in losses]
+        return ops.sum([task, *added]), (task, *self._shared(losses, added))
 
     def _in_its_way(self, *args: Any, **kwargs: Any) -> tuple[Any, tuple[Any, ...]]:
         """By a `compute_loss` of the model's own, which may do anything with the losses.
@@ -169,22 +169,25 @@ class _LossAccount:
         keras_inside.give_losses(model, [ops.zeros_like(loss) for loss in losses.found])
         with keras_inside.without_effects():
             task = self._total_of(*args, **kwargs)
-        ours, others = self._shared(losses.found)
+        added = [keras_inside.as_added(model, loss) for loss in losses.found]
+        ours, others = self._shared(losses.found, added)
         extra = sum(part for part in (ours, others) if part is not None)
+        task = ops.where(ops.isfinite(task), task, total - extra)  # it may not take zeros
         gap = total - task
         # As they are, but for rounding; else as many times as it takes them.
         is_sum = ops.abs(gap - extra) <= 1e-3 * ops.abs(extra) + _ROUNDING * ops.abs(total)
         times = ops.where(is_sum, 1.0, ops.divide_no_nan(gap, extra))
         return total, (task, *(p if p is None else times * p for p in (ours, others)))
 
-    def _shared(self, losses: Sequence[Any]) -> tuple[Any, Any]:
+    def _shared(self, losses: Sequence[Any], added: Sequence[Any]) -> tuple[Any, Any]:
         """Of the losses of layers: ours, and others', as they are added; None for none."""
-        shared = [self.shares.of(loss) for loss in losses]
-        sums = []
-        for parts in zip(*shared, strict=True):
-            added = [keras_inside.as_added(self._model, p) for p in parts if p is not None]
-            sums.append(sum(added[1:], added[0]) if added else None)
-        ours, others = sums
+        sums: list[list[Any]] = [[], []]
+        for loss, whole in zip(losses, added, strict=True):
+            for part, parts in zip(self.shares.of(loss), sums, strict=True):
+                if part is not None:
+                    is_all = part is loss
+                    parts.append(whole if is_all else keras_inside.as_added(self._model, part))
+        ours, others = (sum(parts[1:], parts[0]) if parts else None for parts in sums)
         self.has_others |= others is not None
         return ours, others
 
