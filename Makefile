@@ -66,7 +66,7 @@ test-jax: $(VENV)/backends
 
 BACKEND_TESTS := tests/penalties tests/regularizers/test_regularizers.py tests/loading/test_optimizers.py \
 	$(addprefix tests/training/,test_factor_auto.py test_distillation.py test_schedules.py \
-		test_monitor.py test_pull.py)
+		test_monitor.py test_pull.py test_true_figures.py test_carried_over.py)
 
 # The HTML page in a real browser: Chromium and its driver, as Debian packages them.
 test-browser: $(VENV)/ready

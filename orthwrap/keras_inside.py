@@ -9,7 +9,8 @@ Keras is imported inside the functions: files are read without it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -244,6 +245,14 @@ def inputs_of_call(layer: Any, call: int) -> list[Any]:
     return list(layer._inbound_nodes[call].input_tensors)
 
 
+def output_shapes(layer: Any) -> list[tuple[int | None, ...]]:
+    """The shapes of all that a layer gives in the graphs it stands in; none outside of a graph.
+
+    Keras ≥ 3.5: `Layer._inbound_nodes`.
+    """
+    return [tuple(t.shape) for node in layer._inbound_nodes for t in node.output_tensors]
+
+
 # What a model was compiled with
 
 COMPILED_STATE = (
@@ -451,6 +460,23 @@ def key_in_scope(value: Any) -> int | None:
         return None
     held = get_stateless_scope().state_mapping
     return next((key for key, own in held.items() if own is value), None)
+
+
+@contextlib.contextmanager
+def without_effects() -> Iterator[None]:
+    """While active, variables have the values of now, and what is assigned to them is forgotten.
+
+    Keras ≥ 3.5: `keras.src.backend.common.stateless_scope:get_stateless_scope`.
+    """
+    import keras
+    from keras.src.backend.common.stateless_scope import get_stateless_scope
+
+    around = get_stateless_scope()
+    scope = keras.StatelessScope(initialize_variables=False)
+    if around is not None:
+        scope.state_mapping.update(around.state_mapping)
+    with scope:
+        yield
 
 
 # Optimizers

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orthwrap.errors import RebuildError
+from orthwrap.errors import OrthwrapError, RebuildError
 from orthwrap.loading.loading import load_compiled
 from orthwrap.loading.saving import save_model
 from orthwrap.opening import Opened
@@ -62,10 +62,38 @@ def changed_model(
     return model, found, (*notes, *more)
 
 
+def output_shapes(model: Any) -> dict[str, list[tuple[int, ...]]]:
+    """The shapes of a live model's layers' outputs for two samples, by path, where all is known."""
+    from orthwrap import keras_inside
+    from orthwrap.live.live_store import LiveStore
+
+    store = LiveStore(model)
+    found = {}
+    for layer in store.layers():
+        live = store.object_of(layer)
+        if live is None:
+            continue
+        shapes = (shape[1:] for shape in keras_inside.output_shapes(live))
+        known = [(2, *(n for n in shape if n is not None)) for shape in shapes if None not in shape]
+        found[layer.path] = list(dict.fromkeys(known))
+    return found
+
+
+def output_shapes_in(
+    source: Opened, custom_objects: Mapping[str, Any], unsafe_lambda: bool
+) -> dict[str, list[tuple[int, ...]]]:
+    """The same of a file's model; nothing is known where Keras cannot load it."""
+    try:
+        model, _ = load_changed(source, source.store.root, custom_objects, unsafe_lambda)
+    except OrthwrapError:
+        return {}
+    return output_shapes(model)
+
+
 def copied_model(
     store: Any, planned: Plan, functions: Mapping[str, Any], *, saved: bool
 ) -> tuple[Any, Plan, tuple[str, ...]]:
-    """A copy of a live model with all that it carries; as `changed_model`, but not checked."""
+    """A copy of a live model with all that it carries."""
     from orthwrap.live.rebuild import rebuild
 
     model, notes = rebuild(store, ())

@@ -202,9 +202,9 @@ class Screen:
             raise Interrupted(f"interrupted: {written} is written, its report was not shown") from e
 
     def progress(self) -> Any:
-        """Who shows how training goes; None where it is quiet."""
+        """Who shows how training goes; False where it is quiet."""
         if self._quiet:
-            return None
+            return False
         from orthwrap.report.progress import TrainingProgress
 
         # What programs read has no bars in it.

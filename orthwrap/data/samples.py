@@ -47,6 +47,7 @@ class Samples:
         x_at, y_at: which row of x and of y each sample is; None: the first is the first.
         class_names: what the labels' numbers stand for, where a folder says so.
         devices: that take an even share of each batch to train on.
+        epoch_steps: batches of an epoch, where these are not all of the samples.
     """
 
     x: Rows
@@ -55,6 +56,7 @@ class Samples:
     y_at: Array | None = None
     class_names: tuple[str, ...] = ()
     devices: int = 1
+    epoch_steps: int | None = None
 
     repeatable = True
 
@@ -84,7 +86,16 @@ class Samples:
 
     def _used(self, batch_size: int) -> int:
         """How many samples of an epoch are trained on."""
-        return self.count - self.count % batch_size % self.devices
+        used = self.count - self.count % batch_size % self.devices
+        return used if self.epoch_steps is None else min(used, self.epoch_steps * batch_size)
+
+    def with_steps(self, steps: int, batch_size: int) -> Samples:
+        if steps > self.steps(batch_size):
+            raise ValueFault(
+                f"steps per epoch {steps}: {self.count} samples are {self.steps(batch_size)} "
+                f"batches of {batch_size}; give as many at most, or more epochs"
+            )
+        return replace(self, epoch_steps=steps)
 
     def training(
         self, batch_size: int, seed: int, start_epoch: int, start_step: int, epochs: int
@@ -120,6 +131,9 @@ class Samples:
             if len(array) != self.count:
                 raise ValueFault(f"{len(array)} targets for {self.count} samples")
         return replace(self, y=y, y_at=None)
+
+    def with_labels(self, changed: Callable[[tuple[Array, ...]], tuple[Array, ...]]) -> Samples:
+        return self.with_targets(changed(self.labels))
 
     def relabelled(self, outputs_of: Callable[[Any], Any], batch_size: int) -> Samples:
         collected: list[list[Array]] = []

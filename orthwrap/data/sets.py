@@ -25,6 +25,7 @@ class Set(Protocol):
     @property
     def class_names(self) -> tuple[str, ...]: ...
     def describe(self) -> str: ...
+    def with_steps(self, steps: int, batch_size: int) -> Set: ...
     def shared_by(self, devices: int) -> Set: ...
     def steps(self, batch_size: int) -> int | None: ...
     def training(
@@ -33,6 +34,7 @@ class Set(Protocol):
     def ordered(self, batch_size: int) -> Any: ...
     def inputs(self, batch_size: int) -> Any: ...
     def with_targets(self, y: tuple[Array, ...]) -> Set: ...
+    def with_labels(self, changed: Callable[[tuple[Array, ...]], tuple[Array, ...]]) -> Set: ...
     def relabelled(self, outputs_of: Callable[[Any], Any], batch_size: int) -> Set: ...
     def not_finite(self) -> NotFinite | None: ...
     def explain(self, error: BaseException) -> OrthwrapError | None: ...
@@ -95,6 +97,17 @@ class Data:
     def repeatable(self) -> bool:
         """Whether the order of samples depends on seed and epoch alone."""
         return self.train.repeatable
+
+    def with_steps(self, steps: int, batch_size: int) -> Data:
+        """With epochs of so many steps to train on.
+
+        Of samples, each epoch takes others. A stream goes on where the last epoch ended, and from
+        its beginning once it has ended.
+
+        Raises:
+            ValueFault: more steps than the samples have batches.
+        """
+        return replace(self, train=self.train.with_steps(steps, batch_size))
 
     def shared_by(self, devices: int) -> Data:
         """For so many devices: each takes an even share of every batch that is trained on.
@@ -185,6 +198,15 @@ class Data:
             train = train.with_targets(tuple(map(np.asarray, y)))
         if held_out is not None and validation_y is not None:
             held_out = held_out.with_targets(tuple(map(np.asarray, validation_y)))
+        return replace(self, train=train, held_out=held_out)
+
+    def with_stream_labels(self, changed: Callable[[tuple[Array, ...]], tuple[Array, ...]]) -> Data:
+        """With the labels of streams changed, batch by batch; other sets stay."""
+        train, held_out = (
+            part if part is None or isinstance(part, Samples) else part.with_labels(changed)
+            for part in (self.train, self.held_out)
+        )
+        assert train is not None
         return replace(self, train=train, held_out=held_out)
 
     def relabelled(self, outputs_of: Callable[[Any], Any], batch_size: int) -> Data:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbers
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ def load(
     preprocessing: str | None = None,
     image_size: Any = None,
     labelled: bool = True,
+    endless: bool = False,
 ) -> Data:
     """The data of a source, checked against the model.
 
@@ -59,13 +60,15 @@ def load(
         seed: which samples these are.
         rescale, preprocessing, image_size: of images; see `pixels`.
         labelled: False needs x alone, and ignores y.
+        endless: what to train on may never end, as something else ends its epochs.
 
     Raises:
         FileFault: a file is missing or broken.
         ValueFault: a key is missing, or a shape does not fit; both shapes are named.
         UsageError: options that contradict each other or the source.
     """
-    reader = _Reader(inputs, outputs, labelled, pixels(rescale, preprocessing, image_size))
+    how = pixels(rescale, preprocessing, image_size)
+    reader = _Reader(inputs, outputs, labelled, how, endless)
     if validation is not None and validation_split is not None:
         raise UsageError("validation and validation split contradict each other: give one")
     fraction = None if validation_split is None else _fraction(validation_split)
@@ -74,7 +77,7 @@ def load(
         word = "validation" if fraction is None else "validation split"
         raise UsageError(f"the data has its own validation set: leave {word} out")
     if validation is not None:
-        held_out, more = reader.read(validation)
+        held_out, more = replace(reader, endless=False).read(validation)
         if more is not None:
             raise ValueFault("validation has two sets itself: give the one to validate on")
     elif fraction is not None:
@@ -94,6 +97,7 @@ class _Reader:
     outputs: Sequence[Port]
     labelled: bool
     pixels: Pixels | None
+    endless: bool = False
 
     def read(self, source: Any) -> Pair:
         """What to train on, and what the source itself has to validate on."""
@@ -112,11 +116,11 @@ class _Reader:
             )
         if _is_pair(source):
             train, none = self.read(source[0])
-            held_out, nothing = self.read(source[1])
+            held_out, nothing = replace(self, endless=False).read(source[1])
             if none is not None or nothing is not None:
                 raise ValueFault("a pair of sources must be (training, validation) alone")
             return train, held_out
-        flow = flow_of(source)
+        flow = flow_of(source, endless=self.endless)
         if flow is not None:
             return stream_of(flow, self.inputs, self.outputs, self.labelled), None
         if isinstance(source, np.ndarray) and not self.labelled:
@@ -156,7 +160,9 @@ def _is_pair(source: Any) -> bool:
         return False
     if all(isinstance(part, tuple) for part in source):
         return True
-    return any(isinstance(part, Mapping) or flow_of(part) is not None for part in source)
+    return any(
+        isinstance(part, Mapping) or flow_of(part, endless=True) is not None for part in source
+    )
 
 
 def _fraction(value: Any) -> float:

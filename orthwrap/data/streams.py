@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field, replace
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,18 +108,21 @@ def flow_of_generators(function: Callable[[], Any], kind: str) -> Flow:
     return Flow(kind, lambda start: islice(iter(function()), start, None), None, None)
 
 
-def flow_of(source: Any) -> Flow | None:
+def flow_of(source: Any, *, endless: bool = False) -> Flow | None:
     """Batches of a `tf.data.Dataset`, a `keras.utils.PyDataset`, a PyTorch `DataLoader`, or of
     anything else that can be gone through again and again; None for what is no such thing.
+
+    Args:
+        endless: it may never end.
 
     Raises:
         ValueFault: one that never ends, or can be gone through once only.
     """
     kinds = {(c.__module__.partition(".")[0], c.__name__) for c in type(source).__mro__}
     if ("tensorflow", "DatasetV2") in kinds:
-        return _flow_of_dataset(source)
+        return _flow_of_dataset(source, endless)
     if ("keras", "PyDataset") in kinds:
-        return _flow_of_pydataset(source)
+        return _flow_of_pydataset(source, endless)
     if ("torch", "DataLoader") in kinds:
         return _flow_of_loader(source)
     if isinstance(source, Iterator):
@@ -135,12 +138,14 @@ def flow_of(source: Any) -> Flow | None:
 
 
 def _never_ends(kind: str, how: str) -> ValueFault:
-    return ValueFault(f"the {kind} never ends, so that there are no epochs: {how}")
+    return ValueFault(
+        f"the {kind} never ends, so that there are no epochs: give steps per epoch, or {how}"
+    )
 
 
-def _flow_of_dataset(dataset: Any) -> Flow:
+def _flow_of_dataset(dataset: Any, endless: bool) -> Flow:
     kind, steps = "tf.data.Dataset", int(dataset.cardinality())
-    if steps == -1:
+    if steps == -1 and not endless:
         raise _never_ends(kind, "leave repeat() out")
 
     def read(start: int) -> Iterator[Any]:
@@ -149,12 +154,14 @@ def _flow_of_dataset(dataset: Any) -> Flow:
     return Flow(kind, read, dataset, steps if steps >= 0 else None)
 
 
-def _flow_of_pydataset(dataset: Any) -> Flow:
+def _flow_of_pydataset(dataset: Any, endless: bool) -> Flow:
     kind = "PyDataset"
     try:
         steps = dataset.num_batches
     except NotImplementedError:
         steps = None
+    if steps is None and endless:
+        return Flow(kind, lambda start: (dataset[i] for i in count(start)), dataset, None)
     if steps is None:
         raise _never_ends(kind, "let num_batches say how many batches an epoch has")
     return Flow(kind, lambda start: (dataset[i] for i in range(start, steps)), dataset, int(steps))
@@ -191,6 +198,8 @@ class Stream:
         labels: of the first batches.
         repeatable: whether the first batch is the same each time.
         faults: what went wrong while batches were read.
+        epoch_steps: batches of an epoch, where it does not go by the flow's own end: the next one
+            goes on behind them, and from the beginning when the flow has ended.
     """
 
     flow: Flow
@@ -200,6 +209,7 @@ class Stream:
     labels: tuple[Array, ...]
     repeatable: bool
     faults: list[BaseException] = field(default_factory=list, compare=False)
+    epoch_steps: int | None = None
 
     count = None
     class_names = ()
@@ -210,14 +220,17 @@ class Stream:
         for part, arrays in (("y", self.first.y), ("weights", self.first.weights)):
             if arrays:
                 parts.append(shapes(part, arrays, size))
-        steps = self.flow.steps
+        steps = self.steps(0)
         parts.append("an epoch being all of it" if steps is None else f"{steps} batches")
         if not self.repeatable:
             parts.append("its first batch differs each time: a resumed run may see other samples")
         return ", ".join(parts)
 
     def steps(self, batch_size: int) -> int | None:
-        return self.flow.steps
+        return self.epoch_steps or self.flow.steps
+
+    def with_steps(self, steps: int, batch_size: int) -> Stream:
+        return replace(self, epoch_steps=steps)
 
     def training(
         self, batch_size: int, seed: int, start_epoch: int, start_step: int, epochs: int
@@ -225,6 +238,8 @@ class Stream:
         import tensorflow as tf
 
         native = self.flow.native
+        if self.epoch_steps is not None:
+            return self._continuing(start_epoch * self.epoch_steps + start_step, epochs)
         if native is not None and self.gives:
             if not start_step:
                 return native
@@ -232,11 +247,41 @@ class Stream:
                 return native.skip(start_step)
         return self._dataset(start_step, lambda batch: batch.element)
 
+    def _continuing(self, start: int, epochs: int) -> Any:
+        """Batches from that number on, over the end of the flow, to that of the last epoch."""
+        import tensorflow as tf
+
+        assert self.epoch_steps is not None
+        left = epochs * self.epoch_steps - start
+        native = self.flow.native
+        if self.gives and isinstance(native, tf.data.Dataset):
+            return native.repeat().skip(start).take(left)
+        first = start if self.flow.steps is None else start % self.flow.steps
+        again = replace(self, flow=self.flow._replace(read=self._again, steps=None))
+        return again._dataset(first, lambda batch: batch.element).take(left)
+
+    def _again(self, start: int) -> Iterator[Any]:
+        """The flow's batches from that number on, then all of them, over and over."""
+        is_short = self.flow.steps is not None
+        batches, skipped = (self.flow.read(start), 0) if is_short else (self.flow.read(0), start)
+        while True:
+            seen = 0
+            for batch in batches:
+                seen += 1
+                if skipped:
+                    skipped -= 1
+                else:
+                    yield batch
+            if not seen:
+                raise ValueFault(f"{self.flow.kind} gave no batches when it was gone through again")
+            batches = self.flow.read(0)
+
     def ordered(self, batch_size: int) -> Any:
         if self.flow.steps is not None:
-            return self.training(batch_size, 0, 0, 0, 1)
+            return replace(self, epoch_steps=None).training(batch_size, 0, 0, 0, 1)
         # A stream whose length is not known may have no end.
-        return self._dataset(0, lambda batch: batch.element).take(_EVALUATED)
+        few = self.epoch_steps or _EVALUATED
+        return self._dataset(0, lambda batch: batch.element).take(few)
 
     def inputs(self, batch_size: int) -> Any:
         return self._dataset(0, lambda batch: batch.element[:1])
@@ -262,7 +307,18 @@ class Stream:
             read=lambda start: (relabelled(b).element for b in self._batches(start)), native=None
         )
         first, labels = _look(flow, self.takes, gives)
-        return Stream(flow, self.takes, gives, first, labels, self.repeatable, self.faults)
+        return replace(self, flow=flow, gives=gives, first=first, labels=labels)
+
+    def with_labels(self, changed: Callable[[tuple[Array, ...]], tuple[Array, ...]]) -> Stream:
+        """The same samples with each batch's labels changed, as it is read."""
+
+        def read(start: int) -> Iterator[Any]:
+            for batch in self._batches(start):
+                yield batch._replace(y=changed(batch.y)).element
+
+        flow = self.flow._replace(read=read, native=None)
+        first, labels = _look(flow, self.takes, self.gives)
+        return replace(self, flow=flow, first=first, labels=labels)
 
     def not_finite(self) -> NotFinite | None:
         return not_finite(self.first.x)

@@ -75,6 +75,15 @@ def copy_own_state(old: Any, fresh: Any) -> None:
             fresh.load_assets(str(folder))
 
 
+def seeds_left(model: Any, pairs: Sequence[tuple[Any, Any]]) -> tuple[str, ...]:
+    """A note where Dropout and the like do not go on from the state they had."""
+    known = {id(old) for old, _ in pairs}
+    seeds = [v for v in model.non_trainable_variables if v.name == "seed_generator_state"]
+    if all(id(seed) in known for seed in seeds):
+        return ()
+    return ("the state of random numbers could not be carried over: other ones are drawn",)
+
+
 def copy_values(pairs: Sequence[tuple[Any, Any]]) -> None:
     """Weights and all that is kept beside them: Dropout and the like go on from where they were."""
     for old, fresh in pairs:

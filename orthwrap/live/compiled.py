@@ -118,6 +118,24 @@ def set_optimizer(model: Any, optimizer: Any) -> None:
     keras_inside.compile_arguments(model)["optimizer"] = optimizer
 
 
+def own_policy(layer: Any) -> str | None:
+    """The name of the dtype policy that a layer or model has; None for one of many parts."""
+    policy = layer.dtype_policy
+    return str(policy.name) if type(policy) is keras.DTypePolicy else None
+
+
+@contextmanager
+def as_policy(name: str | None) -> Iterator[None]:
+    """While active, models are made under this dtype policy; None changes nothing."""
+    before = keras.config.dtype_policy()
+    if name is not None:
+        keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
 def forget_compiled_steps(model: Any) -> None:
     """Steps that Keras compiled keep the losses and regularizers they were traced with."""
     for name in ("train_function", "test_function"):

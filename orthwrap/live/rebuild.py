@@ -18,9 +18,10 @@ from orthwrap.live.carried import (
     copy_trainable,
     copy_values,
     layer_pairs,
+    seeds_left,
     variable_pairs,
 )
-from orthwrap.live.compiled import copy_compiled
+from orthwrap.live.compiled import as_policy, copy_compiled, own_policy
 from orthwrap.live.live_store import LiveStore
 from orthwrap.live.same_outputs import check_outputs
 from orthwrap.model_config.tree import Edit, Node, at, edit
@@ -54,16 +55,22 @@ def rebuild(store: LiveStore, edits: Sequence[Edit]) -> tuple[Any, tuple[str, ..
             new = _made(store, partial(way, store, root, known))
             layers, variables = _with_state(model, new)
             notes = check_outputs(layers)
-            return new, (*_compiled(layers, variables, known), *notes)
+            seeds = seeds_left(model, variables)
+            return new, (*seeds, *_compiled(layers, variables, known), *notes)
         except RebuildError as e:
             refused.append(e)
     raise refused[0]
 
 
 def _made(store: LiveStore, way: Callable[[], Any]) -> Any:
-    """A new model from the config; RebuildError where there is none."""
+    """A new model from the config, under the dtype policy of the original.
+
+    Raises:
+        RebuildError: there is none.
+    """
     model = store.model
-    with warnings.catch_warnings(), keras_inside.sharing_scope():
+    policy = as_policy(own_policy(model))
+    with warnings.catch_warnings(), keras_inside.sharing_scope(), policy:
         warnings.simplefilter("ignore")
         try:
             new = way()
@@ -93,6 +100,8 @@ def _with_state(model: Any, new: Any) -> tuple[_Pairs, _Pairs]:
         try:
             if fresh.name != old.name:  # not every class's config has the name
                 fresh.name = old.name
+            if own_policy(old) not in (None, own_policy(fresh)):  # made under another
+                fresh.dtype_policy = old.dtype_policy
             copy_own_state(old, fresh)
         except Exception as e:  # what a class saves and loads in its own way is the user's code
             why = f"class {type(old).__name__} does not load what it saves ({error_summary(e)})"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from orthwrap.errors import FileFault, OrthwrapError
 from orthwrap.loading.needed import known_metrics_only, known_objects, refuse_code
 from orthwrap.loading.optimizer_state import restore_optimizer
 from orthwrap.model_config import needs
+from orthwrap.model_config.policy import policies_in
 from orthwrap.model_config.tree import Node
 from orthwrap.opening import opened
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
@@ -38,7 +39,8 @@ def load_model(
     """`keras.models.load_model`, for files of older Keras too, and with their compiled state.
 
     Keras 3 builds the optimizer of an `.h5` file for no variables at all, so that its state is
-    lost and `fit` fails; here it is read as it was saved.
+    lost and `fit` fails; here it is read as it was saved. The model is made under the dtype policy
+    that it was made under. Optimizer state that does not fit is a `UserWarning`.
 
     Args:
         path: a `.keras`, `.h5` or `.hdf5` file, or a SavedModel folder.
@@ -61,7 +63,9 @@ def load_model(
             link = folder / f"model{new_suffix(source.store.format)}"
             link.symlink_to(read.resolve())
             read = link
-        model, _ = _load(read, path, custom_objects, unsafe, kwargs)
+        model, notes = _load(read, path, custom_objects, unsafe, kwargs)
+    for note in notes:  # of optimizer state that is lost; a verb has them in its report
+        warnings.warn(f"{path}: {note}", stacklevel=2)
     return model
 
 
@@ -99,8 +103,6 @@ def _load(
     root, format = _config_of(path, compiled=kwargs.get("compile", True))
     saved = root.get(needs.COMPILED)
     refuse_code(root, shown, unsafe_lambda)
-    import keras
-
     import orthwrap.regularizers  # noqa: F401  # registers the classes
 
     given = known_objects(root, given, shown)
@@ -109,9 +111,8 @@ def _load(
         root, notes = known_metrics_only(root, given)
     with _quiet_keras(), _readable(path, root, saved, format) as readable:
         try:
-            model = keras.models.load_model(
-                readable, custom_objects=given, **{**kwargs, "safe_mode": not unsafe_lambda}
-            )
+            words = {"custom_objects": given, **kwargs, "safe_mode": not unsafe_lambda}
+            model, lost = _under_its_policy(readable, policies_in(root), words)
         except OrthwrapError:
             raise
         except Exception as e:  # Keras raises every kind of exception for what it cannot load
@@ -119,9 +120,43 @@ def _load(
             if ours is not None:
                 raise type(ours)(str(ours)) from e
             raise FileFault(f"Keras cannot load {shown}: {_keras_reason(e)}") from e
+    notes += lost
     if format == "h5" and getattr(model, "compiled", False) and model.optimizer is not None:
         notes += restore_optimizer(model, path)
     return model, notes
+
+
+def _under_its_policy(
+    path: Path, policies: Sequence[str], words: Mapping[str, Any]
+) -> tuple[Any, tuple[str, ...]]:
+    """The model, made and compiled under the dtype policy that it was made under.
+
+    Its optimizer's state tells, where there is one: of `mixed_float16` it counts scaled losses. A
+    policy under which Keras skips it is the wrong one, if there is another under which it does not.
+    """
+    import keras
+
+    from orthwrap.live.compiled import as_policy
+
+    found = []
+    for policy in policies or (None,):
+        with as_policy(policy), warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            model = keras.models.load_model(path, **words)
+        skipped = [str(w.message) for w in told if _SKIPPED in str(w.message)]
+        if not skipped:
+            return model, ()
+        found.append((model, skipped[0]))
+    model, why = found[0]
+    return model, (f"the optimizer's state starts afresh: {_reason_of_skipping(why)}",)
+
+
+_SKIPPED = "Skipping variable loading for optimizer"
+
+
+def _reason_of_skipping(message: str) -> str:
+    """What Keras says of it: of how many variables are how many."""
+    return message.partition("because ")[2].partition(". ")[0].strip(" .") or message
 
 
 # What the file needs, found from its config before Keras is asked

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,8 @@ from orthwrap.penalties.attachment import Attachment, check_reference, without_a
 from orthwrap.penalties.template import numeric_factor, template
 from orthwrap.plan.decision import Plan
 from orthwrap.rules.rule import AUTO_SCALE, Rule
+
+Shape = tuple[int, ...]
 
 
 def templates_of(rules: Sequence[Rule]) -> tuple[list[Attachment], dict[str, Any]]:
@@ -44,9 +46,23 @@ def check_references(functions: Mapping[str, Any]) -> None:
         check_reference(reference, f"got {without_address(reference)!r}")
 
 
-def check_foreign(planned: Plan, functions: Mapping[str, Any] | None = None) -> None:
-    """Calls each foreign regularizer once on each kernel shape it is attached to."""
+def check_foreign(
+    planned: Plan,
+    functions: Mapping[str, Any] | None = None,
+    outputs: Callable[[], Mapping[str, Sequence[Shape]]] = dict,
+) -> None:
+    """Calls each foreign regularizer once on each shape of kernels or outputs it is attached to.
+
+    Args:
+        functions: what references stand for.
+        outputs: gives the shapes of layers' outputs, by path; asked where one is about outputs.
+            Where they are not known, nothing is tried.
+
+    Raises:
+        ValueFault: it fails, or gives no scalar with a gradient.
+    """
     checked = set()
+    known: Mapping[str, Sequence[Shape]] | None = None
     for decision in planned.changes:
         attachment = decision.attachment
         if attachment is None or attachment.is_penalty or attachment.name in ("l1", "l2", "l1_l2"):
@@ -56,8 +72,14 @@ def check_foreign(planned: Plan, functions: Mapping[str, Any] | None = None) -> 
 
         given = (functions or {}).get(str(attachment.foreign))
         function = regularizer_of(attachment.foreign) if given is None else given
-        shapes = [k.weight.shape for k in decision.slot.kernels if k.weight is not None] or [(8, 4)]
+        what, path = "kernel", decision.slot.layer.path
+        shapes: Sequence[Shape] = [
+            k.weight.shape for k in decision.slot.kernels if k.weight is not None
+        ]
+        if attachment.on == "activity":
+            known = outputs() if known is None else known
+            what, shapes = "outputs", known.get(path, ())
         for shape in shapes:
             if (str(attachment.foreign), shape) not in checked:
                 checked.add((str(attachment.foreign), shape))
-                check_callable(function, shape, decision.slot.layer.path, attachment.name)
+                check_callable(function, shape, path, attachment.name, what)

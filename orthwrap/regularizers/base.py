@@ -15,6 +15,7 @@ from orthwrap.model_config.tree import PACKAGE
 from orthwrap.penalties.attachment import MODULE, Attachment
 from orthwrap.regularizers.known import regularizer_of
 from orthwrap.regularizers.multiplier import Multiplier
+from orthwrap.regularizers.shares import tell
 
 Tensor = Any
 
@@ -72,7 +73,10 @@ class _Regularizer(keras.regularizers.Regularizer):  # type: ignore[misc]  # Ker
         value = self._value(x)
         if self._multiplier is not None:
             value = value * ops.cast(self._multiplier.state, value.dtype)
-        return value if self._foreign is None else value + self._foreign(x)
+        other = None if self._foreign is None else self._foreign(x)
+        loss = value if other is None else value + other
+        tell(self, loss, value, other)
+        return loss
 
     def _is_on_lora(self, x: Tensor) -> bool:
         """Whether it is a factor of LoRA, which Keras gives the regularizer of the frozen kernel.

@@ -94,27 +94,30 @@ def _node_of(value: Any) -> Any:
     return reference
 
 
-def check_callable(function: Any, shape: tuple[int, ...], where: str, name: str) -> None:
-    """Calls a regularizer once, eagerly and traced, on a kernel of `shape`.
+def check_callable(
+    function: Any, shape: tuple[int, ...], where: str, name: str, what: str = "kernel"
+) -> None:
+    """Calls a regularizer once, eagerly and traced, on a kernel or on outputs of `shape`.
 
     Raises:
         ValueFault: it gives no scalar tensor, or no gradient, as with `np.linalg.norm`.
     """
     import numpy as np
 
-    hint = "use keras.ops, and return one number per kernel"
+    hint = f"use keras.ops, and return one number for the {what}"
     kernel = np.random.default_rng(0).normal(size=shape).astype("float32")
     variable = keras.Variable(kernel)
     try:
         value = function(variable)
         fault = _value_fault(value)
         if fault is None:
-            fault = _trace_fault(function, variable)
+            fault = _trace_fault(function, variable, what)
     except Exception as e:  # the user's function may raise anything
         first = (str(e).splitlines() or [""])[0]
         fault = f"raised {type(e).__name__}: {first}"
     if fault is not None:
-        raise ValueFault(f"regularizer {name!r} on {where} of shape {shape} {fault}; {hint}")
+        on = where if what == "kernel" else f"{what} of {where}"
+        raise ValueFault(f"regularizer {name!r} on {on} of shape {shape} {fault}; {hint}")
 
 
 def _value_fault(value: Any) -> str | None:
@@ -127,7 +130,7 @@ def _value_fault(value: Any) -> str | None:
     return None
 
 
-def _trace_fault(function: Any, variable: Any) -> str | None:
+def _trace_fault(function: Any, variable: Any, what: str) -> str | None:
     """What goes wrong only inside a compiled step, or without a gradient."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
@@ -143,11 +146,11 @@ def _trace_fault(function: Any, variable: Any) -> str | None:
         # Traced and not run: calls would make TensorFlow warn of retracing.
         tf.function(step, autograph=False).get_concrete_function()
         has_one = gradients[0] is not None
-        return None if has_one else "has no gradient with respect to the kernel"
+        return None if has_one else f"has no gradient with respect to the {what}"
     if backend == "jax":
         import jax
 
         jax.make_jaxpr(jax.grad(lambda x: function(x)))(variable.value)
         return None
     value = function(variable)
-    return None if value.requires_grad else "has no gradient with respect to the kernel"
+    return None if value.requires_grad else f"has no gradient with respect to the {what}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
+from orthwrap.report.judged import AT_WHICH_FACTORS
 from orthwrap.report.record import (
     CompareReport,
     Comparison,
@@ -32,6 +33,7 @@ def _report_text(report: Report) -> str:
     if summary["penalty_before"] is not None:
         numbers = [summary["penalty_before"], summary["penalty_after"]]
         done += f"; penalty {_moved([n for n in numbers if n is not None], '.4g')}"
+        done += f" ({AT_WHICH_FACTORS})" if report.factors_moved else ""
     parts = [
         _head(report.command, report.orthwrap_version, report.output or report.model.path),
         f"`orthwrap {report.command}` of {_model(report.model)}: {done}.",

@@ -24,6 +24,9 @@ def judged(verdict: Verdict) -> RenderableType:
     return Group(*lines)
 
 
+AT_WHICH_FACTORS = "before is at the first factors of the schedule, after at its last"
+
+
 def kept(training: Training) -> str:
     """Why the epoch that is kept is not the last one; "" where it is."""
     if training.kept_epoch == training.epochs:

@@ -20,6 +20,7 @@ from orthwrap.report.terminal import in_order
 from orthwrap.text import printable
 
 _EVERY = 60.0  # seconds of an epoch after which a line says that it goes on
+_EVERY_HERE = 0.5  # seconds after which a line that is written over says it
 
 
 class MeasuringProgress:
@@ -65,13 +66,15 @@ class TrainingProgress(MeasuringProgress):
         self._steps: TaskID | None = None
         self._total = 0
         self._shown_at = 0.0  # when the last line was written
+        self._over = ""  # what the next line is written over, in a notebook
 
     def start(self, choices: tuple[str, ...], epochs: int, steps: int | None) -> None:
         for choice in choices:
             self._console.print(choice, style="dim", soft_wrap=True)
         self._total = epochs
         self._shown_at = time.monotonic()
-        if not self._console.is_terminal:
+        self._of = "" if steps is None else f"/{steps:,}"
+        if self._console.is_jupyter or not self._console.is_terminal:
             return
         self._bars = Progress(
             TextColumn("{task.description}", style="bold", markup=False),
@@ -89,10 +92,24 @@ class TrainingProgress(MeasuringProgress):
     def step(self, epoch: int, step: int, logs: Mapping[str, float]) -> None:
         if self._bars is not None and self._steps is not None:
             self._bars.update(self._steps, completed=step, logs=_line(logs, short=True))
-        elif time.monotonic() - self._shown_at > _EVERY:
-            self._shown_at = time.monotonic()
-            line = f"epoch {epoch + 1}, step {step:,}  {_line(logs, short=True)}"
+            return
+        every = _EVERY_HERE if self._console.is_jupyter else _EVERY
+        if time.monotonic() - self._shown_at <= every:
+            return
+        self._shown_at = time.monotonic()
+        line = f"epoch {epoch + 1}, step {step:,}{self._of if self._console.is_jupyter else ''}"
+        line = f"{line}  {_line(logs, short=True)}"
+        if self._console.is_jupyter:
+            self._write_over(line)
+        else:
             self._console.print(line, style="dim", soft_wrap=True)
+
+    def _write_over(self, line: str) -> None:
+        """In place of the last line, as Keras's bar does: notebooks know a carriage return."""
+        file = self._console.file
+        file.write(f"\r{printable(line).ljust(len(self._over))}")
+        file.flush()
+        self._over = line
 
     def epoch(self, epoch: int, logs: Mapping[str, float]) -> None:
         epochs = self._total
@@ -100,6 +117,9 @@ class TrainingProgress(MeasuringProgress):
         line = f"epoch {epoch + 1:>{width}}/{epochs}  {_line(logs)}"
         if self._bars is not None and self._epochs is not None:
             self._bars.update(self._epochs, completed=epoch + 1)
+        if self._over:
+            self._write_over("")
+            self._console.file.write("\r")
         self._console.print(line, soft_wrap=True)
         self._shown_at = time.monotonic()
 
@@ -115,6 +135,7 @@ def _line(logs: Mapping[str, float], short: bool = False) -> str:
     """`task 0.133 (val 0.149)  penalty 0.0824  accuracy 0.978 (val 0.971)`."""
     # The sum of task loss and penalty is left out: both stand there.
     names = [n for n in in_order(logs) if n != "loss" and not n.startswith("val_")]
+    names = [n for n in names if n not in _COURSE]
     if short:
         names = [n for n in names if n in ("task_loss", "penalty")]
     words = []
@@ -123,4 +144,20 @@ def _line(logs: Mapping[str, float], short: bool = False) -> str:
         if f"val_{name}" in logs and name != "penalty":
             word += f" (val {logs[f'val_{name}']:.3g})"
         words.append(word)
-    return "  ".join(words)
+    return "  ".join(words if short else [*words, *_how_it_went(logs)])
+
+
+# How an epoch went, beside its figures.
+_COURSE = ("factor", "factor_min", "factor_max", "learning_rate", "seconds")
+
+
+def _how_it_went(logs: Mapping[str, float]) -> Iterator[str]:
+    """`factor 0.001`, `rate 0.0001`, `12 s`."""
+    if "factor" in logs:
+        yield f"factor {logs['factor']:.3g}"
+    if "factor_min" in logs:
+        yield f"factors {logs['factor_min']:.3g} to {logs['factor_max']:.3g}"
+    if "learning_rate" in logs:
+        yield f"rate {logs['learning_rate']:.3g}"
+    if "seconds" in logs:
+        yield f"{logs['seconds']:.0f} s" if logs["seconds"] >= 10 else f"{logs['seconds']:.1f} s"

@@ -248,7 +248,8 @@ class Training:
         choices: what was chosen for the user (loss, optimizer, …) and why, one line each.
         epochs: how many were done, those before a checkpoint included.
         factors: of each regularizer at the start, by where it stands.
-        history: per epoch, every log that `fit` kept, `task_loss` and `penalty` among them.
+        history: per epoch, every log that `fit` kept: `loss`, the sum of `task_loss`, `penalty`
+            (of orthwrap's regularizers) and `own_penalty` (of others, where there are any); ….
         kept_epoch: the epoch whose weights the model has now, counted from 1; 0 for none.
         held_out: whether the metrics are those on validation data; else of the training data.
         seed: what all that is random followed from; None where that was left as it was.
@@ -371,9 +372,16 @@ class Report(_Shown):
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Counts and sums over the layers, as the schema has them."""
+        """Counts and sums over the layers, as the schema has them.
+
+        `penalty_before` is at the factors that training began with, `penalty_after` at those that
+        the model has now: what the training's own figures are at.
+        """
         carrying = [r for r in self.layers if r.carries]
-        weighted = {when: _total_penalty(carrying, when) for when in ("before", "after")}
+        weighted = {
+            "before": _total_penalty(carrying, "before", self._first_factors),
+            "after": _total_penalty(carrying, "after", {}),
+        }
         return {
             "layers": self.layer_count,
             "kernels": sum(r.kernel is not None for r in self.layers),
@@ -386,6 +394,19 @@ class Report(_Shown):
             **{f"weighted_penalty_{when}": total for when, total in weighted.items()},
             **({"not_looked_into": len(self.not_looked_into)} if self.not_looked_into else {}),
         }
+
+    @property
+    def _first_factors(self) -> Mapping[str, float]:
+        return {} if self.training is None else self.training.factors
+
+    @property
+    def factors_moved(self) -> bool:
+        """Whether a schedule left other factors than it found."""
+        return any(
+            r.regularizer.factor != self._first_factors.get(r.place, r.regularizer.factor)
+            for r in self.layers
+            if r.carries and r.regularizer is not None
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-ready data, schema `orthwrap.report/1`; no NaN, no Infinity."""
@@ -579,10 +600,15 @@ def _found(module: str) -> Any:
     return importlib.import_module(f"orthwrap.report.{module}")
 
 
-def _total_penalty(records: list[LayerRecord], when: str) -> float | None:
-    """Σ factor × penalty over regularized trainable kernels; None where nothing was measured."""
+def _total_penalty(
+    records: list[LayerRecord], when: str, factors: Mapping[str, float]
+) -> float | None:
+    """Σ factor × penalty over regularized trainable kernels; None where nothing was measured.
+
+    The factor is that of `factors` by place, else the record's own.
+    """
     terms = [
-        r.regularizer.factor * figures.penalty
+        factors.get(r.place, r.regularizer.factor) * figures.penalty
         for r in records
         if r.trainable
         and r.regularizer is not None

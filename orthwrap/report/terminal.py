@@ -28,7 +28,7 @@ from orthwrap.report.fitting import fitted
 from orthwrap.report.folding import Block, View, rows_of
 from orthwrap.report.gate_table import gate_parts
 from orthwrap.report.going_on import going_on
-from orthwrap.report.judged import judged, kept, residual_rows, with_repeats
+from orthwrap.report.judged import AT_WHICH_FACTORS, judged, kept, residual_rows, with_repeats
 from orthwrap.report.kernel_rows import rounded_up
 from orthwrap.report.layer_table import (
     WIDE,
@@ -266,6 +266,8 @@ def _verdict(report: Report, hidden: int) -> RenderableType:
         line = Text(f"penalty {summary['penalty_before']:.4g}")
         if summary["penalty_after"] is not None:
             line.append(f" → {summary['penalty_after']:.4g}")
+        if report.factors_moved:
+            line.append(f" ({AT_WHICH_FACTORS})", style="dim")
         lines.append(line)
     frozen = sum(1 for r in report.layers if r.carries and not r.trainable)
     if frozen:
@@ -372,13 +374,13 @@ def _training(report: Report, training: Training, with_choices: bool) -> Rendera
     if with_choices:
         parts += [Padding(Text(c, style="dim"), (0, 0, 0, 2)) for c in training.choices]
         parts.append(Text(""))
+    else:
+        parts.append(Text(""))  # the head is no sentence that the table ends
     parts.append(_figures(training))
     if training.repeats is not None:
         parts += [Text(""), with_repeats(training.repeats, plain_table())]
-    if _moved(report, training):
-        parts.append(
-            Text("Before is at the first factors of the schedule, after at its last.", style="dim")
-        )
+    if report.factors_moved:
+        parts.append(Text(f"{AT_WHICH_FACTORS.capitalize()}.", style="dim"))
     return Group(*parts)
 
 
@@ -403,18 +405,9 @@ def _figures(training: Training) -> Table:
     return table
 
 
-def _moved(report: Report, training: Training) -> bool:
-    """Whether a schedule left other factors than it found."""
-    return any(
-        r.regularizer.factor != training.factors.get(r.place, r.regularizer.factor)
-        for r in report.layers
-        if r.carries and r.regularizer is not None
-    )
-
-
 def in_order(metrics: Mapping[str, float]) -> Iterator[str]:
     """Task loss and penalty first, then what adds up to them, then the rest."""
-    first = [n for n in ("task_loss", "penalty", "loss") if n in metrics]
+    first = [n for n in ("task_loss", "penalty", "own_penalty", "loss") if n in metrics]
     yield from first
     yield from (n for n in metrics if n not in first)
 

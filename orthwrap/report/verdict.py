@@ -20,7 +20,7 @@ _STILL = 1.05  # a residual divided by less than this, and by more than its inve
 _LITTLE = 2.0  # a division below it is little, for a run without a goal
 
 # Figures that a model's logs have beside its metrics.
-_LOSSES = ("task_loss", "penalty", "loss")
+_LOSSES = ("task_loss", "penalty", "own_penalty", "loss")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from orthwrap import keras_inside
 from orthwrap.data import Data
 from orthwrap.data.ports import Array, as_model_takes, shape_text
 from orthwrap.errors import ValueFault
+from orthwrap.live.live_store import regularizers_of
+from orthwrap.regularizers import OrthogonalityRegularizer
 from orthwrap.text import error_summary
 from orthwrap.training.factors.schedule_callback import FactorSchedule
 from orthwrap.training.goal.compiling import loss_names, loss_of_each
@@ -117,6 +119,72 @@ def check_figures(model: Any, data: Data, figures: Mapping[str, float], settings
             f"monitor {settings.monitor!r} is none of the figures; there are: {', '.join(names)}"
         )
     is_lower_better(model, settings.monitor)
+
+
+_SWAMPS = 10.0  # times the task loss
+_FAR = 3.0  # times what guessing gives
+
+
+def warnings_before(
+    model: Any, data: Data, figures: Mapping[str, float], settings: Settings, pulled: bool
+) -> tuple[str, ...]:
+    """What the figures before training say that it may go badly, a line each.
+
+    Args:
+        figures: losses and metrics of the model as it is.
+        pulled: kernels are pulled, so that the loss has no penalty of them.
+    """
+    task, penalty = abs(figures.get("task_loss", 0.0)), figures.get("penalty", 0.0)
+    if settings.distill:  # who imitates itself has no task loss at first
+        return ()
+    lines = _worse_than_guessing(model, data, figures)
+    if pulled or not penalty > _SWAMPS * task > 0:
+        return lines
+    held = (r for _, r in regularizers_of(model))
+    ours = [r.attachment for r in held if isinstance(r, OrthogonalityRegularizer)]
+    ways = ["factor auto", "a smaller factor"]
+    if any(a.scale == "unit" and a.on == "kernel" for a in ours):
+        ways.insert(0, "scale preserve")
+    advice = " or ".join((", ".join(ways[:-1]), ways[-1]))
+    times = float(f"{penalty / task:.2g}")
+    return (
+        *lines,
+        f"the penalty is {times:g} × the task loss ({penalty:.3g} beside {task:.3g}): attach with "
+        f"{advice}",
+    )
+
+
+def _worse_than_guessing(model: Any, data: Data, figures: Mapping[str, float]) -> tuple[str, ...]:
+    """Where a loss is far above what one gets by guessing: a line of each output."""
+    outputs = ports(model)[1]
+    if keras_inside.compile_arguments(model).get("loss_weights") is not None:
+        return ()
+    lines = []
+    labels = data.validation_labels or data.labels
+    for loss, port, y in zip(loss_of_each(model.loss, outputs), outputs, labels, strict=False):
+        found = figures.get("task_loss" if len(outputs) == 1 else f"{port.name}_loss", 0.0)
+        chance = None if loss is None else _by_guessing(loss_names(loss), port.shape, y)
+        if chance is not None and found > _FAR * chance > 0:
+            at = f" of {port.name}" if len(outputs) > 1 else ""
+            lines.append(
+                f"the task loss{at} before training is {found:.3g}, where guessing gives "
+                f"{chance:.2g}: compare x with what the model was trained on (rescale, "
+                "preprocessing), and y with its classes"
+            )
+    return tuple(lines)
+
+
+def _by_guessing(loss: str, shape: Sequence[int | None], y: Array) -> float | None:
+    """What a model that knows nothing of x would get: equal chances, or the mean of y."""
+    name = loss.replace("_", "").lower()
+    width = shape[-1] if shape else None
+    if "categoricalcrossentropy" in name:
+        return math.log(width) if width is not None and width > 1 else None
+    if name == "binarycrossentropy":
+        return math.log(2)
+    if name in ("mse", "meansquarederror") and y.dtype.kind in "biuf":
+        return float(np.mean(np.var(y.astype("float64"), axis=0)))
+    return None
 
 
 def label_fault(model: Any, batch: Sequence[Any]) -> str:

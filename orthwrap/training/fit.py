@@ -26,7 +26,13 @@ from orthwrap.report.verdict import Verdict, verdict_on
 from orthwrap.rules.aims import Aim
 from orthwrap.rules.schedules import Schedule
 from orthwrap.stores.replacing import TextOutput
-from orthwrap.training.checks import check_figures, check_numbers, check_objects, label_fault
+from orthwrap.training.checks import (
+    check_figures,
+    check_numbers,
+    check_objects,
+    label_fault,
+    warnings_before,
+)
 from orthwrap.training.factors.auto import (
     MOVED,
     Chosen,
@@ -58,7 +64,7 @@ from orthwrap.training.goal.freezing import batchnorm_momentum, freeze
 from orthwrap.training.goal.inputs_outputs import outputs_of
 from orthwrap.training.goal.labels import fit_labels
 from orthwrap.training.goal.pursuit import Pursuit
-from orthwrap.training.goal.pursuits import aim_of, pursuit_of, told_of_pursuit
+from orthwrap.training.goal.pursuits import aim_of, is_pulled, pursuit_of, told_of_pursuit
 from orthwrap.training.loop.checkpoints import (
     CheckpointFolder,
     State,
@@ -68,7 +74,8 @@ from orthwrap.training.loop.checkpoints import (
 )
 from orthwrap.training.loop.interrupts import Interrupts
 from orthwrap.training.loop.logs import check_board, open_log
-from orthwrap.training.loop.losses import split_losses
+from orthwrap.training.loop.losses import split_losses, without_unused
+from orthwrap.training.loop.monitor import directions_known
 from orthwrap.training.loop.watch import Outcome, Run, averages, is_ours, regularizers_in
 from orthwrap.training.pull.kernels import driven_kernels
 from orthwrap.training.settings import Settings
@@ -138,6 +145,7 @@ class Finetuned:
 
     Attributes:
         training: for the report.
+        warnings: a line each, for the report; progress has shown them before the first step.
         outcome: how far it came. Where it came to no good end, the model is as the last good
             epoch left it; `outcome.kept` is 0 where there is none.
         chosen, resolved: the regularizers whose factors were found, and the factors.
@@ -147,6 +155,7 @@ class Finetuned:
     outcome: Outcome
     chosen: tuple[Chosen, ...]
     resolved: tuple[Resolved, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def finetune(
@@ -157,6 +166,7 @@ def finetune(
     auto: Sequence[Place] = (),
     schedules: Sequence[tuple[Any, Sequence[Place]]] = (),
     pulls: Sequence[tuple[float, Sequence[Place]]] = (),
+    warned: Sequence[str] = (),
 ) -> Finetuned:
     """Trains `model` as it is, regularizers and all.
 
@@ -169,6 +179,7 @@ def finetune(
             the one in the settings.
         pulls: rates, each with the regularizers whose kernels it pulls; those of no rate follow
             the settings.
+        warned: lines that the report warns of already, to be shown before the first step.
 
     Raises:
         ValueFault: labels that fit no loss, or lie outside the classes; numbers that are none;
@@ -197,6 +208,7 @@ def finetune(
             data, notes = fit_labels(model, data)
             why += notes
             described = data.describe()
+        found = settle_optimizer(model, settings)
         choices += (f"data: {described}", *why, *settle_steps(model))
         if settings.devices not in (None, 1):
             among = f" of {session.processes.count} processes"
@@ -216,6 +228,8 @@ def finetune(
         if session.state is not None and session.folder is not None:
             check_same_run(state, words, session.folder.path, steps)
             choices += (f"goes on {state.place}",)
+            if settings.callbacks:
+                choices += ("callbacks start afresh: Keras has no state of theirs to keep",)
         chosen = chosen_of(model, auto) if auto else ()
         resolved: tuple[Resolved, ...] = ()
         if chosen:
@@ -250,15 +264,18 @@ def finetune(
         if session.state is not None:
             run.restore()
         choices += told_of_pursuit(model, pursuit, settings, steps)
+        found += warnings_before(model, data, before, settings, is_pulled(pursuit))
         moving = _schedules(model, data, session, state, schedules)
         if state.epoch >= settings.epochs:
             for schedule in moving:
                 schedule.end(model)
         if progress is not None:
-            progress.start(choices, settings.epochs, steps)
+            told = (*choices, *(f"warning: {line}" for line in (*warned, *found)))
+            progress.start(told, settings.epochs, steps)
         try:
             if pursuit is None or not pursuit.progress.ended:
-                _fit(model, data, session, state, [*moving, run, *settings.callbacks])
+                with directions_known(settings.callbacks):
+                    _fit(model, data, session, state, [*moving, run, *settings.callbacks])
         finally:
             for schedule in moving:
                 schedule.stop()
@@ -285,7 +302,7 @@ def finetune(
         keep=run.keep,
         verdict=_verdict(pursuit, out, before, after),
     )
-    return Finetuned(training, out, chosen, resolved)
+    return Finetuned(training, out, chosen, resolved, found)
 
 
 def _fit(model: Any, data: Data, session: Session, state: State, callbacks: Sequence[Any]) -> None:
@@ -340,7 +357,7 @@ def _distilled(
     data = data.relabelled(outputs_of(teacher), settings.batch_size)
     optimizer, which = choose_optimizer(model, settings)
     stack.enter_context(imitating(model, losses, optimizer))
-    return data, (*why, which, *settle_optimizer(model, settings))
+    return data, (*why, which)
 
 
 def _schedules(
@@ -415,7 +432,7 @@ def _figures(
 def _evaluate(model: Any, flow: Any, data: Data) -> dict[str, float]:
     with whole_batches((data.held_out or data.train).count):
         logs = model.evaluate(flow, verbose=0, return_dict=True)
-    return {k: float(v) for k, v in logs.items() if np.ndim(v) == 0}
+    return without_unused(model, {k: float(v) for k, v in logs.items() if np.ndim(v) == 0})
 
 
 def _words(
@@ -507,6 +524,12 @@ def _training_failed(error: Exception, model: Any, data: Data, session: Session)
     fault = ""
     with contextlib.suppress(Exception):  # what is tried here may fail as the training did
         fault = label_fault(model, _some_batches(data, session)[0])
+    processes = session.processes
+    if processes.are_several and not fault:
+        return OrthwrapError(
+            f"training failed in process {processes.index} of {processes.count} ({_gist(error)}): "
+            "where another one failed or was interrupted first, its own last line says why"
+        )
     return OrthwrapError(
         f"training failed ({_gist(error)}; raised at {raised_at(error)})"
         + (f": {fault}" if fault else "; --debug shows the calls")

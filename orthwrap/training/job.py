@@ -22,7 +22,7 @@ from orthwrap.training.loop.watch import Outcome
 from orthwrap.training.others import Others
 from orthwrap.training.settings import Settings
 from orthwrap.training.where.devices import off_devices, on_devices
-from orthwrap.training.where.processes import Processes, join
+from orthwrap.training.where.processes import Processes, join, none_left_waiting
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Job:
     def of(cls, source: Any, settings: Settings, progress: Progress | None) -> Job:
         """Ready to begin; checks first where the run will write."""
         processes, settings = join(settings)
-        session = begin(settings, processes)
+        with none_left_waiting(processes):
+            session = begin(settings, processes)
         return cls(session, source, progress if processes.writes else None, processes)
 
     @contextlib.contextmanager
@@ -53,6 +54,7 @@ class Job:
         """Where the model is to be made, read and trained; then the checkpoints are let go of."""
         folder = self.session.folder
         with (
+            none_left_waiting(self.processes),
             contextlib.nullcontext() if folder is None else folder,
             on_devices(self.session.settings, self.processes),
         ):
@@ -96,7 +98,8 @@ class Job:
         """
         driven: dict[str, Any] = {"auto": auto, "schedules": schedules, "pulls": pulls}
         others = Others.of(model, data, self.session, self.progress, driven)
-        done = finetune(model, data, self.session, self.progress, **driven)
+        done = finetune(model, data, self.session, self.progress, warned=report.warnings, **driven)
+        report = with_notes(report, done.warnings)
         report = with_resolved(report, done.chosen, done.resolved)
         factors = {
             r.place: r.regularizer.factor

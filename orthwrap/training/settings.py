@@ -87,6 +87,16 @@ class TrainingWords(TypedDict, total=False):
     batch_size: Annotated[
         int | None, Word("Samples per step. Default: 32.", words.whole(1), 32, _GOAL)
     ]
+    steps_per_epoch: Annotated[
+        int | None,
+        Word(
+            "End an epoch after so many steps: of an endless generator, say.",
+            words.whole(1),
+            None,
+            _GOAL,
+            python="The next epoch goes on where it ended; arrays and folders are shuffled anew.",
+        ),
+    ]
     loss: Annotated[
         Any,
         Word(

@@ -29,6 +29,8 @@ from orthwrap.surgery import (
     is_in_doubt,
     is_same_format,
     load_planned,
+    output_shapes,
+    output_shapes_in,
     save,
     write_made,
 )
@@ -91,8 +93,9 @@ def apply(
             that registers a penalty (`register_penalty`) is imported before the penalty is
             looked for.
         unsafe_lambda: for training and conversion, run the code that the file keeps.
-        progress: True shows the training, and how far the figures of the operators are, on the
-            screen; so does an object like `orthwrap.report.progress.TrainingProgress`.
+        progress: who shows the training, and how far the figures of the operators are: an object
+            like `orthwrap.report.progress.TrainingProgress`. None and True take that one, on
+            standard output; False shows nothing.
         **words: what to attach and how to train:
             {words}
 
@@ -183,7 +186,8 @@ class _Apply:
             surveyed = survey(store, is_tried=by_keras)
             check_wrappers(surveyed.layers)
             planned = plan(surveyed, self.rules, templates)
-            check_foreign(planned)
+            how = (self.custom_objects, self.unsafe_lambda)
+            check_foreign(planned, outputs=lambda: output_shapes_in(source, *how))
             if not self.dry_run:
                 check_target(target, path, force, self.weights)
             if self.job is not None:
@@ -192,7 +196,6 @@ class _Apply:
             live = None
             notes: tuple[str, ...] = ()
             if by_keras:
-                how = (self.custom_objects, self.unsafe_lambda)
                 live, planned, notes = load_planned(source, planned, root, *how)
                 check_kept(planned)
             report = with_notes(self.report_on(source, surveyed, planned), notes)
@@ -212,7 +215,7 @@ class _Apply:
             surveyed = survey(source.store)
             check_wrappers(surveyed.layers)
             planned = plan(surveyed, self.rules, templates)
-            check_foreign(planned, functions)
+            check_foreign(planned, functions, lambda: output_shapes(model))
             target = target_of(model, output, "apply", source.store, force, self.dry_run)
             if target is not None:
                 check_references(functions)

@@ -62,7 +62,7 @@ def job_of(data: Any, settings: Settings | None, progress: Progress | bool | Non
     from orthwrap.training.job import Job
 
     shown = None if isinstance(progress, bool) else progress
-    if progress is True:
+    if progress is None or progress is True:
         from orthwrap.report.progress import TrainingProgress
         from orthwrap.report.terminal import console
 

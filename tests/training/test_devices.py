@@ -238,6 +238,70 @@ def test_two_processes_train_as_one_does(folder: Path, runs: dict[str, Any]) -> 
     np.testing.assert_allclose(np.concatenate([w.ravel() for w in weights]), one, atol=2e-6)
 
 
+SPOILING = """
+import numpy as np
+
+def make():
+    rng = np.random.default_rng(0)
+    for number in range(400):
+        if number == {fails}:
+            raise RuntimeError("the disk is gone")
+        yield rng.normal(size=(8, 4, 4, 2)).astype("float32"), rng.integers(0, 3, 8)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["fails", "interrupted"])
+def test_none_waits_for_a_process_that_ends(folder: Path, how: str, tmp_path: Path) -> None:
+    """The second one runs out of data in the middle of an epoch, or its user presses Ctrl-C."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{s.getsockname()[1]}"
+    started = []
+    for i in range(2):
+        own = tmp_path / str(i)
+        own.mkdir()
+        fails = 40 if (i, how) == (1, "fails") else -1
+        (own / "spoiling.py").write_text(SPOILING.format(fails=fails))
+        words = [
+            "apply",
+            folder / "plain.keras",
+            "-o",
+            "out.keras",
+            "--no-measure",
+            "--factor",
+            0.1,
+        ]
+        words += ["--data", "spoiling:make", "--validation", folder / "even.npz", "--seed", 1]
+        words += ["--epochs", 1 if how == "fails" else 5000, "--log", "log.csv"]
+        words += ["--steps-per-epoch", 200 if how == "fails" else 5]
+        env = {
+            "KERAS_BACKEND": "jax",
+            "KERAS_DISTRIBUTION_JOB_ADDRESSES": address,
+            "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
+            "KERAS_DISTRIBUTION_PROCESS_ID": str(i),
+        }
+        started.append(command(own, *words, **env))
+    try:
+        if how == "interrupted":
+            log = tmp_path / "0" / "log.csv"  # a line of it says that both are training
+            while not (log.exists() and "\n1," in log.read_text()):
+                assert all(process.poll() is None for process in started)
+            started[1].send_signal(signal.SIGINT)
+        said = [process.communicate(timeout=PATIENCE_S)[1] for process in started]
+    finally:
+        for process in started:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                process.communicate()
+    first, second = (process.returncode for process in started)
+    assert second == (1 if how == "fails" else 130)
+    assert first not in (0, None)
+    if how == "fails":
+        assert "reading a batch of make() failed: RuntimeError: the disk is gone" in said[1]
+    assert not (tmp_path / "0" / "out.keras").exists()
+
+
 def test_several_processes_work_on_jax(folder: Path) -> None:
     words = ("apply", "plain.keras", "--data", "even.npz", "-o", "never.keras")
     env = {"KERAS_BACKEND": "tensorflow", "KERAS_DISTRIBUTION_NUM_PROCESSES": "2"}

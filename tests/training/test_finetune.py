@@ -395,23 +395,6 @@ def test_task_loss_and_penalty_make_up_the_loss(samples: int) -> None:
     json.dumps(result.report.to_json(), allow_nan=False)
 
 
-def test_penalty_in_the_history_is_all_that_keras_adds_to_the_loss() -> None:
-    model = models.randomized(
-        keras.Sequential(
-            [
-                layers.Input((6,)),
-                layers.Dense(5, kernel_regularizer=keras.regularizers.L2(0.1), name="decayed"),
-                layers.Dense(3, activation="softmax", activity_regularizer="l1", name="head"),
-            ]
-        )
-    )
-    training = orthwrap.apply(model, data=classes(), epochs=1).report.training
-    assert training is not None
-    for logs in (training.metrics_before, {k: v[0] for k, v in training.history.items()}):
-        assert logs["task_loss"] + logs["penalty"] == pytest.approx(logs["loss"], rel=1e-5)
-    assert training.metrics_before["penalty"] > 0.1 * np.sum(numpy(model.layers[0].kernel) ** 2)
-
-
 def test_metrics_before_are_those_of_the_model_that_was_given() -> None:
     model = models.dense()
     x, y = classes()

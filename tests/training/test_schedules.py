@@ -659,17 +659,17 @@ def test_logs_tell_task_loss_and_penalty(cls: Any, outputs: int, words: dict[str
         **words,
     )
     for prefix in ("", "val_"):
-        loss, task, penalty = (
-            np.array(history[prefix + name]) for name in ("loss", "task_loss", "penalty")
-        )
-        np.testing.assert_allclose(task + penalty, loss, rtol=1e-5)
+        figures = [history[prefix + name] for name in ("loss", "task_loss", "penalty")]
+        loss, task, penalty = map(np.array, figures)
+        own = np.array(history.get(f"{prefix}own_penalty", 0.0))
+        np.testing.assert_allclose(task + penalty + own, loss, rtol=1e-5)
         assert (penalty == 0).all() if cls is Leaving else (penalty > 0.01).all()
         assert (task > 0.01).all()
     if cls is keras.Model and outputs == 1 and not words:
         # The activity's penalty is a mean over batches, of which the last one is smaller.
         kept = [v for v in model.weights if v.regularizer is not None]
         values = sum(float(v.regularizer(ops.convert_to_tensor(v))) for v in kept)
-        assert history["val_penalty"][-1] > values > 0
+        assert history["val_penalty"][-1] + history["val_own_penalty"][-1] > values > 0
     again = model.evaluate(*data, verbose=0, return_dict=True)
     assert "penalty" not in again
 
@@ -720,10 +720,10 @@ def test_what_no_step_tells_is_not_in_the_logs() -> None:
     history = fit(
         model, FactorSchedule("linear"), data=data, validation_data=data, validation_freq=2
     )
-    assert {"loss", "val_loss", "val_task_loss", "val_penalty"} == set(history)
-    np.testing.assert_allclose(
-        np.array(history["val_task_loss"]) + history["val_penalty"], history["val_loss"], rtol=1e-5
-    )
+    told = [f"val_{name}" for name in ("task_loss", "penalty", "own_penalty")]
+    assert {"loss", "val_loss", *told} == set(history)
+    sums = np.sum([history[name] for name in told], axis=0)
+    np.testing.assert_allclose(sums, history["val_loss"], rtol=1e-5)
 
 
 # Counts of calls

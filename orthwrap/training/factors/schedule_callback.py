@@ -33,9 +33,10 @@ class FactorSchedule(keras.callbacks.Callback):  # type: ignore[misc]  # Keras i
         ramp = orthwrap.FactorSchedule("warmup:500, cosine:0.1", by="step", target="all-conv")
         decay = orthwrap.FactorSchedule(keras.optimizers.schedules.ExponentialDecay(1.0, 10, 0.9))
 
-    While it trains, the logs have `task_loss` and `penalty` beside `loss`, their sum; `val_…` too
-    (not of a model whose `metrics` are a list of its own, or whose `train_step` does without
-    `compute_loss`).
+    While it trains, the logs have `task_loss`, `penalty` (of orthwrap's regularizers) and, where
+    the model adds others, `own_penalty` beside `loss`, their sum; `val_…` too. `EarlyStopping` on
+    one of them needs `mode="min"`. A model whose `metrics` are a list of its own, or whose
+    `train_step` does without `compute_loss`, has none of them.
 
     `regularizer.factor` and configs give the factor of the moment, so a file that a
     `ModelCheckpoint` writes holds a plain number. When training ends, the last factor becomes the

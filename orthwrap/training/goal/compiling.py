@@ -22,7 +22,7 @@ from orthwrap.training.settings import DEFAULT_LEARNING_RATE, Settings
 
 
 def compile_model(model: Any, data: Data, settings: Settings) -> tuple[str, ...]:
-    """Makes the model ready to train; says what was chosen, and why.
+    """Makes the model ready to train, but for `settle_optimizer`; says what was chosen, and why.
 
     What the user names comes first, then what the model was compiled with, then what follows
     from outputs and labels.
@@ -46,11 +46,14 @@ def compile_model(model: Any, data: Data, settings: Settings) -> tuple[str, ...]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model.compile(**kept | ({"auto_scale_loss": False} if scaled else {}))
-    return (*chosen, why, *settle_optimizer(model, settings))
+    return (*chosen, why)
 
 
 def settle_optimizer(model: Any, settings: Settings) -> tuple[str, ...]:
-    """The model's optimizer at the rate that was asked for, and for the weights trained now."""
+    """The model's optimizer at the rate that was asked for, and for the weights trained now.
+
+    Warns of state that does not go on.
+    """
     if settings.learning_rate is not None:
         set_learning_rate(model, settings.learning_rate)
     return follow_variables(model)

@@ -63,10 +63,14 @@ def read_data(model: Any, source: Any, settings: Settings, seed: int) -> Data:
         preprocessing=settings.preprocessing,
         image_size=settings.image_size,
         labelled=not settings.distill,
+        endless=settings.steps_per_epoch is not None,
     )
     if settings.goal is not None and settings.task_margin != 0:
         data = data.with_some_held_out(_HELD_OUT, seed)
-    return data if settings.devices is None else data.shared_by(settings.devices)
+    if settings.devices is not None:
+        data = data.shared_by(settings.devices)
+    steps = settings.steps_per_epoch
+    return data if steps is None else data.with_steps(steps, settings.batch_size)
 
 
 def outputs_of(model: Any) -> Callable[[Any], tuple[NDArray[Any], ...]]:

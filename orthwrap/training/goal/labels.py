@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from orthwrap.training.goal.inputs_outputs import ports
 def fit_labels(model: Any, data: Data) -> tuple[Data, tuple[str, ...]]:
     """The data with class numbers as one-hot labels, or the other way, as the loss takes them.
 
-    Streams keep their labels. Says so where any were changed.
+    Those of streams are changed batch by batch, if their first batches ask for it. Says so where
+    any were changed.
 
     Raises:
         ValueFault: a class number that has no output of its own, or one number a sample where
@@ -32,14 +34,32 @@ def fit_labels(model: Any, data: Data) -> tuple[Data, tuple[str, ...]]:
 
     parts = zip((data.labels, data.validation_labels), data.are_kept, strict=True)
     now = [_changed(fitted(part), part) if part and is_kept else None for part, is_kept in parts]
+    in_streams = [
+        bool(part) and not is_kept and _changed(fitted(part), part) is not None
+        for part, is_kept in zip((data.labels, data.validation_labels), data.are_kept, strict=True)
+    ]
     notes: tuple[str, ...] = ()
-    if any(now):
+    if any(now) or any(in_streams):
+        first = fitted(data.labels)
         data = data.with_targets(*now)
+        if any(in_streams):
+            data = data.with_stream_labels(lambda batch: _alike(fitted(batch), batch, first))
         notes = ("labels: between class numbers and one-hot, as the loss takes them",)
     for part in (data.labels, data.validation_labels):
         for labels, loss, port in zip(part, losses, outputs, strict=False):
             _check(labels, loss, port)
     return data, notes
+
+
+def _alike(now: list[Any], batch: tuple[Any, ...], first: Sequence[Any]) -> tuple[Any, ...]:
+    """The changed labels of a batch; ValueFault where they are of another kind than the first."""
+    for array, given, one in zip(now, batch, first, strict=True):
+        if array.ndim != one.ndim:
+            raise ValueFault(
+                f"y of a batch has samples of shape {shape_text(given.shape[1:])} that are no such "
+                "classes as the first batches hold: give class numbers, or one-hot rows throughout"
+            )
+    return tuple(now)
 
 
 def _changed(now: list[Any], before: tuple[Any, ...]) -> list[Any] | None:

@@ -96,6 +96,11 @@ def pursuit_of(
     return Pursuit(model, pursued, aim, task, Course(steps, settings.epochs))
 
 
+def is_pulled(pursuit: Pursuit | None) -> bool:
+    """Whether any kernel is pulled, so that the loss has no penalty of it."""
+    return pursuit is not None and any(rate is not None for rate in pursuit.rates)
+
+
 _BOUND_BY_RATE = (
     *(keras.optimizers.Adam, keras.optimizers.Nadam, keras.optimizers.Adamax),
     *(keras.optimizers.RMSprop, keras.optimizers.Lion),

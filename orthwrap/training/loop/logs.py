@@ -43,15 +43,25 @@ def check_board(path: Path | None) -> None:
         raise FileFault(f"tensorboard {path}: {there} is a file; name a folder")
 
 
-def csv_of(history: Mapping[str, Sequence[float]]) -> str:
-    """A line for each epoch so far, a column for each figure."""
+def csv_of(
+    history: Mapping[str, Sequence[float]], course: Mapping[int, Mapping[str, float]] | None = None
+) -> str:
+    """A line for each epoch so far, a column for each figure.
+
+    Args:
+        history: of each figure, the values of all epochs.
+        course: of epochs that this process has trained, counted from 1, how they went.
+    """
+    course = course or {}
+    beside = list(dict.fromkeys(name for figures in course.values() for name in figures))
     epochs = max(map(len, history.values()), default=0)
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(["epoch", *map(csv_cell, history)])
+    writer.writerow(["epoch", *map(csv_cell, history), *beside])
     for i in range(epochs):
-        figures = (_shortest(v[i]) if i < len(v) else "" for v in history.values())
-        writer.writerow([i + 1, *figures])
+        figures = [v[i] if i < len(v) else None for v in history.values()]
+        figures += [course.get(i + 1, {}).get(name) for name in beside]
+        writer.writerow([i + 1, *("" if f is None else _shortest(f) for f in figures)])
     return text.getvalue()
 
 

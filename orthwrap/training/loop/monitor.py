@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 
 from orthwrap import keras_inside
 from orthwrap.errors import ValueFault
+from orthwrap.training.loop.losses import FIGURES
 
 # Parts of names, for figures of which no Keras metric tells. What is an error is looked for first.
 _LOWER = (
@@ -54,6 +57,27 @@ def is_lower_better(model: Any, figure: str) -> bool:
         f"monitor {figure!r}: nothing says whether it should be low or high: give the metric a "
         "name with 'error' or 'score' in it"
     )
+
+
+@contextlib.contextmanager
+def directions_known(callbacks: Sequence[Any]) -> Iterator[None]:
+    """While active, callbacks of Keras that monitor one of our figures know which way is better.
+
+    By themselves they look for it among compiled metrics alone, and give up.
+    """
+    ours = [c for c in callbacks if getattr(c, "mode", None) == "auto" and _is_ours(c)]
+    for callback in ours:
+        callback.mode = "min"
+    try:
+        yield
+    finally:
+        for callback in ours:
+            callback.mode = "auto"
+
+
+def _is_ours(callback: Any) -> bool:
+    monitor = getattr(callback, "monitor", None)
+    return isinstance(monitor, str) and monitor.removeprefix("val_") in FIGURES
 
 
 def _metrics(model: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -21,10 +22,13 @@ from orthwrap.stores.replacing import TextOutput
 from orthwrap.training.loop.checkpoints import CheckpointFolder, State
 from orthwrap.training.loop.interrupts import Interrupts
 from orthwrap.training.loop.logs import Board, csv_of
+from orthwrap.training.loop.losses import without_unused
 from orthwrap.training.loop.monitor import is_lower_better
 from orthwrap.training.settings import Settings
 
 _EXPLODED = 1e4  # times what loss and penalty were before training
+_LOST, _DROWNED = 2.0, 1e6  # times what the task loss was, and times what it is
+_LOWER_FACTOR = "try a lower factor or learning rate"
 
 Snapshot = dict[str, list[NDArray[Any]]]
 
@@ -121,12 +125,14 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         self.keep = _kept_by(settings, validate is not None, pursuit)
         self._keeps_best = self.keep != "last"
         self._monitor = settings.monitor or ("val_task_loss" if validate else "task_loss")
-        self._first = (0.0, 0.0)  # loss and penalty before training
+        self._first = {"loss": 0.0, "task_loss": 0.0, "penalty": 0.0}  # before training
         self._kept: Snapshot | None = None
         self._factors: list[float] = []  # of each regularizer, before any schedule moves it
         self._metrics: list[NDArray[Any]] | None = None  # of the epoch that is gone on with
         self._random: list[NDArray[Any]] = []
         self._skipped = state.step
+        self._course: dict[int, dict[str, float]] = {}  # how each epoch went, beside its figures
+        self._began = 0.0
         self._raw: list[NDArray[Any]] = []  # weights whose averages `fit` puts in their place
         self.outcome = Outcome(
             epoch=state.epoch,
@@ -143,7 +149,7 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         Args:
             before: the figures of the model as it is, at the factors before any schedule.
         """
-        self._first = before.get("loss", 0.0), before.get("penalty", 0.0)
+        self._first |= {name: before[name] for name in self._first if name in before}
         self._factors = [r.factor for r in regularizers_in(self.model)]
         if self._pursuit is not None and self._state.goal is None:
             self._pursuit.begin()
@@ -226,6 +232,7 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
     # What Keras calls
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._began = time.monotonic()
         if self._metrics and self._skipped:  # an epoch's figures are of all its steps
             for variable, value in zip(self.model.metrics_variables, self._metrics, strict=True):
                 variable.assign(value)
@@ -238,7 +245,7 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         out = self.outcome
         out.step = batch + 1 + self._skipped
-        values = _floats(logs or {})
+        values = without_unused(self.model, _floats(logs or {}))
         out.fault, out.advice = self._fault_of(values)
         if self._progress is not None:
             self._progress.step(out.epoch, out.step, values)
@@ -262,30 +269,49 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
             out.interrupted = True
             self._write()
             return
-        values = _floats(logs or {})
+        values = without_unused(self.model, _floats(logs or {}))
         if self._validate is not None:
             values |= {f"val_{name}": value for name, value in self._validate().items()}
             logs.update(values)  # for the callbacks after this one
+        out.fault, out.advice = self._fault_of_epoch(values)
+        if self._pursuit is not None and not out.fault:
+            self._pursuit.epoch_done(epoch + 1)
+            out.fault, out.advice = self._fault_of_kernels()
+        if out.fault:
+            self.model.stop_training = True
+            return
         out.epoch, out.step, self._skipped = epoch + 1, 0, 0
         for name, value in values.items():
             out.history.setdefault(name, []).append(value)
-        if self._pursuit is not None:
-            self._pursuit.epoch_done(out.epoch)
+        went = self._course[out.epoch] = self._how_it_went()
         is_better = self._is_better(values)
         if is_better or not self._keeps_best:
             self._kept = _snapshot(self.model)
         if self._log is not None:
-            self._log.write(csv_of(out.history))
+            self._log.write(csv_of(out.history, self._course))
         if self._board is not None:
-            self._board.epoch(out.epoch, values, self.model)
+            self._board.epoch(out.epoch, values | went, self.model)
         self._write(self._kept if is_better and self._keeps_best else None)
         if self._progress is not None:
-            self._progress.epoch(epoch, values)
+            self._progress.epoch(epoch, values | went)
         if self._pursuit is not None and self._pursuit.progress.ended:
             self.model.stop_training = True
         elif self._interrupts.asked:
             out.interrupted = out.epoch < self._settings.epochs
             self.model.stop_training = True
+
+    def _how_it_went(self) -> dict[str, float]:
+        """Factor or factors, learning rate and seconds of the epoch that ends."""
+        held = regularizers_in(self.model)
+        factors = [r.factor for r in held if not getattr(r, "is_pulled", False)]
+        went: dict[str, float] = {}
+        if factors:
+            low, high = min(factors), max(factors)
+            is_one = len(set(self._factors)) == 1
+            went = {"factor": high} if is_one else {"factor_min": low, "factor_max": high}
+        rate = keras.ops.convert_to_numpy(inner_of(self.model.optimizer).learning_rate)
+        went["learning_rate"] = float(rate)
+        return went | {"seconds": time.monotonic() - self._began}
 
     def _fault_of(self, values: Mapping[str, float]) -> tuple[str, str]:
         """Why training cannot go on, and what to do about it; "" where it can."""
@@ -294,11 +320,51 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         loss, penalty = values.get("loss", 0.0), values.get("penalty", 0.0)
         if not math.isfinite(loss):
             return f"the loss became {loss} {at}", "try a lower learning rate or factor"
-        if penalty > _EXPLODED * max(*map(abs, self._first), 1e-3):
-            return (
-                f"the penalty exploded {at}, from {self._first[1]:.3g} to {penalty:.3g}",
-                "try a lower factor or learning rate",
+        return self._exploded(penalty, at)
+
+    def _exploded(self, penalty: float, at: str) -> tuple[str, str]:
+        before = self._first["penalty"]
+        if penalty > _EXPLODED * max(abs(self._first["loss"]), abs(before), 1e-3):
+            return f"the penalty exploded {at}, from {before:.3g} to {penalty:.3g}", _LOWER_FACTOR
+        return "", ""
+
+    def _fault_of_epoch(self, values: Mapping[str, float]) -> tuple[str, str]:
+        """The same of what the last step of an epoch has left, which no further step shows."""
+        at = f"after epoch {self.outcome.epoch + 1}"
+        for name in ("val_loss", "val_task_loss", "val_penalty"):
+            if not math.isfinite(values.get(name, 0.0)):
+                word = name.replace("val_", "").replace("_", " ")
+                what = f"the {word} on validation data became {values[name]} {at}"
+                return what, "try a lower learning rate or factor"
+        for variable in self.model.trainable_variables:
+            if not np.all(np.isfinite(keras.ops.convert_to_numpy(variable).astype("float32"))):
+                what = f"weights became NaN or infinite {at}, first {variable.path}"
+                return what, "try a lower learning rate or factor"
+        fault = self._exploded(values.get("val_penalty", 0.0), at)
+        phase = "val_" if "val_task_loss" in values else ""
+        task, penalty = (values.get(f"{phase}{name}", 0.0) for name in ("task_loss", "penalty"))
+        first = self._first["task_loss"]
+        if not fault[0] and task > _LOST * first > 0 and penalty > _DROWNED * task:
+            fault = (
+                f"the task drowned {at}: its loss went from {first:.3g} to {task:.3g} beside a "
+                f"penalty of {penalty:.3g}",
+                _LOWER_FACTOR,
             )
+        return fault
+
+    def _fault_of_kernels(self) -> tuple[str, str]:
+        """The same where the kernels tell: a residual goes as the root of a penalty.
+
+        A pull brings them back from anywhere.
+        """
+        assert self._pursuit is not None
+        progress = self._pursuit.progress
+        for kernel, now in zip(progress.kernels, progress.epochs[-1].residuals, strict=True):
+            limit = math.sqrt(_EXPLODED) * max(kernel.start, 1.0)
+            if not kernel.is_pulled and math.isfinite(limit) and not now <= limit:
+                what = f"the residual of {kernel.place} exploded after epoch "
+                what += f"{self.outcome.epoch + 1}, from {kernel.start:.3g} to {now:.3g}"
+                return what, _LOWER_FACTOR
         return "", ""
 
     def _is_better(self, values: Mapping[str, float]) -> bool:

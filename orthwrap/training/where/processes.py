@@ -6,15 +6,18 @@ Each is started with the same command, and finds the others by the environment v
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import random
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
-from orthwrap.errors import OrthwrapError, UsageError
+from orthwrap.errors import Interrupted, OrthwrapError, UsageError
 from orthwrap.text import first_line
 from orthwrap.training.settings import Settings
 
@@ -45,6 +48,29 @@ class Processes:
     def writes(self) -> bool:
         """Whether it is this one that writes and shows what all compute."""
         return self.index == 0
+
+
+@contextlib.contextmanager
+def none_left_waiting(processes: Processes) -> Iterator[None]:
+    """Where this process fails, or is interrupted, the others do not wait for it.
+
+    They would, as long as it lives, and at its end JAX has it wait for them. So it leaves without
+    that; the others then lose the connection, and fail in their turn.
+    """
+    try:
+        yield
+    except BaseException as e:
+        if processes.are_several:
+            is_interrupt = isinstance(e, (KeyboardInterrupt, Interrupted))
+            atexit.register(_leave, 130 if is_interrupt else 1)
+        raise
+
+
+def _leave(code: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def join(settings: Settings) -> tuple[Processes, Settings]:
