@@ -11,6 +11,7 @@ import keras
 
 from orthwrap import keras_inside
 from orthwrap.errors import ValueFault
+from orthwrap.regularizers.clock import without_counts
 from orthwrap.rules.references import known_objects
 from orthwrap.text import first_line
 
@@ -41,7 +42,8 @@ def copy_compiled(model: Any, new: Any, known: Mapping[str, Any]) -> tuple[str, 
             else:
                 new.compile_from_config(model.get_compile_config())
         if new.compiled and model.optimizer is not None:
-            pairs = list(zip(model.variables, new.variables, strict=True))
+            own = (without_counts(m.variables) for m in (model, new))
+            pairs = list(zip(*own, strict=True))
             copy_exclusions(model.optimizer, new.optimizer, pairs)
             # It may have been built before a layer was frozen: for the same variables, then.
             if model.optimizer.built:
