@@ -102,10 +102,8 @@ def configs(model: Any) -> dict[str, Any]:
 
 
 def has_fixed_draw(regularizer: Any) -> bool:
-    options = regularizer.attachment.options
-    return options.get("seed") is not None or (
-        options.get("estimate") != "sketch" and regularizer.attachment.name != "srip"
-    )
+    is_seeded = regularizer.attachment.options.get("seed") is not None
+    return is_seeded or not isinstance(regularizer, keras.random.SeedGenerator)
 
 
 @pytest.fixture(scope="module")
@@ -609,16 +607,14 @@ def test_sketch_draws_anew_at_each_step_and_as_its_seed_says(jit: bool) -> None:
     assert draws(None) != draws(None)
 
 
-def test_sketch_is_right_on_average_and_srip_is_a_lower_bound() -> None:
+def test_sketch_is_right_on_average_and_srip_is_the_norm() -> None:
     losses, model = batch_losses(orthwrap.SO(1.0, estimate="sketch", probes=8, seed=0), 120)
     kernel = numpy(model.layers[0].kernel)
     assert np.mean(losses) == pytest.approx(so(kernel), rel=0.1)
     assert np.std(losses) > 0
     top = float(np.max(np.abs(np.linalg.eigvalsh(kernel.T @ kernel - np.eye(4)))))
     losses, _ = batch_losses(orthwrap.SRIP(1.0, steps=3, seed=0), 12)
-    assert max(losses) <= top * (1 + 1e-4)
-    assert min(losses) > 0.2 * top
-    assert len({round(v, 6) for v in losses}) > 3
+    np.testing.assert_allclose(losses, top, rtol=1e-3)
 
 
 def test_two_regularizers_count_apart() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import keras
@@ -19,7 +20,13 @@ from orthwrap.penalties.options import ESTIMATE, EVERY, PROBES, SEED, checked
 from orthwrap.penalties.penalty import Penalty
 from orthwrap.penalties.table import PENALTIES, with_each_penalty
 from orthwrap.penalties.template import template
-from orthwrap.penalties.tensors import differentiable, per_matrix, rademacher, unbatched
+from orthwrap.penalties.tensors import (
+    differentiable,
+    gaussian,
+    per_matrix,
+    rademacher,
+    unbatched,
+)
 from orthwrap.regularizers.base import _Regularizer, register
 from orthwrap.regularizers.clock import Clock, Key, Moment, is_turn, of_kernel
 from orthwrap.regularizers.foreign import Attached, _node_of, import_reference
@@ -27,6 +34,9 @@ from orthwrap.rules.rule import SCALES, Rule
 from orthwrap.rules.words import check_factor
 
 Tensor = Any
+
+# Within 1/this … this, α⁴ and what is divided by it are far from the ends of float32.
+_FOLDED = 1e4
 
 
 class OrthogonalityRegularizer(_Regularizer):
@@ -150,7 +160,7 @@ class OrthogonalityRegularizer(_Regularizer):
         moment = None if self._clock is None else self._clock.tick()
         if moment is None or self._every == 1:
             # Where nobody keeps the count, each call is paid for, and none stronger than it is.
-            return self._base.factor * self._penalty_of(x, moment)
+            return self._penalty_of(x, moment, self._base.factor)
         # Paid for at one call in `every`, and so many times as strong there.
         turn = is_turn(moment, self._every)
         if isinstance(turn, bool):
@@ -158,24 +168,36 @@ class OrthogonalityRegularizer(_Regularizer):
         return ops.cond(turn, lambda: self._stronger(x, moment), lambda: left_out(x))
 
     def _stronger(self, x: Tensor, moment: Moment) -> Tensor:
-        return self._base.factor * self._every * self._penalty_of(x, moment)
+        return self._penalty_of(x, moment, self._base.factor * self._every)
 
-    def _penalty_of(self, x: Tensor, moment: Moment | None) -> Tensor:
-        """The penalty without its factor, in float32 or float64."""
+    def _penalty_of(self, x: Tensor, moment: Moment | None, factor: float) -> Tensor:
+        """factor × the penalty, in float32 or float64."""
         penalty, attachment = self._descriptor, self.attachment
         x = ops.cast(x, _computed_in(x))
         words = dict(self._words)
         if self.is_random:
-            words["draw"] = lambda shape: self._signs(shape, moment, x)
+            words["draw"] = partial(self._drawn, moment, x)
         if penalty.on_outputs is not None and attachment.on == "activity":
-            return penalty.on_outputs(*activity.gram(x), **words) / _replicas()
-        layout = self.layout_for(tuple(x.shape))
-        if attachment.alpha != 1.0:
-            x = x / attachment.alpha
-        given = (x, layout) if penalty.of_kernel else (layout.to_matrices(x, ops),)
+            return factor * penalty.on_outputs(*activity.gram(x), **words) / _replicas()
+        layout, alpha = self.layout_for(tuple(x.shape)), attachment.alpha
+        if penalty.takes_alpha and 1 / _FOLDED <= alpha <= _FOLDED:
+            words |= {"alpha": alpha, "factor": factor}
+            factor = 1.0
+        elif alpha != 1.0:
+            x = x / alpha
+        given = (x, layout) if penalty.of_kernel else (self._matrices(x, layout),)
         if penalty.sketch is None or not self._sketch:
-            return penalty.exact(*given, **words)
-        return penalty.sketch(*given, **words, probes=attachment.option(PROBES))
+            value = penalty.exact(*given, **words)
+        else:
+            value = penalty.sketch(*given, **words, probes=attachment.option(PROBES))
+        return value if factor == 1.0 else factor * value
+
+    def _matrices(self, x: Tensor, layout: Layout) -> Tensor:
+        """(count, m, n), or at once the only one where the penalty takes that."""
+        count, m, n = layout.matrices(x.shape)
+        if self._descriptor.takes_alpha and count == 1 and layout.is_in_order:
+            return ops.reshape(x, (m, n)) if len(x.shape) > 2 else x
+        return layout.to_matrices(x, ops)
 
     @property
     def has_pull(self) -> bool:
@@ -206,12 +228,14 @@ class OrthogonalityRegularizer(_Regularizer):
             step = layout.from_matrices(step, x.shape, ops)
         return x - ops.cast(alpha * step, x.dtype)
 
-    def _signs(self, shape: tuple[int, ...], moment: Moment | None, x: Tensor) -> Tensor:
-        """Independent random signs, other ones at each call."""
+    def _drawn(
+        self, moment: Moment | None, x: Tensor, shape: tuple[int, ...], kind: str = "signs"
+    ) -> Tensor:
+        """Independent random signs or, as `"normal"`, numbers; other ones at each call."""
         assert self._clock is not None
-        if moment is None:
-            moment = of_kernel(self._clock, x)
-        return rademacher(shape, Key(moment), keras.backend.standardize_dtype(x.dtype))
+        key = Key(of_kernel(self._clock, x) if moment is None else moment)
+        draw = gaussian if kind == "normal" else rademacher
+        return draw(shape, key, keras.backend.standardize_dtype(x.dtype))
 
     def layout_for(self, shape: tuple[int, ...]) -> Layout:
         """By which it reads a kernel of this shape; ValueFault where it does not describe it."""

@@ -74,13 +74,13 @@ class Clock(keras.random.SeedGenerator):  # type: ignore[misc]  # Keras is untyp
             if not keras_inside.in_symbolic_scope():  # Keras only asks for shapes, by running
                 self._here[1] += 1
             return seed, count
-        now = ops.convert_to_tensor(self._state)
-        after = now + ops.convert_to_tensor(np.asarray([0, 1], _DTYPE)) * _step(self._state)
+        seed, count = ops.unstack(ops.convert_to_tensor(self._state))
+        step = _step(self._state)
+        after = count + step
         if keras.backend.backend() == "jax" and not self._is_taken_back(after):
             return None
-        self._state.assign(after)
-        seed, count = ops.unstack(now)
-        return seed, count
+        self._state.assign(ops.stack([seed, after]))
+        return seed, after - step  # TensorFlow may have put the next count where `count` was read
 
     def _is_taken_back(self, after: Any) -> bool:
         import jax
