@@ -446,7 +446,7 @@ def test_checking_many_shapes_logs_nothing(caplog: pytest.LogCaptureFixture) -> 
         (lambda: orthwrap.SO(probes="some"), "probes='some' must be a whole number"),
         (lambda: orthwrap.SO(steps=3), "'so' takes no option 'steps'; it takes: estimate"),
         (lambda: orthwrap.MC(estimate="sketch"), "'mc' takes no option 'estimate'"),
-        (lambda: orthwrap.SO(estimate="rough"), "must be exact or sketch"),
+        (lambda: orthwrap.SO(estimate="rough"), "must be exact, auto or sketch"),
         (lambda: orthwrap.SO(layout={"name": "dense"}), "a layout needs name, rows and columns"),
         (lambda: orthwrap.SO(layout=Layout("x", (0,), (0,)).to_config()), "every axis"),
         (lambda: orthwrap.SO(combined_with=3), "a name, a config or a callable; got 3"),

@@ -130,6 +130,4 @@ def probe_shape(w_shape: Sequence[int], probes: int) -> tuple[int, ...]:
 
 def by_probes(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """`function(w, probes)` as the form `sketch` of a descriptor."""
-    return lambda w, draw, probes, **words: function(
-        w, draw(probe_shape(w.shape, probes)), **words
-    )
+    return lambda w, draw, probes, **words: function(w, draw(probe_shape(w.shape, probes)), **words)

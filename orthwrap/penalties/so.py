@@ -10,9 +10,7 @@ from orthwrap.penalties.penalty import Penalty, by_probes
 Tensor = Any
 
 
-def so(
-    w: Tensor, probes: Tensor | None = None, alpha: float = 1.0, factor: float = 1.0
-) -> Tensor:
+def so(w: Tensor, probes: Tensor | None = None, alpha: float = 1.0, factor: float = 1.0) -> Tensor:
     """factor · Σ ‖G−I‖_F² of matrices W/α, (count, m, n) or one (m, n).
 
     Args:

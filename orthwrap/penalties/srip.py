@@ -39,7 +39,9 @@ def srip(w: Tensor, draw: Any, steps: int = 2, alpha: float = 1.0, factor: float
     from orthwrap.penalties import tensors as t
 
     if min(w.shape[-2:]) <= EXACT_UP_TO:
-        return t.differentiable(partial(_exact, alpha=alpha, factor=factor * alpha**-2), t.unbatched(w))
+        return t.differentiable(
+            partial(_exact, alpha=alpha, factor=factor * alpha**-2), t.unbatched(w)
+        )
     return estimated(w, draw(probe_shape(w.shape, 1), "normal"), steps, alpha, factor)
 
 
@@ -86,26 +88,27 @@ def _top_by_squaring(b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _top_by_vectors(b: Tensor) -> tuple[Tensor, Tensor]:
-    """The same in few operations, where each of them is dispatched on its own."""
-    from keras import ops
+    """The same in few operations, where PyTorch dispatches each of them on its own."""
+    import torch
 
     from orthwrap.penalties import tensors as t
 
-    values, vectors = ops.linalg.eigh(b)
-    sizes = ops.abs(values)
-    place = ops.expand_dims(ops.argmax(sizes, -1, keepdims=True), -2)
-    v = ops.take_along_axis(vectors, place, -1)
-    sigma = ops.max(sizes, -1)
-    signed = ops.take_along_axis(values, place[..., 0, :], -1)
-    return sigma, v @ (t.transposed(v) * ops.sign(ops.expand_dims(signed, -1)))
+    values, vectors = torch.linalg.eigh(b)
+    sigma, place = values.abs().max(-1, keepdim=True)
+    v = vectors.gather(-1, place.unsqueeze(-2).expand(*vectors.shape[:-1], 1))
+    signed = (b @ v) / (sigma.unsqueeze(-1) + t.TINY)
+    return sigma, signed @ v.mT
 
 
-def _estimate(w: Tensor, start: Tensor, *, steps: int, alpha: float, factor: float) -> tuple[Tensor, Any]:
+def _estimate(
+    w: Tensor, start: Tensor, *, steps: int, alpha: float, factor: float
+) -> tuple[Tensor, Any]:
     from orthwrap.penalties import tensors as t
 
     image = start
-    for _ in range(steps):
-        v = image / t.per_matrix(t.norm(image) + t.TINY)
+    for step in range(steps):
+        is_any_length = step == 0 and steps > 1  # the next one is made of length 1
+        v = image if is_any_length else image / t.per_matrix(t.norm(image) + t.TINY)
         long_v = t.to_long(w, v)
         image = t.to_short(w, long_v) - (v if alpha == 1.0 else alpha**2 * v)
     norms = t.norm(image)

@@ -46,12 +46,16 @@ def differentiable(
             # hand over the upstream gradient alone.
             found = pullback(args[0] if upstream is None else upstream)
             found = found if isinstance(found, tuple) else (found,)
-            gradients = (*found, *map(ops.zeros_like, constants))
+            gradients = (*found, *map(_no_gradient, constants))
             return gradients if len(gradients) > 1 else gradients[0]
 
         return value, gradient
 
     return ops.custom_gradient(operation)(*tensors, *constants)
+
+
+def _no_gradient(constant: Tensor) -> Tensor | None:
+    return None if keras.backend.backend() == "torch" else ops.zeros_like(constant)
 
 
 def unbatched(batch: Tensor) -> Tensor:
@@ -245,8 +249,10 @@ def norms_of(half: Half) -> Tensor:
 def _squares_of_each(half: Half) -> Tensor:
     if isinstance(half, tuple):
         first, corner, last = half
-        return _squares_of_each(first) + 2 * ops.sum(ops.square(corner), (-2, -1)) + (
-            _squares_of_each(last)
+        return (
+            _squares_of_each(first)
+            + 2 * ops.sum(ops.square(corner), (-2, -1))
+            + (_squares_of_each(last))
         )
     return ops.sum(ops.square(half), (-2, -1))
 

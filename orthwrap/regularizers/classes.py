@@ -16,6 +16,7 @@ from orthwrap.model_config.layers import layout_by_rank
 from orthwrap.model_config.layout import Layout
 from orthwrap.penalties import activity
 from orthwrap.penalties.attachment import Attachment
+from orthwrap.penalties.cheapest import exact_is_cheaper
 from orthwrap.penalties.options import ESTIMATE, EVERY, PROBES, SEED, checked
 from orthwrap.penalties.penalty import Penalty
 from orthwrap.penalties.table import PENALTIES, with_each_penalty
@@ -23,6 +24,7 @@ from orthwrap.penalties.template import template
 from orthwrap.penalties.tensors import (
     differentiable,
     gaussian,
+    on_processor,
     per_matrix,
     rademacher,
     unbatched,
@@ -112,7 +114,7 @@ class OrthogonalityRegularizer(_Regularizer):
         self._descriptor = penalty
         self._words = penalty.words(taken)
         self._every: int = self.attachment.option(EVERY)
-        self._sketch = self.attachment.option(ESTIMATE) == "sketch"
+        self._estimate: str = self.attachment.option(ESTIMATE)
         if on == "activity":
             self._check_on_outputs()
         self._clock = self if isinstance(self, Clock) else None
@@ -121,7 +123,7 @@ class OrthogonalityRegularizer(_Regularizer):
 
     def _check_on_outputs(self) -> None:
         has_form = self._descriptor.on_outputs is not None
-        if self._sketch or not has_form or self.attachment.scale != "unit":
+        if self._estimate == "sketch" or not has_form or self.attachment.scale != "unit":
             of_kernels = [p.name for p in PENALTIES.values() if p.on_outputs is None]
             raise UsageError(
                 f"on activity there is no {', '.join(of_kernels)}, no sketch and no scale preserve"
@@ -129,8 +131,17 @@ class OrthogonalityRegularizer(_Regularizer):
 
     @property
     def is_random(self) -> bool:
-        """Whether each call draws anew."""
-        return self._sketch or self._descriptor.draws
+        """Whether each call draws anew, or may."""
+        return self._estimate != "exact" or self._descriptor.draws
+
+    def _is_sketched(self, x: Tensor) -> bool:
+        """Whether this kernel's penalty is estimated by probes."""
+        attachment = self.attachment
+        if self._estimate != "auto" or attachment.on == "activity":
+            return self._estimate == "sketch"
+        shape = tuple(x.shape)
+        sides = attachment.sides(self.layout_for(shape), shape)
+        return not exact_is_cheaper(*sides, attachment.option(PROBES), on_processor())
 
     def _own_seed(self, seed: int) -> int:
         """This seed, unless the option `seed` names one."""
@@ -157,7 +168,8 @@ class OrthogonalityRegularizer(_Regularizer):
         if self.is_pulled:
             return ops.zeros((), _computed_in(x))
         x = ops.convert_to_tensor(x)
-        moment = None if self._clock is None else self._clock.tick()
+        counts = self._every > 1 or self._descriptor.draws or self._is_sketched(x)
+        moment = self._clock.tick() if self._clock is not None and counts else None
         if moment is None or self._every == 1:
             # Where nobody keeps the count, each call is paid for, and none stronger than it is.
             return self._penalty_of(x, moment, self._base.factor)
@@ -175,7 +187,7 @@ class OrthogonalityRegularizer(_Regularizer):
         penalty, attachment = self._descriptor, self.attachment
         x = ops.cast(x, _computed_in(x))
         words = dict(self._words)
-        if self.is_random:
+        if self._descriptor.draws or self._is_sketched(x):
             words["draw"] = partial(self._drawn, moment, x)
         if penalty.on_outputs is not None and attachment.on == "activity":
             return factor * penalty.on_outputs(*activity.gram(x), **words) / _replicas()
@@ -186,7 +198,7 @@ class OrthogonalityRegularizer(_Regularizer):
         elif alpha != 1.0:
             x = x / alpha
         given = (x, layout) if penalty.of_kernel else (self._matrices(x, layout),)
-        if penalty.sketch is None or not self._sketch:
+        if penalty.sketch is None or not self._is_sketched(x):
             value = penalty.exact(*given, **words)
         else:
             value = penalty.sketch(*given, **words, probes=attachment.option(PROBES))
@@ -250,7 +262,9 @@ class OrthogonalityRegularizer(_Regularizer):
 
 def left_out(x: Tensor) -> Tensor:
     """A zero that has a gradient."""
-    return differentiable(lambda x: (ops.zeros((), _computed_in(x)), lambda _: ops.zeros_like(x)), x)
+    return differentiable(
+        lambda x: (ops.zeros((), _computed_in(x)), lambda _: ops.zeros_like(x)), x
+    )
 
 
 def _computed_in(x: Tensor) -> str:

@@ -10,7 +10,8 @@ from orthwrap._version import __version__
 from orthwrap.model_config.layout import Layout
 from orthwrap.opening import Opened
 from orthwrap.penalties.attachment import Attachment, describe
-from orthwrap.penalties.options import ESTIMATE, EVERY
+from orthwrap.penalties.cheapest import taken
+from orthwrap.penalties.options import ESTIMATE, EVERY, PROBES
 from orthwrap.plan.decision import KEPT, Decision, Plan
 from orthwrap.plan.reasons import FROZEN, IS_FROZEN, about_anew
 from orthwrap.report.measure import EXACT_LIMIT, measure, together
@@ -99,13 +100,24 @@ def _record(decision: Decision, kernel: Kernel | None) -> LayerRecord:
         reasons=decision.reasons,
         trainable=layer.trainable,
         rule=decision.rule,
-        regularizer=None if attachment is None else _regularizer_record(attachment),
+        regularizer=None if attachment is None else _regularizer_record(attachment, kernel),
         previous=decision.previous,
         foreign=_left_of_others(decision),
     )
 
 
-def _regularizer_record(attachment: Attachment) -> RegularizerRecord:
+def _estimate(attachment: Attachment, kernel: Kernel | None) -> str:
+    """`exact` or `sketch`, where `auto` is settled."""
+    estimate = str(attachment.option(ESTIMATE))
+    if estimate != "auto" or kernel is None or kernel.weight is None:
+        return estimate
+    layout = _layout_of(kernel, attachment)
+    if layout is None:
+        return estimate
+    return taken(*attachment.sides(layout, kernel.weight.shape), attachment.option(PROBES))
+
+
+def _regularizer_record(attachment: Attachment, kernel: Kernel | None) -> RegularizerRecord:
     other = attachment.combined_with
     combined = None if other is None else describe(other)
     if not attachment.is_penalty:
@@ -115,7 +127,7 @@ def _regularizer_record(attachment: Attachment) -> RegularizerRecord:
         factor=attachment.factor,
         scale=attachment.scale,
         alpha=attachment.alpha,
-        estimate=attachment.option(ESTIMATE),
+        estimate=_estimate(attachment, kernel),
         every=attachment.option(EVERY),
         combined_with=combined,
     )

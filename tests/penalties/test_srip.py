@@ -92,7 +92,9 @@ def no_draw(*_: Any) -> Any:
 SPECTRA = {
     "one on top": lambda r: np.r_[1.4065, np.linspace(-0.9, 0.9, r - 1)],
     "all nearly as large": lambda r: np.r_[1.0, np.full(r - 1, 0.999)],
-    "and as large below": lambda r: np.r_[1.0, -1.0 + np.zeros(r // 2), np.full((r - 2) // 2, 0.99)],
+    "and as large below": lambda r: np.r_[
+        1.0, -1.0 + np.zeros(r // 2), np.full((r - 2) // 2, 0.99)
+    ],
     "near the minimum": lambda r: 1e-4 * np.linspace(-1.0, 0.7, r),
     "huge": lambda r: 1e6 * np.linspace(0.0, 1.0, r),
 }
