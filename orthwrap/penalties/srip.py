@@ -130,7 +130,8 @@ def on_outputs(g: Tensor, rows: Tensor, draw: Any, steps: int) -> Tensor:
     """σ_max(G−I), exact up to 128 features, and above estimated from below."""
     from keras import ops
 
-    from orthwrap.penalties import activity, tensors as t
+    from orthwrap.penalties import activity
+    from orthwrap.penalties import tensors as t
 
     deviation = activity.deviation(g)
     if g.shape[-1] <= EXACT_UP_TO:
