@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import keras
@@ -70,8 +72,7 @@ def _dispatched(penalties: Sequence[Callable[[Any], Any]]) -> int:
 
     kernels = [keras.Variable(_kernel(s)) for s in SHAPES]
     with Counting() as counting:
-        loss = sum(p(k) for p, k in zip(penalties[1:], kernels[1:], strict=True))
-        loss = loss + penalties[0](kernels[0])
+        loss = reduce(operator.add, (p(k) for p, k in zip(penalties, kernels, strict=True)))
         torch.autograd.grad(loss, [k.value for k in kernels])
     return counting.seen.total()
 

@@ -129,7 +129,7 @@ def lorth_probe_shape(
     strides: Sequence[int] | None,
     groups: int,
     probes: int,
-) -> tuple[int, int, int]:
+) -> tuple[int, ...]:
     """The shape of the probes that `lorth` takes for this kernel: own ones at each frequency."""
     geometry = _geometry(kernel_shape, strides, groups)
     frequencies = (prod(geometry.points) + 1) // 2

@@ -76,7 +76,8 @@ class OrthogonalityRegularizer(_Regularizer):
             or options.get(EVERY.name, 1) != 1
             or options.get(ESTIMATE.name, "exact") != "exact"
         )
-        return super().__new__(cls._counting if counts and cls._counting is not None else cls)
+        made: OrthogonalityRegularizer = super().__new__((counts and cls._counting) or cls)
+        return made
 
     def __init__(
         self,
@@ -298,7 +299,7 @@ CLASSES: dict[str, type[OrthogonalityRegularizer]] = {}
 def _add_class(penalty: Penalty) -> None:
     """Two classes of one name, of which `__new__` takes the one that is to be made."""
     words = {"penalty": penalty.name, "__doc__": penalty.doc or penalty.formula}
-    made = type(penalty.class_name, (OrthogonalityRegularizer,), words)
+    made: Any = type(penalty.class_name, (OrthogonalityRegularizer,), words)
     counting = type(penalty.class_name, (made, Clock), {})
     register(counting)
     made._counting = counting

@@ -191,7 +191,7 @@ def _as_trained(
         frozen = () if kernel.layer.trainable else (IS_FROZEN,)
         record = replace(record, reasons=about_anew(record.reasons, FROZEN, *frozen))
     if record.regularizer is not None and attachment is not None:
-        record = replace(record, regularizer=_regularizer_record(attachment))
+        record = replace(record, regularizer=_regularizer_record(attachment, kernel))
     if record.before is not None and with_figures:
         record = replace(record, after=figures(kernel, attachment))
     return replace(record, trainable=kernel.layer.trainable)
