@@ -89,11 +89,11 @@ def _top_by_squaring(b: Tensor) -> tuple[Tensor, Tensor]:
 
 def _top_by_vectors(b: Tensor) -> tuple[Tensor, Tensor]:
     """The same in few operations, where PyTorch dispatches each of them on its own."""
-    import torch
+    from keras import ops
 
     from orthwrap.penalties import tensors as t
 
-    values, vectors = torch.linalg.eigh(b)
+    values, vectors = ops.linalg.eigh(b)
     sigma, place = values.abs().max(-1, keepdim=True)
     v = vectors.gather(-1, place.unsqueeze(-2).expand(*vectors.shape[:-1], 1))
     signed = (b @ v) / (sigma.unsqueeze(-1) + t.TINY)
