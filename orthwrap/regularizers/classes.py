@@ -300,7 +300,8 @@ def _add_class(penalty: Penalty) -> None:
     """Two classes of one name, of which `__new__` takes the one that is to be made."""
     words = {"penalty": penalty.name, "__doc__": penalty.doc or penalty.formula}
     made: Any = type(penalty.class_name, (OrthogonalityRegularizer,), words)
-    counting = type(penalty.class_name, (made, Clock), {})
+    where = {"__qualname__": f"{penalty.class_name}._counting"}  # where pickle finds it
+    counting = type(penalty.class_name, (made, Clock), where)
     register(counting)
     made._counting = counting
     CLASSES[penalty.name] = register(made)
