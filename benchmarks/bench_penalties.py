@@ -174,12 +174,13 @@ def on_matrices(name: str, kernels: list[Any], probes: int = 0) -> Callable[[int
     import tensorflow as tf
 
     from orthwrap.penalties.table import PENALTIES
-    from orthwrap.penalties.tensors import rademacher
+    from orthwrap.penalties.tensors import gaussian, rademacher
 
+    kinds = {"signs": rademacher, "normal": gaussian}
     penalty, seeds = PENALTIES[name], keras.random.SeedGenerator(1)
     words: dict[str, Any] = {option.name: option.default for option in penalty.own_options}
     if probes or penalty.draws:
-        words["draw"] = lambda shape: rademacher(shape, seeds)
+        words["draw"] = lambda shape, kind="signs": kinds[kind](shape, seeds)
     if probes:
         words["probes"] = probes
     function: Any = penalty.sketch if probes else penalty.exact

@@ -151,20 +151,41 @@ def setting(layer: Any, key: str) -> Any:
 def set_setting(layer: Any, key: str, value: Any) -> None:
     """Sets what a layer saves as its config's `key`, where it has that.
 
-    Keras ≥ 3.5: `MultiHeadAttention._kernel_regularizer`.
+    A built layer takes no more generators of random numbers; for this one it makes an exception.
+
+    Keras ≥ 3.5: `MultiHeadAttention._kernel_regularizer`, `Layer._tracker`.
     """
-    for name in (key, f"_{key}"):
-        is_view = isinstance(getattr(type(layer), name, None), property)  # of its cell's
-        if hasattr(layer, name) and not is_view:
-            setattr(layer, name, value)
+    tracker = layer._tracker
+    was_locked = tracker.locked
+    tracker.unlock()
+    try:
+        for name in (key, f"_{key}"):
+            is_view = isinstance(getattr(type(layer), name, None), property)  # of its cell's
+            if hasattr(layer, name) and not is_view:
+                tracker.untrack(getattr(layer, name))
+                setattr(layer, name, value)
+    finally:
+        tracker.locked = was_locked
 
 
 def training_settings(layer: Any) -> dict[str, Any]:
-    """A layer's regularizers and whether it is trained, for `vars(layer).update`.
+    """A layer's regularizers and whether it is trained, for `set_training_settings`.
 
     Keras ≥ 3.5: `Layer._trainable`, `MultiHeadAttention._kernel_regularizer`.
     """
     return {k: v for k, v in vars(layer).items() if k.endswith(("regularizer", "_trainable"))}
+
+
+def set_training_settings(layer: Any, settings: dict[str, Any]) -> None:
+    """Puts back what `training_settings` gave.
+
+    Keras ≥ 3.5: `Layer._trainable`.
+    """
+    for key, value in settings.items():
+        if key.endswith("regularizer"):
+            set_setting(layer, key, value)
+        else:
+            vars(layer)[key] = value
 
 
 def copy_own_trainable(source: Any, target: Any) -> None:
@@ -460,6 +481,16 @@ def key_in_scope(value: Any) -> int | None:
         return None
     held = get_stateless_scope().state_mapping
     return next((key for key, own in held.items() if own is value), None)
+
+
+def is_handed_in(variable: Any) -> bool:
+    """Whether the stateless scope around knows a variable, and hands its next value on.
+
+    Keras ≥ 3.5: `keras.src.backend.common.stateless_scope:get_stateless_scope`.
+    """
+    from keras.src.backend.common.stateless_scope import get_stateless_scope
+
+    return get_stateless_scope().get_current_value(variable) is not None
 
 
 @contextlib.contextmanager

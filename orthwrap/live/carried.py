@@ -10,6 +10,7 @@ import keras
 from orthwrap import keras_inside
 from orthwrap.live.live_store import _kind_of
 from orthwrap.live.state import own_variables, value_of
+from orthwrap.regularizers import OrthogonalityRegularizer
 from orthwrap.stores.replacing import scratch_folder
 
 
@@ -73,6 +74,15 @@ def copy_own_state(old: Any, fresh: Any) -> None:
         with scratch_folder() as folder:
             old.save_assets(str(folder))
             fresh.load_assets(str(folder))
+
+
+def copy_counts(old: Any, fresh: Any) -> None:
+    """A regularizer of ours that the copy keeps draws and counts on from where it was."""
+    for name, value in vars(old).items():
+        other = vars(fresh).get(name)
+        ours = isinstance(value, OrthogonalityRegularizer) and type(other) is type(value)
+        if ours and other.get_config() == value.get_config():
+            other.restore(value.moment)
 
 
 def seeds_left(model: Any, pairs: Sequence[tuple[Any, Any]]) -> tuple[str, ...]:

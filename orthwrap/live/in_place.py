@@ -60,7 +60,7 @@ def restored_on_error(model: Any) -> Iterator[None]:
         yield
     except BaseException:
         for layer, own in layers:
-            vars(layer).update(own)
+            keras_inside.set_training_settings(layer, own)
         for variable, regularizer, trainable in variables:
             variable.regularizer, variable.trainable = regularizer, trainable
         set_compiled_state(model, compiled)

@@ -14,6 +14,7 @@ import keras
 from orthwrap import keras_inside
 from orthwrap.errors import RebuildError
 from orthwrap.live.carried import (
+    copy_counts,
     copy_own_state,
     copy_trainable,
     copy_values,
@@ -103,6 +104,7 @@ def _with_state(model: Any, new: Any) -> tuple[_Pairs, _Pairs]:
             if own_policy(old) not in (None, own_policy(fresh)):  # made under another
                 fresh.dtype_policy = old.dtype_policy
             copy_own_state(old, fresh)
+            copy_counts(old, fresh)
         except Exception as e:  # what a class saves and loads in its own way is the user's code
             why = f"class {type(old).__name__} does not load what it saves ({error_summary(e)})"
             raise _cannot_rebuild(model, why) from e

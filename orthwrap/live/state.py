@@ -40,6 +40,8 @@ def own_variables(layer: Any) -> dict[str, Any]:
 def _collect(key: str, value: Any, found: dict[str, Any]) -> None:
     if is_variable(value):
         found[key] = value
+    elif isinstance(value, OrthogonalityRegularizer):
+        pass  # whose count is its own: another one may stand there in a copy
     elif isinstance(value, keras.random.SeedGenerator):
         found[f"{key}/state"] = value.state
     elif isinstance(value, keras.Metric):
@@ -110,4 +112,4 @@ def _draws_of(layer: Any) -> Callable[[], None]:
     regularizer = layer.activity_regularizer
     if not isinstance(regularizer, OrthogonalityRegularizer):
         return lambda: None
-    return partial(regularizer.restore, regularizer.state)
+    return partial(regularizer.restore, regularizer.moment)

@@ -43,6 +43,12 @@ class Layout:
     def rank(self) -> int:
         return len(self.rows) + len(self.columns) + len(self.batch)
 
+    @property
+    def is_in_order(self) -> bool:
+        """Whether a kernel has its entries in the order in which its matrices have them."""
+        order = (*self.batch, *self.rows, *self.columns)
+        return self.parts == 1 and order == tuple(range(self.rank))
+
     def fits(self, shape: Sequence[int]) -> bool:
         """True where a kernel of this shape can be read by this layout."""
         return len(shape) == self.rank and all(d > 0 for d in shape) and shape[-1] % self.parts == 0

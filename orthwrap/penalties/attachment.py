@@ -68,6 +68,12 @@ class Attachment:
         """The value that holds, given or not."""
         return self.options.get(option.name, option.default)
 
+    def sides(self, layout: Layout, shape: tuple[int, ...]) -> tuple[int, int]:
+        """(m, n) of the matrices that its penalty multiplies, for a kernel of this shape."""
+        if self.penalty is not None and self.penalty.of_kernel:
+            return shape[-2] if len(shape) > 1 else 1, shape[-1] // layout.parts
+        return layout.matrices(shape)[1:]
+
     def to_node(self) -> dict[str, Any]:
         """The node, in Keras 3's form, which `.h5` and `.keras` files read alike."""
         config: dict[str, Any] = {"factor": self.factor}

@@ -15,9 +15,10 @@ from orthwrap.penalties.penalty import Penalty
 Tensor = Any
 
 
-def dso(w: Tensor) -> Tensor:
-    """Σ ‖WᵀW−I‖_F² + ‖WWᵀ−I‖_F² of matrices (count, m, n)."""
-    return _from_so(single.so(w), *w.shape)
+def dso(w: Tensor, alpha: float = 1.0, factor: float = 1.0) -> Tensor:
+    """factor · Σ ‖WᵀW−I‖_F² + ‖WWᵀ−I‖_F² of matrices W/α, (count, m, n) or one (m, n)."""
+    count, m, n = (1, *w.shape)[-3:]
+    return single.so(w, alpha=alpha, factor=2 * factor) + factor * _from_so(0, count, m, n)
 
 
 def on_outputs(g: Tensor, rows: Tensor) -> Tensor:
@@ -49,4 +50,5 @@ PENALTY = Penalty(
     figure=figure,
     figure_from_so=_from_so,
     pull=single.pull,
+    takes_alpha=True,
 )

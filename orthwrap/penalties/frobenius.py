@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import operator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,26 +13,27 @@ from orthwrap.penalties.so import pull
 Tensor = Any
 
 
-def frobenius(w: Tensor) -> Tensor:
-    """Σ ‖G−I‖_F of matrices (count, m, n)."""
+def frobenius(w: Tensor, alpha: float = 1.0, factor: float = 1.0) -> Tensor:
+    """factor · Σ ‖G−I‖_F of matrices W/α, (count, m, n) or one (m, n)."""
     from orthwrap.penalties import tensors as t
 
-    return t.differentiable(_frobenius, t.unbatched(w))
+    compute = partial(_frobenius, alpha=alpha, factor=factor * alpha**-2)
+    return t.differentiable(compute, t.unbatched(w))
 
 
-def _frobenius(w: Tensor) -> tuple[Tensor, Any]:
+def _frobenius(w: Tensor, *, alpha: float, factor: float) -> tuple[Tensor, Any]:
     from keras import ops
 
     from orthwrap.penalties import tensors as t
 
-    deviation = t.on_diagonal_blocks(t.half_gram(w), operator.sub)
-    norms = ops.sqrt(t.sum_of_squares(deviation))
+    deviation = t.on_diagonal_blocks(t.half_gram(w), t.less(alpha**2))
+    norms = t.norms_of(deviation)
 
     def pullback(upstream: Tensor) -> Tensor:
-        scale = t.per_matrix(2 * upstream / (norms + t.TINY))
-        return t.multiplied(w, t.whole(deviation, scale))
+        scale = t.per_matrix(((2 * factor) * upstream) / (norms + t.TINY))
+        return t.times(t.multiplied(w, t.whole(deviation)), scale)
 
-    return ops.sum(norms), pullback
+    return factor * (ops.sum(norms) if len(norms.shape) else norms), pullback
 
 
 def on_outputs(g: Tensor, rows: Tensor) -> Tensor:
@@ -56,4 +57,5 @@ PENALTY = Penalty(
     on_outputs=on_outputs,
     figure=lambda matrices: float(np.sqrt(matrices.square_deviation()).sum()),
     pull=pull,
+    takes_alpha=True,
 )

@@ -5,7 +5,6 @@ See `conv_gram` for how the convolution of a kernel with itself becomes a sum of
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any
@@ -76,7 +75,7 @@ def lorth_pull(
     geometry = _geometry(kernel.shape, strides, groups)
     shape = (groups, geometry.rows, geometry.filters)
     taps = _taps(kernel, geometry)
-    direction, bound = t.towards(ops.reshape(ops.sum(taps, 0), shape), operator.sub)
+    direction, bound = t.towards(ops.reshape(ops.sum(taps, 0), shape), t.less(1.0))
     direction, bound = ops.reshape(direction, (1, -1)), ops.max(bound)
     if prod(geometry.taps) > 1:
         tables = [*_tables(geometry, kernel.dtype)]
@@ -130,7 +129,7 @@ def lorth_probe_shape(
     strides: Sequence[int] | None,
     groups: int,
     probes: int,
-) -> tuple[int, int, int]:
+) -> tuple[int, ...]:
     """The shape of the probes that `lorth` takes for this kernel: own ones at each frequency."""
     geometry = _geometry(kernel_shape, strides, groups)
     frequencies = (prod(geometry.points) + 1) // 2

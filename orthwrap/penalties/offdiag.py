@@ -10,24 +10,25 @@ from orthwrap.penalties.penalty import Penalty, by_probes
 Tensor = Any
 
 
-def offdiag(w: Tensor, probes: Tensor | None = None) -> Tensor:
-    """Σ ‖G⊙(1−I)‖_F² of matrices (count, m, n).
+def offdiag(
+    w: Tensor, probes: Tensor | None = None, alpha: float = 1.0, factor: float = 1.0
+) -> Tensor:
+    """factor · Σ ‖G⊙(1−I)‖_F² of matrices W/α, (count, m, n) or one (m, n).
 
     Args:
         probes: signs of `probe_shape(w.shape, p)`, for an estimate.
     """
     from orthwrap.penalties import tensors as t
 
+    factor *= alpha**-4
     if probes is not None:
-        return t.differentiable(_sketch, t.unbatched(w), constants=(t.unbatched(probes),))
-    return t.differentiable(partial(t.square_of_gram, change=_without_diagonal), t.unbatched(w))
+        compute = partial(_sketch, factor=factor)
+        return t.differentiable(compute, t.unbatched(w), constants=(t.unbatched(probes),))
+    exact = partial(t.square_of_gram, change=t.without_diagonal, factor=factor)
+    return t.differentiable(exact, t.unbatched(w))
 
 
-def _without_diagonal(block: Any, eye: Any) -> Any:
-    return block * (1 - eye)
-
-
-def _sketch(w: Tensor, probes: Tensor) -> tuple[Tensor, Any]:
+def _sketch(w: Tensor, probes: Tensor, *, factor: float) -> tuple[Tensor, Any]:
     from keras import ops
 
     from orthwrap.penalties import tensors as t
@@ -36,21 +37,21 @@ def _sketch(w: Tensor, probes: Tensor) -> tuple[Tensor, Any]:
     diagonal = ops.sum(ops.square(w), short, keepdims=True)
     long_v = t.to_long(w, probes)
     image = t.to_short(w, long_v) - diagonal * probes
-    count = probes.shape[short]
+    factor /= probes.shape[short]
 
     def pullback(upstream: Tensor) -> Tensor:
-        u = (2 * upstream / count) * image
+        u = (2 * factor * upstream) * image
         own = ops.sum(u * probes, short, keepdims=True)
         return t.outer(w, [(t.to_long(w, u), probes), (long_v, u)]) - (2 * own) * w
 
-    return ops.sum(ops.square(image)) / count, pullback
+    return t.square_sum(image, factor), pullback
 
 
 def pull(w: Tensor) -> tuple[Tensor, Tensor]:
     """W(G−diag G)"""
     from orthwrap.penalties import tensors as t
 
-    return t.towards(w, _without_diagonal)
+    return t.towards(w, t.without_diagonal)
 
 
 def on_outputs(g: Tensor, rows: Tensor) -> Tensor:
@@ -76,8 +77,9 @@ PENALTY = Penalty(
     exact=offdiag,
     sketch=by_probes(offdiag),
     on_outputs=on_outputs,
-    figure=lambda matrices: float(matrices.sum_of_squares(_without_diagonal).sum()),
+    figure=lambda matrices: float(matrices.sum_of_squares(lambda g, eye: g * (1 - eye)).sum()),
     concerns_alpha=False,
     pull=pull,
     own_residual=True,
+    takes_alpha=True,
 )

@@ -44,8 +44,8 @@ def whole_number(lowest: int) -> Callable[[Any], int]:
 
 
 def _estimate(value: Any) -> str:
-    if value not in ("exact", "sketch"):
-        raise ValueError("must be exact or sketch")
+    if value not in ("exact", "auto", "sketch"):
+        raise ValueError("must be exact, auto or sketch")
     return str(value)
 
 

@@ -45,7 +45,8 @@ class Penalty:
             where that is the same.
         own_options: the options that it alone takes.
         sketch: `sketch(w, draw=…, probes=…)`, an unbiased estimate from random probes; None where
-            there is none. `draw(shape)` gives independent random signs.
+            there is none. `draw(shape)` gives independent random signs, `draw(shape, "normal")`
+            standard normal numbers.
         on_outputs: `on_outputs(g, rows)`, its form on a layer's outputs, seen as A = (rows,
             features) over √rows with G = AᵀA, features × features; None where it has none.
         draws: `exact` and `on_outputs` take `draw=…` as well.
@@ -62,6 +63,8 @@ class Penalty:
             None where it has no such form.
         own_residual: what it drives is √(penalty / (count·r)) of W/α, not the residual of W/α,
             which leaves it free what it does not concern.
+        takes_alpha: `exact` and `sketch` take `alpha=…` and `factor=…`, and give factor × the
+            penalty of W/α without making W/α; their `w` may also be a single matrix (m, n).
     """
 
     name: str
@@ -84,6 +87,7 @@ class Penalty:
     problem: Callable[[Layout, tuple[int, ...]], str] = lambda layout, shape: ""
     pull: Callable[..., tuple[Tensor, Tensor]] | None = None
     own_residual: bool = False
+    takes_alpha: bool = False
 
     def __post_init__(self) -> None:
         if not (self.name.isidentifier() and self.name == self.name.lower()):
@@ -118,12 +122,12 @@ class Penalty:
         return defaults | checked(self.name, self.own_options, own)
 
 
-def probe_shape(w_shape: Sequence[int], probes: int) -> tuple[int, int, int]:
-    """For matrices (count, m, n): (count, probes, n) if n ≤ m, else (count, m, probes)."""
-    count, m, n = w_shape
-    return (count, probes, n) if n <= m else (count, m, probes)
+def probe_shape(w_shape: Sequence[int], probes: int) -> tuple[int, ...]:
+    """For matrices (…, m, n): (…, probes, n) if n ≤ m, else (…, m, probes)."""
+    *count, m, n = w_shape
+    return (*count, probes, n) if n <= m else (*count, m, probes)
 
 
 def by_probes(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """`function(w, probes)` as the form `sketch` of a descriptor."""
-    return lambda w, draw, probes: function(w, draw(probe_shape(w.shape, probes)))
+    return lambda w, draw, probes, **words: function(w, draw(probe_shape(w.shape, probes)), **words)

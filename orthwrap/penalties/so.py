@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from functools import partial
 from typing import Any
 
@@ -11,40 +10,42 @@ from orthwrap.penalties.penalty import Penalty, by_probes
 Tensor = Any
 
 
-def so(w: Tensor, probes: Tensor | None = None) -> Tensor:
-    """Σ ‖G−I‖_F² of matrices (count, m, n).
+def so(w: Tensor, probes: Tensor | None = None, alpha: float = 1.0, factor: float = 1.0) -> Tensor:
+    """factor · Σ ‖G−I‖_F² of matrices W/α, (count, m, n) or one (m, n).
 
     Args:
         probes: signs of `probe_shape(w.shape, p)`, for the estimate E‖(G−I)v‖² = ‖G−I‖_F².
     """
     from orthwrap.penalties import tensors as t
 
+    # ‖G−α²I‖²/α⁴: no pass over W/α
+    factor *= alpha**-4
     if probes is not None:
-        return t.differentiable(_sketch, t.unbatched(w), constants=(t.unbatched(probes),))
-    return t.differentiable(partial(t.square_of_gram, change=operator.sub), t.unbatched(w))
+        compute = partial(_sketch, alpha=alpha, factor=factor)
+        return t.differentiable(compute, t.unbatched(w), constants=(t.unbatched(probes),))
+    exact = partial(t.square_of_gram, change=t.less(alpha**2), factor=factor)
+    return t.differentiable(exact, t.unbatched(w))
 
 
-def _sketch(w: Tensor, probes: Tensor) -> tuple[Tensor, Any]:
-    from keras import ops
-
+def _sketch(w: Tensor, probes: Tensor, *, alpha: float, factor: float) -> tuple[Tensor, Any]:
     from orthwrap.penalties import tensors as t
 
     long_v = t.to_long(w, probes)
-    image = t.to_short(w, long_v) - probes
-    count = probes.shape[-2 if t.is_tall(w) else -1]
+    image = t.to_short(w, long_v) - (probes if alpha == 1.0 else alpha**2 * probes)
+    factor /= probes.shape[-2 if t.is_tall(w) else -1]
 
     def pullback(upstream: Tensor) -> Tensor:
-        u = (2 * upstream / count) * image
+        u = (2 * factor * upstream) * image
         return t.outer(w, [(t.to_long(w, u), probes), (long_v, u)])
 
-    return ops.sum(ops.square(image)) / count, pullback
+    return t.square_sum(image, factor), pullback
 
 
 def pull(w: Tensor) -> tuple[Tensor, Tensor]:
     """W(G−I): Parseval's retraction (Cissé et al. 2017, arXiv:1704.08847)."""
     from orthwrap.penalties import tensors as t
 
-    return t.towards(w, operator.sub)
+    return t.towards(w, t.less(1.0))
 
 
 def on_outputs(g: Tensor, rows: Tensor) -> Tensor:
@@ -73,4 +74,5 @@ PENALTY = Penalty(
     figure=lambda matrices: float(matrices.square_deviation().sum()),
     figure_from_so=lambda so, count, m, n: so,
     pull=pull,
+    takes_alpha=True,
 )

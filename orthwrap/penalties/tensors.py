@@ -46,7 +46,7 @@ def differentiable(
             # hand over the upstream gradient alone.
             found = pullback(args[0] if upstream is None else upstream)
             found = found if isinstance(found, tuple) else (found,)
-            gradients = (*found, *map(ops.zeros_like, constants))
+            gradients = (*found, *map(_no_gradient, constants))
             return gradients if len(gradients) > 1 else gradients[0]
 
         return value, gradient
@@ -54,13 +54,50 @@ def differentiable(
     return ops.custom_gradient(operation)(*tensors, *constants)
 
 
+def _no_gradient(constant: Tensor) -> Tensor | None:
+    return None if keras.backend.backend() == "torch" else ops.zeros_like(constant)
+
+
 def unbatched(batch: Tensor) -> Tensor:
     """A batch of one as the matrix it is: plain matrix products are faster than batched ones."""
-    return ops.reshape(batch, batch.shape[1:]) if batch.shape[0] == 1 else batch
+    is_one = len(batch.shape) == 3 and batch.shape[0] == 1
+    return ops.reshape(batch, batch.shape[1:]) if is_one else batch
 
 
 def transposed(x: Tensor) -> Tensor:
-    return ops.swapaxes(x, -1, -2)
+    if keras.backend.backend() == "torch":
+        return x.mT
+    return ops.transpose(x) if len(x.shape) == 2 else ops.swapaxes(x, -1, -2)
+
+
+def halves_pay(r: int) -> bool:
+    """Whether half of a symmetric product of this size, in parts, is faster than all of it.
+
+    On the processor, for large ones; on an accelerator, and where each operation is dispatched on
+    its own, the parts cost more than they save.
+    """
+    return r > SPLIT_ABOVE and keras.backend.backend() != "torch" and on_processor()
+
+
+def is_eager() -> bool:
+    """Whether each operation is dispatched on its own, and on a CPU."""
+    return bool(keras.backend.backend() == "torch") and on_processor()
+
+
+def on_processor() -> bool:
+    """Whether what is computed now runs on a CPU: the backend has nothing else."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        return bool(jax.default_backend() == "cpu")
+    if backend == "torch":
+        import torch
+
+        return not torch.cuda.is_available()
+    import tensorflow as tf
+
+    return not tf.config.list_logical_devices("GPU")
 
 
 def is_tall(w: Tensor) -> bool:
@@ -71,49 +108,163 @@ def eye_like(w: Tensor) -> Tensor:
     return ops.eye(min(w.shape[-2:]), dtype=w.dtype)
 
 
-# A Gram matrix is symmetric, so a large one is kept as its upper half: (half of the leading
-# quarter, the upper right quarter, half of the trailing quarter), or plainly below SPLIT_ABOVE.
+# A Gram matrix is symmetric, so where it pays a large one is kept as its upper half: (half of the
+# leading quarter, the upper right quarter, half of the trailing quarter).
 Half = Any
+Change = Callable[[Tensor], Tensor]
 
 
 def half_gram(w: Tensor) -> Half:
-    """The smaller Gram matrix G, (…, r, r), as its upper half."""
+    """The smaller Gram matrix G, (…, r, r), as its upper half, or whole where that is faster."""
     tall = is_tall(w)
     r = w.shape[-1] if tall else w.shape[-2]
-    if r <= SPLIT_ABOVE:
-        return transposed(w) @ w if tall else w @ transposed(w)
-    middle = r // 2
-    a = w[..., :middle] if tall else w[..., :middle, :]
-    b = w[..., middle:] if tall else w[..., middle:, :]
-    corner = transposed(a) @ b if tall else a @ transposed(b)
-    return half_gram(a), corner, half_gram(b)
+    if not halves_pay(r):
+        return _cross(w, w, tall)
+    a, b = _parted(w, r // 2, -1 if tall else -2)
+    return half_gram(a), _cross(a, b, tall), half_gram(b)
 
 
-def on_diagonal_blocks(half: Half, change: Callable[[Tensor, Tensor], Tensor]) -> Half:
-    """change(block, I) on the blocks that hold the diagonal."""
+def _parted(w: Tensor, middle: int, axis: int) -> tuple[Tensor, Tensor]:
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        first, last = tf.split(w, [middle, w.shape[axis] - middle], axis)
+        return first, last
+    first, last = ops.split(w, [middle], axis)
+    return first, last
+
+
+def _cross(a: Tensor, b: Tensor, tall: bool) -> Tensor:
+    """AᵀB of tall matrices, ABᵀ of wide ones, in one operation where the backend has that."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.matmul(a, b, transpose_a=tall, transpose_b=not tall)
+    if backend == "jax" and len(a.shape) == 2:
+        import jax
+
+        axis = 0 if tall else 1
+        return jax.lax.dot_general(a, b, (((axis,), (axis,)), ((), ())))
+    return transposed(a) @ b if tall else a @ transposed(b)
+
+
+def on_diagonal_blocks(half: Half, change: Change) -> Half:
+    """`change` of the blocks that hold the diagonal; it may write into what it is given."""
     if isinstance(half, tuple):
         first, corner, last = half
         return on_diagonal_blocks(first, change), corner, on_diagonal_blocks(last, change)
-    return change(half, ops.eye(half.shape[-1], dtype=half.dtype))
+    return change(half)
 
 
-def sum_of_squares(half: Half) -> Tensor:
-    """‖·‖_F² of each matrix."""
+# No identity matrix is made where a backend can do without: on large kernels it is as large as
+# everything else, and each one is operations.
+
+
+def less(amount: float) -> Change:
+    """G ↦ G − amount·I, by `on_diagonal_blocks`."""
+
+    def change(g: Tensor) -> Tensor:
+        backend = keras.backend.backend()
+        if backend == "torch":
+            g.diagonal(dim1=-2, dim2=-1).sub_(amount)
+            return g
+        if backend == "tensorflow":
+            import tensorflow as tf
+
+            diagonal = tf.raw_ops.MatrixDiagPart(input=g) - amount
+            return tf.raw_ops.MatrixSetDiag(input=g, diagonal=diagonal)
+        return ops.where(_on_diagonal(g), g - amount, g)
+
+    return change
+
+
+def without_diagonal(g: Tensor) -> Tensor:
+    """G ⊙ (1−I), by `on_diagonal_blocks`."""
+    backend = keras.backend.backend()
+    if backend == "torch":
+        g.diagonal(dim1=-2, dim2=-1).zero_()
+        return g
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.raw_ops.MatrixSetDiag(input=g, diagonal=tf.zeros(g.shape[:-1], g.dtype))
+    return ops.where(_on_diagonal(g), 0.0, g)
+
+
+def _on_diagonal(g: Tensor) -> Tensor:
+    import jax
+
+    rows, columns = (jax.lax.broadcasted_iota("int32", g.shape[-2:], i) for i in (0, 1))
+    return rows == columns
+
+
+# TensorFlow's one operation for it gives half the sum.
+_SHARE = 0.5 if keras.backend.backend() == "tensorflow" else 1.0
+
+
+def square_sum(x: Tensor, factor: float = 1.0) -> Tensor:
+    """factor · Σ x² over all entries."""
+    return _scaled(_square_sum(x), factor / _SHARE)
+
+
+def _scaled(x: Tensor, factor: float) -> Tensor:
+    return x if factor == 1.0 else factor * x
+
+
+def _square_sum(x: Tensor) -> Tensor:
+    backend = keras.backend.backend()
+    if backend == "torch":
+        import torch
+
+        return torch.linalg.vector_norm(x).square()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.nn.l2_loss(x)
+    return ops.sum(ops.square(x))
+
+
+def sum_of_squares(half: Half, factor: float = 1.0) -> Tensor:
+    """factor · ‖·‖_F², summed over the batch."""
+
+    def total(half: Half) -> Tensor:
+        if isinstance(half, tuple):
+            first, corner, last = half
+            return total(first) + 2 * _square_sum(corner) + total(last)
+        return _square_sum(half)
+
+    return _scaled(total(half), factor / _SHARE)
+
+
+def norms_of(half: Half) -> Tensor:
+    """‖·‖_F of each matrix."""
+    if not isinstance(half, tuple):
+        return norm(half)
+    if len(half[1].shape) == 2:
+        return ops.sqrt(sum_of_squares(half))
+    return ops.sqrt(_squares_of_each(half))
+
+
+def _squares_of_each(half: Half) -> Tensor:
     if isinstance(half, tuple):
         first, corner, last = half
-        return sum_of_squares(first) + 2 * sum_of_squares(corner) + sum_of_squares(last)
+        return (
+            _squares_of_each(first)
+            + 2 * ops.sum(ops.square(corner), (-2, -1))
+            + (_squares_of_each(last))
+        )
     return ops.sum(ops.square(half), (-2, -1))
 
 
-def whole(half: Half, scale: Tensor | None = None) -> Tensor:
-    """The symmetric matrix, times a scale (one, or one for each matrix)."""
-    if isinstance(half, tuple):
-        first, corner, last = half
-        corner = corner if scale is None else scale * corner
-        upper = ops.concatenate([whole(first, scale), corner], -1)
-        lower = ops.concatenate([transposed(corner), whole(last, scale)], -1)
-        return ops.concatenate([upper, lower], -2)
-    return half if scale is None else scale * half
+def whole(half: Half) -> Tensor:
+    """The symmetric matrix."""
+    if not isinstance(half, tuple):
+        return half
+    first, corner, last = half
+    upper = ops.concatenate([whole(first), corner], -1)
+    lower = ops.concatenate([transposed(corner), whole(last)], -1)
+    return ops.concatenate([upper, lower], -2)
 
 
 def gram(w: Tensor) -> Tensor:
@@ -126,16 +277,22 @@ def multiplied(w: Tensor, s: Tensor) -> Tensor:
     return w @ s if is_tall(w) else s @ w
 
 
-def square_of_gram(
-    w: Tensor, change: Callable[[Tensor, Tensor], Tensor]
-) -> tuple[Tensor, Pullback]:
-    """Σ ‖G'‖_F², where G' is G with change(block, I) for the blocks that hold the diagonal.
+def square_of_gram(w: Tensor, change: Change, factor: float = 1.0) -> tuple[Tensor, Pullback]:
+    """factor · Σ ‖G'‖_F², where G' is G with `change` of the blocks that hold the diagonal.
 
     `change` subtracts something constant, or sets entries to 0.
     """
     changed = on_diagonal_blocks(half_gram(w), change)
-    value = ops.sum(sum_of_squares(changed))
-    return value, lambda upstream: multiplied(w, whole(changed, 4 * upstream))
+
+    def pullback(upstream: Tensor) -> Tensor:
+        return times(multiplied(w, whole(changed)), (4 * factor) * upstream)
+
+    return sum_of_squares(changed, factor), pullback
+
+
+def times(x: Tensor, scalar: Tensor) -> Tensor:
+    """x · scalar, for an x that nobody else holds."""
+    return x.mul_(scalar) if keras.backend.backend() == "torch" else x * scalar
 
 
 def largest_row_sum(g: Tensor) -> Tensor:
@@ -143,10 +300,11 @@ def largest_row_sum(g: Tensor) -> Tensor:
     return ops.max(ops.sum(ops.abs(g), -1), -1)
 
 
-def towards(w: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """W·change(G, I), a quarter of the gradient of ‖change(G, I)‖_F², and bounds of σ_max²."""
+def towards(w: Tensor, change: Change) -> tuple[Tensor, Tensor]:
+    """W·change(G), a quarter of the gradient of ‖change(G)‖_F², and bounds of σ_max²."""
     g = gram(w)
-    return multiplied(w, change(g, eye_like(w))), largest_row_sum(g)
+    bound = largest_row_sum(g)  # before `change` may write into it
+    return multiplied(w, change(g)), bound
 
 
 # A few vectors at a time: those of the m side of W are kept as columns (…, m, p), those of its
@@ -175,11 +333,18 @@ def outer(w: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 
 def per_matrix(scalars: Tensor) -> Tensor:
     """(…,) scalars, one for each matrix, ready to multiply matrices."""
+    if not len(scalars.shape):
+        return scalars
     return ops.expand_dims(ops.expand_dims(scalars, -1), -1)
 
 
 def norm(x: Tensor) -> Tensor:
-    return ops.sqrt(ops.sum(ops.square(x), (-2, -1)))
+    """‖·‖_F of each matrix."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.linalg.vector_norm(x, dim=(-2, -1))
+    return ops.sqrt(ops.sum(ops.square(x), None if len(x.shape) == 2 else (-2, -1)))
 
 
 # Added to a norm before dividing by it: changes no norm that float32 can tell from 0 in practice,
@@ -189,5 +354,12 @@ TINY = 1e-30
 
 def rademacher(shape: Sequence[int], seed: Any, dtype: str = "float32") -> Tensor:
     """Independent random signs. `seed` as for `keras.random`: an int or a SeedGenerator."""
+    if keras.backend.backend() == "torch":
+        return keras.random.uniform(shape, -1.0, 1.0, dtype, seed).sign_()
     signs = keras.random.randint(shape, 0, 2, dtype="int32", seed=seed)
     return ops.cast(2 * signs - 1, dtype)
+
+
+def gaussian(shape: Sequence[int], seed: Any, dtype: str = "float32") -> Tensor:
+    """Independent standard normal numbers; arguments as of `rademacher`."""
+    return keras.random.normal(shape, dtype=dtype, seed=seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import keras
@@ -15,18 +16,29 @@ from orthwrap.model_config.layers import layout_by_rank
 from orthwrap.model_config.layout import Layout
 from orthwrap.penalties import activity
 from orthwrap.penalties.attachment import Attachment
+from orthwrap.penalties.cheapest import exact_is_cheaper
 from orthwrap.penalties.options import ESTIMATE, EVERY, PROBES, SEED, checked
 from orthwrap.penalties.penalty import Penalty
 from orthwrap.penalties.table import PENALTIES, with_each_penalty
 from orthwrap.penalties.template import template
-from orthwrap.penalties.tensors import per_matrix, rademacher, unbatched
+from orthwrap.penalties.tensors import (
+    differentiable,
+    gaussian,
+    on_processor,
+    per_matrix,
+    rademacher,
+    unbatched,
+)
 from orthwrap.regularizers.base import _Regularizer, register
-from orthwrap.regularizers.clock import Clock, TickSeed
+from orthwrap.regularizers.clock import Clock, Key, Moment, is_turn, of_kernel
 from orthwrap.regularizers.foreign import Attached, _node_of, import_reference
 from orthwrap.rules.rule import SCALES, Rule
 from orthwrap.rules.words import check_factor
 
 Tensor = Any
+
+# Within 1/this … this, α⁴ and what is divided by it are far from the ends of float32.
+_FOLDED = 1e4
 
 
 class OrthogonalityRegularizer(_Regularizer):
@@ -44,15 +56,28 @@ class OrthogonalityRegularizer(_Regularizer):
         **options: `estimate`, `probes`, `seed`, `steps`, `every`, as the penalty takes them.
 
     Call with a kernel of the layout's shape, any float dtype; returns a scalar. float16 and
-    bfloat16 are computed in float32.
+    bfloat16 are computed in float32. One that draws at random or counts its calls (`every`) is
+    also a `keras.random.SeedGenerator`, whose state the layer that has it as an attribute tracks.
 
     Raises:
         ValueFault: a value out of range, an unknown option, a kernel the layout does not describe.
     """
 
     penalty: ClassVar[str] = ""
+    # What it is made of where it draws or counts: the same, and a clock.
+    _counting: ClassVar[type[OrthogonalityRegularizer] | None] = None
     # While its kernels are pulled after each step, it adds nothing to the loss.
     is_pulled = False
+
+    def __new__(cls, *words: Any, **options: Any) -> OrthogonalityRegularizer:
+        penalty = PENALTIES.get(cls.penalty)
+        counts = penalty is not None and (
+            penalty.draws
+            or options.get(EVERY.name, 1) != 1
+            or options.get(ESTIMATE.name, "exact") != "exact"
+        )
+        made: OrthogonalityRegularizer = super().__new__((counts and cls._counting) or cls)
+        return made
 
     def __init__(
         self,
@@ -89,17 +114,17 @@ class OrthogonalityRegularizer(_Regularizer):
         )
         self._descriptor = penalty
         self._words = penalty.words(taken)
-        self._seed: int = 0
-        self.reseed(random.getrandbits(31))
         self._every: int = self.attachment.option(EVERY)
-        self._sketch = self.attachment.option(ESTIMATE) == "sketch"
+        self._estimate: str = self.attachment.option(ESTIMATE)
         if on == "activity":
             self._check_on_outputs()
-        self._clock = Clock() if self._every > 1 or self.is_random else None
+        self._clock = self if isinstance(self, Clock) else None
+        if isinstance(self, Clock):
+            Clock.__init__(self, self._own_seed(random.getrandbits(31)))
 
     def _check_on_outputs(self) -> None:
         has_form = self._descriptor.on_outputs is not None
-        if self._sketch or not has_form or self.attachment.scale != "unit":
+        if self._estimate == "sketch" or not has_form or self.attachment.scale != "unit":
             of_kernels = [p.name for p in PENALTIES.values() if p.on_outputs is None]
             raise UsageError(
                 f"on activity there is no {', '.join(of_kernels)}, no sketch and no scale preserve"
@@ -107,55 +132,85 @@ class OrthogonalityRegularizer(_Regularizer):
 
     @property
     def is_random(self) -> bool:
-        """Whether each call draws anew."""
-        return self._sketch or self._descriptor.draws
+        """Whether each call draws anew, or may."""
+        return self._estimate != "exact" or self._descriptor.draws
+
+    def _is_sketched(self, x: Tensor) -> bool:
+        """Whether this kernel's penalty is estimated by probes."""
+        attachment = self.attachment
+        if self._estimate != "auto" or attachment.on == "activity":
+            return self._estimate == "sketch"
+        shape = tuple(x.shape)
+        sides = attachment.sides(self.layout_for(shape), shape)
+        return not exact_is_cheaper(*sides, attachment.option(PROBES), on_processor())
+
+    def _own_seed(self, seed: int) -> int:
+        """This seed, unless the option `seed` names one."""
+        own = self.attachment.option(SEED)
+        return int(seed % 2**31 if own is None else own)
 
     def reseed(self, seed: int) -> None:
-        """Draws from this seed, unless the option `seed` names one."""
-        own = self.attachment.option(SEED)
-        self._seed = seed % 2**31 if own is None else own
+        """Draws from this seed, unless the option `seed` names one; the count stays."""
+        if self._clock is not None:
+            self._clock.set(self._own_seed(seed), self._clock.read()[1])
 
     @property
-    def state(self) -> dict[str, int]:
+    def moment(self) -> dict[str, int]:
         """What its random draws and `every` go on from: `seed` and the `count` of its calls."""
-        count = 0 if self._clock is None else self._clock.count
-        return {"seed": self._seed, "count": count}
+        seed, count = (0, 0) if self._clock is None else self._clock.read()
+        return {"seed": seed, "count": count}
 
-    def restore(self, state: Mapping[str, int]) -> None:
-        """Goes on from a `state`; before training, as compiled steps hold the seed."""
-        self._seed = int(state["seed"])
+    def restore(self, moment: Mapping[str, int]) -> None:
+        """Goes on from a `moment`; outside of a traced step."""
         if self._clock is not None:
-            self._clock.count = int(state["count"])
+            self._clock.set(int(moment["seed"]), int(moment["count"]))
 
     def _value(self, x: Tensor) -> Tensor:
         if self.is_pulled:
             return ops.zeros((), _computed_in(x))
-        x = ops.cast(ops.convert_to_tensor(x), _computed_in(x))
-        count = None if self._clock is None else self._clock.tick()
-        if self._every == 1:
-            return self._base.factor * self._penalty_of(x, count)
+        x = ops.convert_to_tensor(x)
+        counts = self._every > 1 or self._descriptor.draws or self._is_sketched(x)
+        moment = self._clock.tick() if self._clock is not None and counts else None
+        if moment is None or self._every == 1:
+            # Where nobody keeps the count, each call is paid for, and none stronger than it is.
+            return self._penalty_of(x, moment, self._base.factor)
         # Paid for at one call in `every`, and so many times as strong there.
-        return ops.cond(
-            ops.equal(ops.convert_to_tensor(count) % self._every, 0),
-            lambda: self._base.factor * self._every * self._penalty_of(x, count),
-            lambda: 0 * ops.reshape(x, (-1,))[0],  # a zero that still has a gradient
-        )
+        turn = is_turn(moment, self._every)
+        if isinstance(turn, bool):
+            return self._stronger(x, moment) if turn else left_out(x)
+        return ops.cond(turn, lambda: self._stronger(x, moment), lambda: left_out(x))
 
-    def _penalty_of(self, x: Tensor, count: Any) -> Tensor:
-        """The penalty without its factor, of a float32 or float64 tensor."""
+    def _stronger(self, x: Tensor, moment: Moment) -> Tensor:
+        return self._penalty_of(x, moment, self._base.factor * self._every)
+
+    def _penalty_of(self, x: Tensor, moment: Moment | None, factor: float) -> Tensor:
+        """factor × the penalty, in float32 or float64."""
         penalty, attachment = self._descriptor, self.attachment
+        x = ops.cast(x, _computed_in(x))
         words = dict(self._words)
-        if self.is_random:
-            words["draw"] = lambda shape: self._signs(shape, count, x.dtype)
+        if self._descriptor.draws or self._is_sketched(x):
+            words["draw"] = partial(self._drawn, moment, x)
         if penalty.on_outputs is not None and attachment.on == "activity":
-            return penalty.on_outputs(*activity.gram(x), **words) / _replicas()
-        layout = self.layout_for(tuple(x.shape))
-        if attachment.alpha != 1.0:
-            x = x / attachment.alpha
-        given = (x, layout) if penalty.of_kernel else (layout.to_matrices(x, ops),)
-        if penalty.sketch is None or not self._sketch:
-            return penalty.exact(*given, **words)
-        return penalty.sketch(*given, **words, probes=attachment.option(PROBES))
+            return factor * penalty.on_outputs(*activity.gram(x), **words) / _replicas()
+        layout, alpha = self.layout_for(tuple(x.shape)), attachment.alpha
+        if penalty.takes_alpha and 1 / _FOLDED <= alpha <= _FOLDED:
+            words |= {"alpha": alpha, "factor": factor}
+            factor = 1.0
+        elif alpha != 1.0:
+            x = x / alpha
+        given = (x, layout) if penalty.of_kernel else (self._matrices(x, layout),)
+        if penalty.sketch is None or not self._is_sketched(x):
+            value = penalty.exact(*given, **words)
+        else:
+            value = penalty.sketch(*given, **words, probes=attachment.option(PROBES))
+        return value if factor == 1.0 else factor * value
+
+    def _matrices(self, x: Tensor, layout: Layout) -> Tensor:
+        """(count, m, n), or at once the only one where the penalty takes that."""
+        count, m, n = layout.matrices(x.shape)
+        if self._descriptor.takes_alpha and count == 1 and layout.is_in_order:
+            return ops.reshape(x, (m, n)) if len(x.shape) > 2 else x
+        return layout.to_matrices(x, ops)
 
     @property
     def has_pull(self) -> bool:
@@ -186,10 +241,14 @@ class OrthogonalityRegularizer(_Regularizer):
             step = layout.from_matrices(step, x.shape, ops)
         return x - ops.cast(alpha * step, x.dtype)
 
-    def _signs(self, shape: tuple[int, ...], count: Any, dtype: Any) -> Tensor:
-        """Independent random signs, other ones at each call."""
-        name = keras.backend.standardize_dtype(dtype)
-        return rademacher(shape, TickSeed(self._seed, count), name)
+    def _drawn(
+        self, moment: Moment | None, x: Tensor, shape: tuple[int, ...], kind: str = "signs"
+    ) -> Tensor:
+        """Independent random signs or, as `"normal"`, numbers; other ones at each call."""
+        assert self._clock is not None
+        key = Key(of_kernel(self._clock, x) if moment is None else moment)
+        draw = gaussian if kind == "normal" else rademacher
+        return draw(shape, key, keras.backend.standardize_dtype(x.dtype))
 
     def layout_for(self, shape: tuple[int, ...]) -> Layout:
         """By which it reads a kernel of this shape; ValueFault where it does not describe it."""
@@ -200,6 +259,13 @@ class OrthogonalityRegularizer(_Regularizer):
         if isinstance(by_rank, str):
             raise ValueFault(f"{by_rank}; got shape {shape}: give the regularizer a layout")
         return by_rank
+
+
+def left_out(x: Tensor) -> Tensor:
+    """A zero that has a gradient."""
+    return differentiable(
+        lambda x: (ops.zeros((), _computed_in(x)), lambda _: ops.zeros_like(x)), x
+    )
 
 
 def _computed_in(x: Tensor) -> str:
@@ -231,11 +297,13 @@ CLASSES: dict[str, type[OrthogonalityRegularizer]] = {}
 
 
 def _add_class(penalty: Penalty) -> None:
-    made = type(
-        penalty.class_name,
-        (OrthogonalityRegularizer,),
-        {"penalty": penalty.name, "__doc__": penalty.doc or penalty.formula},
-    )
+    """Two classes of one name, of which `__new__` takes the one that is to be made."""
+    words = {"penalty": penalty.name, "__doc__": penalty.doc or penalty.formula}
+    made: Any = type(penalty.class_name, (OrthogonalityRegularizer,), words)
+    where = {"__qualname__": f"{penalty.class_name}._counting"}  # where pickle finds it
+    counting = type(penalty.class_name, (made, Clock), where)
+    register(counting)
+    made._counting = counting
     CLASSES[penalty.name] = register(made)
 
 

@@ -1,12 +1,16 @@
 """A count of calls that goes on inside a compiled training step, on every backend.
 
 A Python counter would be a constant of the traced step; a key drawn from the kernel would stand
-still with the kernel. TensorFlow counts in a variable, PyTorch (which is eager) in Python, and
-JAX, whose traced step has no side effects, asks the host.
+still with the kernel. So what draws or counts has a state and is a `keras.random.SeedGenerator`:
+a layer tracks every one that is set as its attribute, as it tracks that of its dropout. JAX hands
+its state to each step and takes it back, and TensorFlow's steps assign to it; neither asks the
+host, and it is no weight and in no file. PyTorch, which is eager, counts in Python.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -15,103 +19,150 @@ from keras import ops
 
 from orthwrap import keras_inside
 
+COUNT = "count_of_calls"  # what its variables are called, before a number
+_numbers = itertools.count()
 
-class Clock:
+Moment = tuple[Any, Any]  # (seed, count): integers, or integer scalars of the backend
+
+
+class Clock(keras.random.SeedGenerator):  # type: ignore[misc]  # Keras is untyped
     """Counts 0, 1, 2, … at each call of `tick`.
 
     Under a `tf.distribute` strategy each replica sees the count of a single device: a clock made
-    in the strategy's scope counts in each replica, and one made outside of it is shared by them
-    and counts as many times faster.
+    in the strategy's scope counts in each replica, and of one made outside of it, which they
+    share, the last replica moves the count.
     """
 
-    def __init__(self) -> None:
-        self._start: Any = 0  # where counting began
-        self._ticks: Any = 0  # calls since then
-        self._sharing = 1  # replicas that tick this one counter
-        self._is_shared = False
-        if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
-            self._is_shared = not tf.distribute.has_strategy()
-            with tf.init_scope():
-                self._start, self._ticks = (
-                    tf.Variable(
-                        0,
-                        dtype="int64",
-                        trainable=False,
-                        synchronization=tf.VariableSynchronization.ON_READ,
-                        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-                    )
-                    for _ in range(2)
-                )
-
-    @property
-    def count(self) -> int:
-        """What the next `tick` gives, an int; to be read outside of a traced step."""
-        backend = keras.backend.backend()
-        if backend == "tensorflow":
-            start, ticks = (int(v.read_value()) for v in (self._start, self._ticks))
-            return start + ticks // self._sharing
-        if backend == "jax":
-            import jax
-
-            jax.effects_barrier()  # a step under way may have yet to ask
-        return int(self._start + self._ticks)
-
-    @count.setter
-    def count(self, value: int) -> None:
-        if keras.backend.backend() == "tensorflow":
-            self._start.assign(value)
-            self._ticks.assign(0)
-        else:
-            self._start, self._ticks = value, 0
-
-    def tick(self) -> Any:
-        """The count before this call, an integer scalar of the backend."""
-        backend = keras.backend.backend()
-        if backend == "tensorflow":
-            return self._tick_tensorflow()
-        if backend == "jax":
-            return self._tick_jax()
-        if keras_inside.in_symbolic_scope():
-            # Keras only asks for shapes, which PyTorch answers by running.
-            return int(self._start + self._ticks)
-        return self._tick_here()
-
-    def _tick_here(self) -> int:
-        self._ticks += 1
-        return int(self._start + self._ticks - 1)
-
-    def _tick_tensorflow(self) -> Any:
-        import tensorflow as tf
-
-        if self._is_shared:
-            self._sharing = tf.distribute.get_strategy().num_replicas_in_sync
-        ticks = self._ticks.assign_add(1, read_value=True) - 1
-        return self._start.read_value() + ticks // self._sharing
-
-    def _tick_jax(self) -> Any:
-        import jax
-        from jax.experimental import io_callback
-
-        def count() -> np.ndarray[Any, np.dtype[np.int32]]:
-            return np.asarray(self._tick_here(), np.int32)
-
-        return io_callback(count, jax.ShapeDtypeStruct((), np.int32))
-
-
-class TickSeed(keras.random.SeedGenerator):  # type: ignore[misc]  # Keras is untyped
-    """What `keras.random` takes for a seed, drawn from a base and a clock's count.
-
-    Keras asks a SeedGenerator for its `next()`. This one has no variable of its own, which a
-    regularizer could not have tracked.
-    """
-
-    def __init__(self, base: int, count: Any) -> None:
-        dtype = "uint32" if keras.backend.backend() == "jax" else "int64"
-        self._key = ops.stack(
-            [ops.cast(base, dtype), ops.cast(ops.convert_to_tensor(count), dtype)]
+    def __init__(self, seed: int = 0) -> None:
+        self.name = f"{COUNT}_{next(_numbers)}"
+        self._initial_seed = seed
+        self._here = [seed, 0]  # on PyTorch, what holds
+        self._state = keras.Variable(
+            lambda shape, dtype: ops.convert_to_tensor([seed, 0], dtype),
+            shape=(2,),
+            dtype=_DTYPE,
+            trainable=False,
+            aggregation="none",
+            name=self.name,
         )
 
+    @property
+    def state(self) -> Any:
+        """The variable [seed, count]; to be read outside of a traced step."""
+        if _is_torch():
+            self._state.assign(np.asarray(self._here, _DTYPE))
+        return self._state
+
+    def read(self) -> tuple[int, int]:
+        """The seed, and the count that the next `tick` gives; outside of a traced step."""
+        seed, count = self._here if _is_torch() else ops.convert_to_numpy(self._state)
+        return int(seed), int(count)
+
+    def set(self, seed: int, count: int) -> None:
+        """Goes on from here; outside of a traced step."""
+        self._here = [seed, count]
+        self._state.assign(np.asarray(self._here, _DTYPE))
+
+    def tick(self) -> Moment | None:
+        """The seed, and the count before this call.
+
+        None where JAX has nobody to take the next count back: in a `jax.jit` of one's own, and
+        in a step of a model none of whose layers has the regularizer as an attribute.
+        """
+        if _is_torch():
+            seed, count = self._here
+            if not keras_inside.in_symbolic_scope():  # Keras only asks for shapes, by running
+                self._here[1] += 1
+            return seed, count
+        seed, count = ops.unstack(ops.convert_to_tensor(self._state))
+        step = _step(self._state)
+        after = count + step
+        if keras.backend.backend() == "jax" and not self._is_taken_back(after):
+            return None
+        self._state.assign(ops.stack([seed, after]))
+        return seed, after - step  # TensorFlow may have put the next count where `count` was read
+
+    def _is_taken_back(self, after: Any) -> bool:
+        import jax
+
+        if keras_inside.in_stateless_scope():
+            return keras_inside.is_handed_in(self._state)
+        return not isinstance(after, jax.core.Tracer)
+
     def next(self, ordered: bool = True) -> Any:
-        return self._key
+        """A key, as `keras.random` takes it from a generator."""
+        moment = self.tick()
+        if moment is None:
+            raise RuntimeError("outside of its layer's training step, JAX keeps no count")
+        return Key(moment).next()
+
+
+class Key(keras.random.SeedGenerator):  # type: ignore[misc]  # Keras is untyped
+    """What `keras.random` takes for a seed: one moment of a clock, without a state of its own."""
+
+    def __init__(self, moment: Moment) -> None:
+        self._moment = moment
+
+    def next(self, ordered: bool = True) -> Any:
+        if _is_torch():
+            return self._moment  # PyTorch seeds by Python numbers
+        return ops.stack([ops.cast(n, _DTYPE) for n in self._moment])
+
+
+def without_counts(variables: Iterable[Any]) -> list[Any]:
+    """Without those of clocks, which a model has or not as its regularizers are."""
+    return [v for v in variables if not v.name.startswith(COUNT)]
+
+
+def is_turn(moment: Moment, every: int) -> Any:
+    """Whether a call is one of those that are paid for: one in each `every` calls.
+
+    The place among them is drawn anew each time. A fixed one would lock: where one regularizer
+    serves as many kernels, always the same kernel would pay; where validation calls in between,
+    perhaps none would in training.
+    """
+    seed, count = moment
+    return count % every == _mixed(seed, count // every) % every
+
+
+def _mixed(seed: Any, number: Any) -> Any:
+    """A hash of 31 bits, the same for Python's numbers and for tensors of 64 or 32 bits."""
+    bits = 0x7FFFFFFF
+    x = (seed * 0x1E3779B1 + number * 0x05EBCA6B + 0x2545F491) & bits
+    x = x ^ x // 0x8000
+    x = (x * 0x2C1B3C6D) & bits
+    x = x ^ x // 0x1000
+    x = (x * 0x297A2D39) & bits
+    return x ^ x // 0x8000
+
+
+def of_kernel(clock: Clock, x: Any) -> Moment:
+    """For draws where JAX keeps no count: a moment that changes when the kernel does."""
+    import jax
+
+    seed = ops.unstack(ops.convert_to_tensor(clock.state))[0]
+    words = jax.lax.bitcast_convert_type(ops.cast(x, "float32"), "uint32")
+    places = np.arange(np.prod(words.shape), dtype="uint32").reshape(words.shape)
+    return seed, jax.numpy.sum(words * (2 * places + 1), dtype="uint32")
+
+
+def _is_torch() -> bool:
+    return bool(keras.backend.backend() == "torch")
+
+
+_DTYPE = "uint32" if keras.backend.backend() == "jax" else "int64"
+
+
+def _step(variable: Any) -> Any:
+    """1, or 0 in all but the last of several replicas of TensorFlow that share a variable."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return 1
+    if isinstance(variable.value, tf.distribute.DistributedValues):
+        return 1  # one for each replica
+    last = replica.num_replicas_in_sync - 1
+    return tf.cast(tf.equal(replica.replica_id_in_sync_group, last), "int64")

@@ -14,8 +14,9 @@ from orthwrap.model_config.convolution import Convolution
 from orthwrap.model_config.layout import Layout
 from orthwrap.opening import Opened
 from orthwrap.penalties.attachment import Attachment, describe
+from orthwrap.penalties.cheapest import taken
 from orthwrap.penalties.conv_operator import OperatorFigures
-from orthwrap.penalties.options import ESTIMATE, EVERY
+from orthwrap.penalties.options import ESTIMATE, EVERY, PROBES
 from orthwrap.plan.decision import KEPT, Decision, Plan
 from orthwrap.plan.reasons import FROZEN, IS_FROZEN, about_anew
 from orthwrap.report.measure import EXACT_LIMIT, measure, together
@@ -170,7 +171,7 @@ def _record(decision: Decision, kernel: Kernel | None) -> LayerRecord:
         reasons=decision.reasons,
         trainable=layer.trainable,
         rule=decision.rule,
-        regularizer=None if attachment is None else regularizer_record(attachment),
+        regularizer=None if attachment is None else regularizer_record(attachment, kernel),
         previous=decision.previous,
         foreign=_left_of_others(decision),
         strides=() if kernel is None else _strides(kernel.layout),
@@ -181,8 +182,23 @@ def _strides(layout: Layout | None) -> tuple[int, ...]:
     return layout.strides if layout is not None and any(s > 1 for s in layout.strides) else ()
 
 
-def regularizer_record(attachment: Attachment) -> RegularizerRecord:
-    """A regularizer as reports have it."""
+def _estimate(attachment: Attachment, kernel: Kernel | None) -> str:
+    """`exact` or `sketch`, where `auto` is settled."""
+    estimate = str(attachment.option(ESTIMATE))
+    if estimate != "auto" or kernel is None or kernel.weight is None:
+        return estimate
+    layout = _layout_of(kernel, attachment)
+    if layout is None:
+        return estimate
+    return taken(*attachment.sides(layout, kernel.weight.shape), attachment.option(PROBES))
+
+
+def regularizer_record(attachment: Attachment, kernel: Kernel | None = None) -> RegularizerRecord:
+    """A regularizer as reports have it.
+
+    Args:
+        kernel: which it is of, where `estimate` auto is to be settled.
+    """
     other = attachment.combined_with
     combined = None if other is None else describe(other)
     if not attachment.is_penalty:
@@ -192,7 +208,7 @@ def regularizer_record(attachment: Attachment) -> RegularizerRecord:
         factor=attachment.factor,
         scale=attachment.scale,
         alpha=attachment.alpha,
-        estimate=attachment.option(ESTIMATE),
+        estimate=_estimate(attachment, kernel),
         every=attachment.option(EVERY),
         combined_with=combined,
     )
@@ -273,7 +289,7 @@ def _as_trained(
         frozen = () if kernel.layer.trainable else (IS_FROZEN,)
         record = replace(record, reasons=about_anew(record.reasons, FROZEN, *frozen))
     if record.regularizer is not None and attachment is not None:
-        record = replace(record, regularizer=regularizer_record(attachment))
+        record = replace(record, regularizer=regularizer_record(attachment, kernel))
     if record.before is not None and with_figures:
         after = figures(kernel, attachment)
         if after is not None and record.before.operator is not None:

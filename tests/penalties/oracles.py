@@ -16,14 +16,14 @@ from orthwrap.penalties.mc import mc
 from orthwrap.penalties.offdiag import offdiag
 from orthwrap.penalties.penalty import probe_shape
 from orthwrap.penalties.so import so
-from orthwrap.penalties.srip import srip
+from orthwrap.penalties.srip import estimated
 from tests.support.backend import compiled, value, value_and_grad
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "so": so,
     "dso": dso,
     "mc": mc,
-    "srip": srip,
+    "srip": estimated,
     "offdiag": offdiag,
     "cosine": cosine,
     "frobenius": frobenius,

@@ -45,7 +45,7 @@ def penalty_of(name: str, steps: int = 200) -> Callable[[Any], Any]:
     words: dict[str, Any] = {}
     if name == "srip":
         start = np.random.default_rng(1).normal
-        words = {"draw": lambda shape: ops.convert_to_tensor(start(size=shape)), "steps": steps}
+        words = {"draw": lambda shape, _: ops.convert_to_tensor(start(size=shape)), "steps": steps}
     assert penalty.on_outputs is not None
     on_outputs = penalty.on_outputs
     return lambda outputs: on_outputs(*activity.gram(outputs), **words)
@@ -62,7 +62,8 @@ def test_value_is_the_formula(name: str, shape: tuple[int, ...]) -> None:
     rows = outputs.reshape(-1, shape[-1])
     a = rows / np.sqrt(len(rows))
     expected = FORMULAS[name](a, a.T @ a)
-    assert value(penalty_of(name), outputs) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+    rel = 1e-3 if name == "srip" else 1e-6
+    assert value(penalty_of(name), outputs) == pytest.approx(expected, rel=rel, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", FORMULAS)
@@ -76,6 +77,6 @@ def test_gradient_is_finite_at_the_minimum_and_at_zero(name: str) -> None:
 
 
 def test_an_estimate_by_few_steps_is_from_below() -> None:
-    outputs = np.random.default_rng(2).normal(size=(40, 8))
+    outputs = np.random.default_rng(2).normal(size=(300, 140))
     two, many = (value(penalty_of("srip", steps), outputs) for steps in (2, 200))
-    assert two <= many
+    assert 0.5 * many < two < many

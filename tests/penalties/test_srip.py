@@ -10,7 +10,7 @@ import pytest
 from oracles import gram, numpy_srip, orthonormal, random
 
 from orthwrap.penalties.penalty import probe_shape
-from orthwrap.penalties.srip import srip
+from orthwrap.penalties.srip import estimated, srip
 from tests.support.backend import value, value_and_grad
 
 # Keras itself triggers this on tensors of some NumPy and backend versions.
@@ -36,13 +36,13 @@ def published_srip(w: Any, start: Any) -> Any:
 def test_srip_squared_is_the_published_code(shape: tuple[int, int, int]) -> None:
     w = random(shape, 12)
     start = np.random.default_rng(13).random(probe_shape(shape, 1))
-    result = value(lambda w, s: srip(w, s, steps=2), w, start)
+    result = value(lambda w, s: estimated(w, s, steps=2), w, start)
     assert result**2 == pytest.approx(published_srip(w[0].T, start), rel=1e-10)
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 32), (1, 32, 64), (1, 48, 48), (1, 300, 64)], ids=str)
 def test_srip_bounds(shape: tuple[int, int, int]) -> None:
-    by_steps = {k: partial(srip, steps=k) for k in (1, 2, 5, 20)}
+    by_steps = {k: partial(estimated, steps=k) for k in (1, 2, 5, 20)}
     ratios = []
     for seed in range(15):
         w = random(shape, seed) / np.sqrt(shape[1])
@@ -59,7 +59,7 @@ def test_srip_converges_where_the_gap_is_two() -> None:
     u, v = orthonormal((1, 40, 16), 1)[0], orthonormal((1, 16, 16), 2)[0]
     eigenvalues = np.concatenate([[2.0], np.linspace(-0.9, 1.0, 15)])
     w = (u * np.sqrt(1 + eigenvalues)) @ v
-    twenty = partial(srip, steps=20)
+    twenty = partial(estimated, steps=20)
     for seed in range(10):
         start = random((1, 1, 16), seed)
         estimate = value(twenty, w[None], start)
@@ -81,10 +81,46 @@ def test_srip_gradient_holds_the_last_vector_fixed(shape: tuple[int, int, int], 
         u = a @ v / np.linalg.norm(a @ v)
         both = np.outer(u, v) + np.outer(v, u)
         expected[i] = matrix @ both if tall else both @ matrix
-    _, gradient = value_and_grad(lambda w, s: srip(w, s, steps), w, start)
+    _, gradient = value_and_grad(lambda w, s: estimated(w, s, steps), w, start)
     np.testing.assert_allclose(gradient, expected, rtol=1e-9, atol=1e-12)
+
+
+def no_draw(*_: Any) -> Any:
+    raise AssertionError("exact, and yet it draws")
+
+
+SPECTRA = {
+    "one on top": lambda r: np.r_[1.4065, np.linspace(-0.9, 0.9, r - 1)],
+    "all nearly as large": lambda r: np.r_[1.0, np.full(r - 1, 0.999)],
+    "and as large below": lambda r: np.r_[
+        1.0, -1.0 + np.zeros(r // 2), np.full((r - 2) // 2, 0.99)
+    ],
+    "near the minimum": lambda r: 1e-4 * np.linspace(-1.0, 0.7, r),
+    "huge": lambda r: 1e6 * np.linspace(0.0, 1.0, r),
+}
+
+
+@pytest.mark.parametrize("r", [2, 16, 128])
+@pytest.mark.parametrize("kind", SPECTRA)
+def test_up_to_128_it_is_the_norm_and_its_gradient(kind: str, r: int) -> None:
+    eigenvalues = SPECTRA[kind](r)
+    w = orthonormal((1, r + 5, r), 3)[0] * np.sqrt(1 + eigenvalues) @ orthonormal((1, r, r), 4)[0]
+    sigma = np.abs(eigenvalues).max()
+    found, gradient = value_and_grad(lambda x: srip(x, no_draw), w.T[None])
+    assert found == pytest.approx(sigma, rel=1e-3)
+    # Along W itself, d(WᵀW) = 2WᵀW: ⟨gradient, W⟩ = 2·Σ weight·sign(λ)·(1+λ) over the top of
+    # the spectrum, weights summing to 1.
+    top = eigenvalues[np.abs(eigenvalues) > 0.98 * sigma]
+    low, high = (2 * f(np.sign(top) * (1 + top)) for f in (np.min, np.max))
+    slack = 0.02 * max(abs(low), abs(high))
+    assert low - slack <= float(np.sum(gradient * w.T)) <= high + slack
+
+
+def test_two_equal_columns_are_no_matter_of_chance() -> None:
+    w = np.array([[[1.0, -1.0], [2.0, -2.0], [0.0, 0.0]]])
+    assert value(lambda x: srip(x, no_draw), w) == pytest.approx(9.0, rel=1e-3)
 
 
 def test_srip_needs_a_step() -> None:
     with pytest.raises(ValueError, match="at least 1 step, got 0"):
-        srip(random((1, 4, 3)), random((1, 1, 3)), steps=0)
+        estimated(random((1, 4, 3)), random((1, 1, 3)), steps=0)

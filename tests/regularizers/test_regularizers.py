@@ -102,10 +102,8 @@ def configs(model: Any) -> dict[str, Any]:
 
 
 def has_fixed_draw(regularizer: Any) -> bool:
-    options = regularizer.attachment.options
-    return options.get("seed") is not None or (
-        options.get("estimate") != "sketch" and regularizer.attachment.name != "srip"
-    )
+    is_seeded = regularizer.attachment.options.get("seed") is not None
+    return is_seeded or not isinstance(regularizer, keras.random.SeedGenerator)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +175,7 @@ def test_every_class_comes_back_in_another_process(files: Any, imports: str) -> 
 def test_by_name_and_by_class_are_the_same() -> None:
     for name, cls in CLASSES.items():
         made = orthwrap.regularizer(name, 0.5, every=3)
-        assert type(made) is cls
+        assert isinstance(made, cls)
         assert made.attachment == cls(0.5, every=3).attachment
         assert getattr(orthwrap, cls.__name__) is cls
     assert orthwrap.regularizer("so").factor == 1e-3
@@ -448,7 +446,7 @@ def test_checking_many_shapes_logs_nothing(caplog: pytest.LogCaptureFixture) -> 
         (lambda: orthwrap.SO(probes="some"), "probes='some' must be a whole number"),
         (lambda: orthwrap.SO(steps=3), "'so' takes no option 'steps'; it takes: estimate"),
         (lambda: orthwrap.MC(estimate="sketch"), "'mc' takes no option 'estimate'"),
-        (lambda: orthwrap.SO(estimate="rough"), "must be exact or sketch"),
+        (lambda: orthwrap.SO(estimate="rough"), "must be exact, auto or sketch"),
         (lambda: orthwrap.SO(layout={"name": "dense"}), "a layout needs name, rows and columns"),
         (lambda: orthwrap.SO(layout=Layout("x", (0,), (0,)).to_config()), "every axis"),
         (lambda: orthwrap.SO(combined_with=3), "a name, a config or a callable; got 3"),
@@ -548,13 +546,11 @@ JIT = [False] if keras.backend.backend() == "torch" else [False, True]
 
 @pytest.mark.parametrize("jit", JIT)
 def test_every_fires_once_in_so_many_steps_though_the_kernel_stands_still(jit: bool) -> None:
-    losses, model = batch_losses(orthwrap.SO(0.5, every=3), 4, epochs=2, jit_compile=jit)
+    losses, model = batch_losses(orthwrap.SO(0.5, every=3, seed=0), 12, epochs=2, jit_compile=jit)
     value = 0.5 * so(numpy(model.layers[0].kernel))
-    # Building the model may have called the regularizer before the first step.
-    first = next(i for i, loss in enumerate(losses) if loss)
-    assert first < 3
-    expected = [3 * value if i % 3 == first else 0.0 for i in range(8)]
-    assert losses == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    in_threes = np.sort(np.reshape(losses, (-1, 3)))
+    np.testing.assert_allclose(in_threes, [[0.0, 0.0, 3 * value]] * 8, rtol=1e-4, atol=1e-5)
+    assert len(set(np.argmax(np.reshape(losses, (-1, 3)), axis=1))) == 3  # at no fixed place
 
 
 def test_every_moves_the_weights_at_its_own_steps_only() -> None:
@@ -573,7 +569,7 @@ def test_every_moves_the_weights_at_its_own_steps_only() -> None:
         if moved[-1]:
             gradient = 2 * 0.1 * 4 * before @ (before.T @ before - np.eye(4))
             np.testing.assert_allclose(after, before - 0.05 * gradient, rtol=1e-5, atol=1e-6)
-    assert moved in ([True, False] * 2, [False, True] * 2)
+    assert [sum(moved[:2]), sum(moved[2:])] == [1, 1]
 
 
 @pytest.mark.parametrize(("every", "accumulate"), [(2, 2), (2, 4), (3, 3)])
@@ -611,22 +607,22 @@ def test_sketch_draws_anew_at_each_step_and_as_its_seed_says(jit: bool) -> None:
     assert draws(None) != draws(None)
 
 
-def test_sketch_is_right_on_average_and_srip_is_a_lower_bound() -> None:
+def test_sketch_is_right_on_average_and_srip_is_the_norm() -> None:
     losses, model = batch_losses(orthwrap.SO(1.0, estimate="sketch", probes=8, seed=0), 120)
     kernel = numpy(model.layers[0].kernel)
     assert np.mean(losses) == pytest.approx(so(kernel), rel=0.1)
     assert np.std(losses) > 0
     top = float(np.max(np.abs(np.linalg.eigvalsh(kernel.T @ kernel - np.eye(4)))))
     losses, _ = batch_losses(orthwrap.SRIP(1.0, steps=3, seed=0), 12)
-    assert max(losses) <= top * (1 + 1e-4)
-    assert min(losses) > 0.2 * top
-    assert len({round(v, 6) for v in losses}) > 3
+    np.testing.assert_allclose(losses, top, rtol=1e-3)
 
 
 def test_two_regularizers_count_apart() -> None:
     a, b = orthwrap.SO(1.0, every=2), orthwrap.SO(1.0, every=2)
     w = np.ones((3, 2), "float32")
-    assert [float(r(w)) > 0 for r in (a, a, b, a, b)] == [True, False, True, True, False]
+    paid = [(r is a, float(r(w)) > 0) for r in (a, b, b, a, b, a, a, b)]
+    for own in ([p for is_a, p in paid if is_a is which] for which in (True, False)):
+        assert [sum(own[:2]), sum(own[2:])] == [1, 1]
 
 
 # Precision

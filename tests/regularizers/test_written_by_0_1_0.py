@@ -54,8 +54,10 @@ def test_it_gives_what_it_gave_then() -> None:
     names = ("lorth", "frobenius", *PENALTIES)
     assert len(losses) == len(names)
     for name, found, then in zip(names, losses, expected["losses"], strict=True):
-        # The norm of `srip` is estimated from a random vector.
-        assert found == pytest.approx(then, rel=0.3 if name == "srip" else 1e-5), name
+        if name == "srip":  # then estimated from below
+            assert then * (1 - 1e-3) <= found < 2 * then
+        else:
+            assert found == pytest.approx(then, rel=1e-5), name
 
 
 def test_it_is_read_without_keras(tmp_path: Path) -> None:

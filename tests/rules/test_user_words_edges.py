@@ -213,7 +213,7 @@ def test_an_option_is_converted(option: options.Option, value: Any, kept: Any) -
         (options.EVERY, 0, "option every=0 must be at least 1"),
         (options.EVERY, None, "option every=None must be a whole number"),
         (options.SEED, -1, "option seed=-1 must be at least 0"),
-        (options.ESTIMATE, "guess", "option estimate='guess' must be exact or sketch"),
+        (options.ESTIMATE, "guess", "option estimate='guess' must be exact, auto or sketch"),
         (options.ACROSS_CHANNELS, "yes", "option across_channels='yes' must be true or false"),
     ],
 )

@@ -153,12 +153,13 @@ def penalty_gradients(regularizer: Any, variable: Any) -> Iterator[NDArray[np.fl
     options = {k: v for k, v in attachment.options.items() if k != "every"}
     alone = replace(attachment, factor=1.0, options=options, combined_with=None)
     made = from_attachment(alone, getattr(regularizer, "_function", None))
-    draws = 1
-    if isinstance(made, OrthogonalityRegularizer):
-        made.reseed(regularizer._seed)
-        draws = DRAWS if made.is_random else 1
-    gradient = gradients_of(lambda: made(variable.value), [variable])
-    for _ in range(draws):
+    draws, held = 1, []
+    if isinstance(made, OrthogonalityRegularizer) and made.is_random:
+        draws, held = DRAWS, [made.state]
+    gradient = gradients_of(lambda: made(variable.value), [variable], held)
+    for i in range(draws):
+        if draws > 1:  # nobody takes the next count back
+            made.restore({**regularizer.moment, "count": i})
         yield gradient()[0]
 
 

@@ -16,6 +16,7 @@ from orthwrap.errors import FileFault, ValueFault
 from orthwrap.live.compiled import inner_of
 from orthwrap.live.live_store import regularizers_of
 from orthwrap.regularizers import Attached, OrthogonalityRegularizer
+from orthwrap.regularizers.clock import without_counts
 from orthwrap.regularizers.multiplier import MULTIPLIER, RATES
 from orthwrap.report.goal_progress import GoalProgress
 from orthwrap.stores.replacing import TextOutput
@@ -409,7 +410,7 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
             step=out.step,
             history=out.history,
             regularizers=[
-                {"factor": factor, **(getattr(r, "state", {}))}
+                {"factor": factor, **(getattr(r, "moment", {}))}
                 for r, factor in zip(regularizers_in(self.model), self._factors, strict=True)
             ],
             best=out.best,
@@ -498,7 +499,7 @@ def _set_random_state(state: Sequence[NDArray[Any]]) -> None:
 
 def _held(model: Any) -> dict[str, list[Any]]:
     """The variables of a model and its optimizer, but for what is added while they are trained."""
-    own = [v for v in model.variables if v.name != MULTIPLIER]
+    own = [v for v in without_counts(model.variables) if v.name != MULTIPLIER]
     return {"model": own, "optimizer": [v for v in model.optimizer.variables if v.name != RATES]}
 
 
