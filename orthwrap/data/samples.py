@@ -129,6 +129,14 @@ class Samples:
         parts = zip(*collected, strict=True)
         return self.with_targets(tuple(np.concatenate(part) for part in parts))
 
+    def some(self, count: int) -> Samples:
+        """So many of them at most, evenly spread over their order."""
+        chosen = (
+            np.arange(count) * self.count // count if count < self.count else np.arange(self.count)
+        )
+        x_at, y_at = self._rows(chosen)
+        return replace(self, x_at=x_at, y_at=y_at)
+
     def split(
         self, fraction: float, seed: int, *, stratified: bool = False
     ) -> tuple[Samples, Samples]:
