@@ -59,8 +59,8 @@ class TaskStanding:
         worse_by: the mean paired difference to the reference; above 0 is worse.
         standard_error: of that difference; 0 where samples could not be told apart.
         margin: what may be lost, in the metric's own unit.
-        trained_worse_by, trained_error: the same two on samples that were trained on, against the
-            original; None where they were not asked.
+        trained_worse_by: the difference to the original on samples that are trained on; None where
+            they were not asked.
     """
 
     value: float
@@ -69,7 +69,6 @@ class TaskStanding:
     standard_error: float
     margin: float
     trained_worse_by: float | None = None
-    trained_error: float | None = None
 
     @property
     def spent(self) -> bool:
@@ -175,8 +174,9 @@ class GoalProgress:
     def is_better(self, one: GoalEpoch, other: GoalEpoch) -> bool:
         """Whether one epoch is rather to be kept: within the margin, then nearer to the goal.
 
-        Between two in which the margin did not hold the one that lost less is kept; between two that are
-        equally near, the one whose task stands better, and then the one with smaller residuals.
+        Between two in which the margin did not hold the one that lost less is kept; between two
+        that are equally near, the one whose task stands better, and then the one with smaller
+        residuals.
         """
         return self._order(one) < self._order(other)
 

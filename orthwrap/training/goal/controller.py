@@ -21,7 +21,7 @@ HIGHEST = 0.5
 """The highest rate, at which singular values near 1 come to it in a step. Pulls go no further."""
 
 _SPREAD = 3  # epochs that a goal is spread over at least, where there are so many
-_SHARE = 0.25  # of the epochs, that it is spread over; the task recovers in the others
+_SHARE = 0.5  # of the epochs, that it is spread over; the task recovers in the others
 _INSIDE = 0.8  # of its target, where a kernel is aimed at
 _STEPS = 100  # of an epoch, until it is known
 _LEAST = 0.01  # of a logarithm, that a kernel is asked to go at first

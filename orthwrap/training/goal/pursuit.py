@@ -148,8 +148,8 @@ class Pursuit:
         standing = task.standing(self.progress.original or 0.0, self._reference, now)
         if self._trained is None or task.measure_trained is None or not standing.cannot_tell:
             return standing
-        worse_by, error = task.worse_by(self._trained, task.measure_trained())
-        return replace(standing, trained_worse_by=worse_by, trained_error=error)
+        there, _ = task.worse_by(self._trained, task.measure_trained())
+        return replace(standing, trained_worse_by=there)
 
     def stop(self) -> None:
         """Takes the pulls off. May be repeated."""
