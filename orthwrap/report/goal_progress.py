@@ -171,6 +171,16 @@ class GoalProgress:
         ]
         return sum(max(gap, 0.0) for gap in gaps) / len(gaps) if gaps else 0.0
 
+    def is_within(self, epoch: GoalEpoch) -> bool:
+        """Whether the margin holds after an epoch, and not by its luck alone.
+
+        Where the samples cannot tell, one that follows an epoch in which it did not hold may be a
+        lucky one: the next counts, if it holds there too.
+        """
+        before = self.at(epoch.epoch - 1)
+        is_unsure = epoch.task is not None and epoch.task.cannot_tell
+        return epoch.holds and (before is None or before.holds or not is_unsure)
+
     def is_better(self, one: GoalEpoch, other: GoalEpoch) -> bool:
         """Whether one epoch is rather to be kept: within the margin, then nearer to the goal.
 
@@ -183,7 +193,7 @@ class GoalProgress:
     def _order(self, epoch: GoalEpoch) -> tuple[float, ...]:
         task = epoch.task
         lost = 0.0 if task is None else task.worse_by
-        if not epoch.holds:
+        if not self.is_within(epoch):
             return 1.0, lost
         residuals = sum(math.log(max(r, 1e-12)) for r in epoch.residuals)
         return 0.0, self.distance(epoch), lost, residuals
