@@ -29,6 +29,7 @@ from orthwrap.training.goal.controller import (
     rate_for,
 )
 from orthwrap.training.goal.task import MARGIN, Measured, Task
+from orthwrap.training.pull.kernels import driven_kernels
 
 TASK = Task("accuracy", False, lambda: Measured(0.0))
 STEPS, EPOCHS = 40, 20
@@ -286,6 +287,26 @@ def test_a_kernel_with_large_singular_values_is_pulled_the_more_gently() -> None
     slow, fast = first_rates(GoalProgress("10x", kernels), Course(STEPS, 20), (1.0, 10.0))
     assert slow is not None
     assert fast == pytest.approx(slow / 10)
+
+
+@pytest.mark.parametrize("scale", ["unit", "preserve"])
+def test_the_speed_is_that_of_a_small_pull(scale: str) -> None:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.layers.Input((12,)), keras.layers.Dense(8)])
+    kernel = model.layers[0].kernel
+    u, _, v = np.linalg.svd(np.asarray(kernel), full_matrices=False)
+    kernel.assign(u * np.array([3, 1.5, 1.2, 1, 1, 0.9, 0.8, 0.5], "float32") @ v)
+    model = orthwrap.apply(model, scale=scale).model
+    (driven,) = driven_kernels(model)
+    before, beta = driven.figures(), 1e-4
+    assert before.residual == pytest.approx(driven.residual())
+    driven.variable.assign(driven.regularizer.pulled(driven.variable, beta))
+    fell = math.log(before.residual / driven.residual()) / (2 * beta)
+    if scale == "unit":
+        assert before.speed == pytest.approx(fell, rel=0.02)
+        assert before.speed > 4
+    else:
+        assert 1 < fell <= before.speed
 
 
 # What is asked

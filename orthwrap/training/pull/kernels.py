@@ -31,8 +31,9 @@ class KernelFigures:
         residual: what is driven. `residual` is √(Σ‖G−I‖_F² / (count·r)) of W, `scaled_residual`
             that of W over its scale as it is now, as in the report; of a penalty that leaves
             lengths free √(penalty / (count·r)).
-        speed: how many times faster than a small residual it falls when it is pulled: a small one
-            is divided by e^(2β) at each step. Above 1 where singular values are above α.
+        speed: how many times faster than a small residual, which is divided by e^(2β) at each
+            step, that of W over the α that is carried falls when it is pulled. Above 1 where
+            singular values are above α. A `scaled_residual` falls no faster.
     """
 
     residual: float
