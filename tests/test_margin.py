@@ -172,7 +172,7 @@ def test_the_margin_holds_where_orthogonality_is_dear(
     """In truth, that is, and not on the samples that are seen."""
     found = runs(Network(level=level, flicker=flicker, held_out=held_out))
     lost = [r.truly_lost for r in found]
-    assert np.mean(lost) <= {130: 2.4, 500: 1.8, 5000: 1.3}[held_out] * MARGIN
+    assert np.mean(lost) <= {130: 2.0, 500: 1.5, 5000: 1.1}[held_out] * MARGIN
     assert np.quantile(lost, 0.9) <= {130: 3.5, 500: 3.0, 5000: 2.0}[held_out] * MARGIN
     assert np.median([r.division for r in found]) > 1.05
 
@@ -187,7 +187,7 @@ def test_trained_samples_hold_a_margin_that_few_others_cannot() -> None:
 
 def test_a_task_that_suffers_from_haste_alone_arrives_all_the_same() -> None:
     found = runs(Network(speed=0.05, flicker=0.002, held_out=500))
-    assert np.mean([r.division >= 10 for r in found]) >= 0.85
+    assert np.mean([r.division >= 10 for r in found]) >= 0.75
     assert np.mean([r.truly_lost for r in found]) <= MARGIN
 
 
