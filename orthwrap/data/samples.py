@@ -131,10 +131,8 @@ class Samples:
 
     def some(self, count: int) -> Samples:
         """So many of them at most, evenly spread over their order."""
-        chosen = (
-            np.arange(count) * self.count // count if count < self.count else np.arange(self.count)
-        )
-        x_at, y_at = self._rows(chosen)
+        wanted = min(count, self.count)
+        x_at, y_at = self._rows(np.arange(wanted) * self.count // wanted)
         return replace(self, x_at=x_at, y_at=y_at)
 
     def split(
