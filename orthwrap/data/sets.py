@@ -172,6 +172,14 @@ class Data:
         """What to evaluate on: the validation set, or the training set in the order of samples."""
         return (self.held_out or self.train).ordered(batch_size)
 
+    def some_trained(self, count: int, batch_size: int) -> Any:
+        """So many samples of the training set at most, evenly spread, in batches as `evaluation`.
+
+        None of a stream.
+        """
+        train = self.train
+        return train.some(count).ordered(batch_size) if isinstance(train, Samples) else None
+
     def inputs(self, batch_size: int) -> Any:
         """x of the training set in the order of samples: batches `(x,)`, as `predict` takes."""
         return self.train.inputs(batch_size)

@@ -59,6 +59,8 @@ class TaskStanding:
         worse_by: the mean paired difference to the reference; above 0 is worse.
         standard_error: of that difference; 0 where samples could not be told apart.
         margin: what may be lost, in the metric's own unit.
+        trained_worse_by: the difference to the original on samples that are trained on; None where
+            they were not asked.
     """
 
     value: float
@@ -66,11 +68,29 @@ class TaskStanding:
     worse_by: float
     standard_error: float
     margin: float
+    trained_worse_by: float | None = None
 
     @property
     def spent(self) -> bool:
         """Whether more than the margin was lost, by more than chance of the samples."""
         return self.worse_by - self.margin > self.standard_error
+
+    @property
+    def cannot_tell(self) -> bool:
+        """Whether the samples are too few to say that, or that no more was lost."""
+        return abs(self.worse_by - self.margin) <= self.standard_error
+
+    @property
+    def holds(self) -> bool:
+        """Whether the margin does: where the samples cannot tell, the trained ones decide."""
+        if self.trained_worse_by is None or not self.cannot_tell:
+            return not self.spent
+        return self.trained_worse_by <= self.margin
+
+    @property
+    def is_well(self) -> bool:
+        """Whether the margin holds and no sign speaks against it."""
+        return self.holds and self.worse_by <= self.margin
 
 
 @dataclass(frozen=True)
@@ -90,6 +110,11 @@ class GoalEpoch:
     rates: tuple[float | None, ...]
     task: TaskStanding | None = None
     seconds: float = 0.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether the task is within its margin, or nothing was compared."""
+        return self.task is None or self.task.holds
 
 
 @dataclass(frozen=True)
@@ -146,19 +171,29 @@ class GoalProgress:
         ]
         return sum(max(gap, 0.0) for gap in gaps) / len(gaps) if gaps else 0.0
 
+    def is_within(self, epoch: GoalEpoch) -> bool:
+        """Whether the margin holds after an epoch, and not by its luck alone.
+
+        Where the samples cannot tell, one that follows an epoch in which it did not hold may be a
+        lucky one: the next counts, if it holds there too.
+        """
+        before = self.at(epoch.epoch - 1)
+        is_unsure = epoch.task is not None and epoch.task.cannot_tell
+        return epoch.holds and (before is None or before.holds or not is_unsure)
+
     def is_better(self, one: GoalEpoch, other: GoalEpoch) -> bool:
         """Whether one epoch is rather to be kept: within the margin, then nearer to the goal.
 
-        Between two that spent the margin the one that lost less is kept; between two that are
-        equally near, the one whose task stands better, and then the one with smaller residuals.
+        Between two in which the margin did not hold the one that lost less is kept; between two
+        that are equally near, the one whose task stands better, and then the one with smaller
+        residuals.
         """
         return self._order(one) < self._order(other)
 
     def _order(self, epoch: GoalEpoch) -> tuple[float, ...]:
         task = epoch.task
         lost = 0.0 if task is None else task.worse_by
-        spent = task is not None and task.spent
-        if spent:
+        if not self.is_within(epoch):
             return 1.0, lost
         residuals = sum(math.log(max(r, 1e-12)) for r in epoch.residuals)
         return 0.0, self.distance(epoch), lost, residuals

@@ -264,7 +264,7 @@ def _next(progress: GoalProgress, kernels: Sequence[KernelVerdict]) -> str:
     where = f"{worst.path} came to {came}"
     if not goals[worst.path].is_pulled:
         return f"{where}: it has no pull, so attach so to it, or exclude it"
-    if any(e.task is not None and e.task.spent for e in progress.epochs):
+    if not all(e.holds for e in progress.epochs):
         return f"{where}, where the task's margin stopped it: allow a larger one, or exclude it"
     return f"{where} when the epochs ended: give more of them"
 

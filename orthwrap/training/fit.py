@@ -64,7 +64,13 @@ from orthwrap.training.goal.freezing import batchnorm_momentum, freeze
 from orthwrap.training.goal.inputs_outputs import outputs_of
 from orthwrap.training.goal.labels import fit_labels
 from orthwrap.training.goal.pursuit import Pursuit
-from orthwrap.training.goal.pursuits import aim_of, is_pulled, pursuit_of, told_of_pursuit
+from orthwrap.training.goal.pursuits import (
+    aim_of,
+    is_pulled,
+    pursuit_of,
+    told_of_pursuit,
+    trained_samples,
+)
 from orthwrap.training.loop.checkpoints import (
     CheckpointFolder,
     State,
@@ -245,7 +251,8 @@ def finetune(
         before = _figures(model, data, settings, kinds)
         check_figures(model, data, before, settings)
         batches = _same_each_time(data, settings)
-        pursuit = pursuit_of(model, kernels, aim, batches, settings, steps, kinds, pulls)
+        trained = trained_samples(data, 4 * settings.batch_size)
+        pursuit = pursuit_of(model, kernels, aim, batches, settings, steps, kinds, pulls, trained)
         run = Run(
             settings,
             state,

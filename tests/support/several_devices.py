@@ -26,6 +26,7 @@ CASES: dict[str, dict[str, Any]] = {
         "validation": "odd.npz",
     },
     "distilled": {"distill": True, "regularizer": "srip", "epochs": 1},
+    "goal": {"factor": None, "goal": "3x", "epochs": 3, "validation": "odd.npz"},
     "norm": {"epochs": 1},
     "activity": {"on": "activity", "epochs": 1},
 }

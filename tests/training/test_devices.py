@@ -95,7 +95,7 @@ def assert_same(first: Any, second: Any, tolerance: float = 2e-6) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", ["auto", "sketch", "distilled"])
+@pytest.mark.parametrize("name", ["auto", "sketch", "distilled", "goal"])
 def test_two_devices_train_as_one_does(runs: dict[str, Any], backend: str, name: str) -> None:
     two, one = runs[backend][name]
     assert_same(two, one)

@@ -199,21 +199,14 @@ def test_rates_stay_within_bounds_whatever_the_task_does(
     found = driven(
         Aim(division=10), start, push * start / 10 / steps, course, lambda e: losses[len(e)]
     )
-    rates = [e.rates[0] or 0.0 for e in found.epochs]
-    spent = [e.task is not None and e.task.spent for e in found.epochs]
-    assert all(0 <= rate <= HIGHEST for rate in rates)
-    for i in range(1, len(rates)):
-        if spent[i - 1]:
-            assert rates[i] == pytest.approx(rates[i - 1] / 3)
-        entered = [r for j, r in enumerate(rates[:i]) if spent[j] and not (j and spent[j - 1])]
-        assert all(rates[i] <= r / 2 * (1 + 1e-9) for r in entered)
+    assert all(0 <= (e.rates[0] or 0.0) <= HIGHEST for e in found.epochs)
 
 
 def test_a_margin_that_stays_spent_ends_the_run() -> None:
     found = driven(Aim(division=10), 1.0, 0.0, Course(100, 40), lambda e: 0.02)
     assert ending(found) == "margin"
     assert len(found.epochs) <= 6
-    rates = [e.rates[0] for e in found.epochs]
+    rates = [e.rates[0] for e in found.epochs][3:]  # it is held, and when that does not help let go
     assert all(b == pytest.approx((a or 0) / 3) for a, b in itertools.pairwise(rates))
 
 
@@ -225,18 +218,19 @@ def test_a_margin_that_is_regained_is_not_spent_again_at_once() -> None:
         return 0.02 if rate > 0.002 else 0.0
 
     found = driven(Aim(division=10), 1.0, 0.001, Course(100, 40), worse)
-    times = [e.epoch for e in found.epochs if e.task is not None and e.task.spent]
-    assert 1 <= len(times) <= 4
+    spent = [e.task is not None and e.task.spent for e in found.epochs]
+    times = sum(now and not before for before, now in itertools.pairwise([False, *spent]))
+    assert 1 <= times <= 3
+    assert sum(spent) <= len(spent) / 2
     assert found.best is not None
     assert not (found.best.task is not None and found.best.task.spent)
 
 
-def test_the_first_rate_divides_as_was_asked_in_the_epochs_it_is_spread_over() -> None:
+def test_at_the_first_rate_the_last_epoch_would_be_there() -> None:
     course = Course(115, 12)
-    assert course.spread == 3
     (rate,) = first_rates(progress(start=1.0, target=0.1), course)
     assert rate is not None
-    assert (1 - 2 * rate) ** (115 * 3) == pytest.approx(0.08, rel=0.02)
+    assert (1 - 2 * rate) ** (115 * 12) == pytest.approx(0.08, rel=0.02)
 
 
 # The task
@@ -341,9 +335,10 @@ def test_apply_with_data_and_nothing_else_divides_every_residual_by_ten() -> Non
     for k in told.kernels:  # as the report measures them
         assert k.start == pytest.approx(before[k.place], rel=1e-4)
     kept = told.at(report.training.kept_epoch)
-    # Of W over the α that is carried; the report's are over the kernel's own, which has moved.
-    np.testing.assert_allclose(kept.residuals, list(after.values()), rtol=0.2)
+    np.testing.assert_allclose(kept.residuals, list(after.values()), rtol=1e-4)
     assert all(r.regularizer.pull for r in report.layers)
+    tasks = [e.task for e in told.epochs]  # where 30 samples cannot tell, others are asked
+    assert [t.trained_worse_by is not None for t in tasks] == [t.cannot_tell for t in tasks]
     assert report.training.held_out
     assert any("30 more to validate" in line for line in report.training.choices)
     accuracy = result.model.evaluate(X_VAL, Y_VAL, verbose=0)[1]
@@ -469,7 +464,7 @@ def test_the_callback_does_the_same_in_a_fit_of_ones_own() -> None:
     start, end = residuals(before, "before"), residuals(orthwrap.inspect(model), "before")
     assert all(start[name] / end[name] >= 10 for name in start)
     kept = goal.progress.best
-    np.testing.assert_allclose(kept.residuals, list(end.values()), rtol=0.15)
+    np.testing.assert_allclose(kept.residuals, list(end.values()), rtol=1e-4)
     assert kept.task.value == pytest.approx(model.evaluate(X_VAL, Y_VAL, verbose=0)[1], abs=1e-6)
     assert not any(v.constraint for v in model.trainable_variables)
 

@@ -33,12 +33,11 @@ class Goal(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         goal.progress.ended, goal.progress.kernels, goal.progress.epochs
 
     Each kernel is pulled as `orthwrap.Pull` does, at a rate of its own that is set anew after each
-    epoch: the first follows from the goal, the steps of an epoch and the epochs; a kernel that
-    lags is pulled harder, one that arrived is held. Where the task has lost more than the margin
-    (the mean difference over the same samples, by more than its standard error), all rates are
-    halved instead. Training ends once the goal has held for two epochs, or where the margin is
-    spent and not to be regained. Then the model has the weights of the most orthogonal epoch
-    within the margin.
+    epoch. All go their way side by side, a step in each epoch: longer ones while the task stands
+    well, none while it has lost more than the margin (the mean difference over the same samples,
+    by more than its standard error), shorter ones after that. Training ends once the goal has held
+    for two epochs, or where the margin is spent and not to be regained. Then the model has the
+    weights of the most orthogonal epoch within the margin.
 
     Args:
         goal: `"10x"` (or `"÷10"`): each kernel's residual, the one that its scale drives, divided

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orthwrap.report.goal_progress import GoalEpoch, GoalProgress, KernelGoal
+from orthwrap.report.goal_progress import GoalEpoch, GoalProgress, KernelGoal, TaskStanding
 from orthwrap.rules.aims import Aim
 from orthwrap.training.goal.controller import Course, ending, first_rates, next_rates
 from orthwrap.training.goal.task import Measured, Task
@@ -62,6 +62,7 @@ class Pursuit:
         self._aim, self._task, self._course, self._clock = aim, task, course, clock
         self._original: Measured | None = None
         self._reference: Measured | None = None
+        self._trained: Measured | None = None  # the original, on what is trained on
         self._rates: tuple[float | None, ...] = ()
         self._began = 0.0
         self._owner = owner
@@ -98,9 +99,11 @@ class Pursuit:
         self._began = self._clock() - spent
 
     def _start(self) -> None:
-        kernels = []
+        kernels, speeds = [], []
         for i, kernel in enumerate(self._kernels):
-            start = kernel.residual()
+            figures = kernel.figures()
+            start = figures.residual
+            speeds.append(figures.speed)
             target = None if self._aim is None else self._aim.target(start)
             kernels.append(
                 KernelGoal(kernel.place, kernel.driven, start, target, i in self._pulled)
@@ -108,35 +111,45 @@ class Pursuit:
         self._progress = replace(self.progress, kernels=tuple(kernels))
         if self._task is not None:
             self._original = self._reference = self._task.measure()
+            if self._task.measure_trained is not None:
+                self._trained = self._task.measure_trained()
             self._progress = replace(
                 self.progress,
                 task=self._task.name,
                 lower_is_better=self._task.lower_is_better,
                 original=self._original.value,
             )
-        rates = first_rates(self.progress, self._course)
+        rates = first_rates(self.progress, self._course, speeds)
         fixed = zip(rates, self._fixed, strict=True)
         self._rates = tuple(rate if own is None else own for rate, own in fixed)
 
     def epoch_done(self, epoch: int) -> GoalEpoch:
         """Measures what an epoch (counted from 1) came to, and sets the rates of the next."""
-        residuals = tuple(kernel.residual() for kernel in self._kernels)
-        task = None
-        if self._task is not None:
-            now = self._task.measure()
-            assert self._reference is not None
-            if not self.progress.epochs:  # what training alone gains is no leave to lose it again
-                self._reference = self._task.better_of(self._reference, now)
-            task = self._task.standing(self.progress.original or 0.0, self._reference, now)
+        figures = [kernel.figures() for kernel in self._kernels]
+        residuals = tuple(f.residual for f in figures)
+        task = None if self._task is None else self._standing(self._task)
         seconds = self._clock() - self._began
         done = GoalEpoch(epoch, residuals, self._rates, task, seconds)
         self._progress = self.progress.with_epoch(done)
         if self._aim is not None:
             self._progress = replace(self.progress, ended=ending(self.progress))
-            moved = zip(next_rates(self.progress, self._course), self._fixed, strict=True)
+            rates = next_rates(self.progress, self._course, [f.speed for f in figures])
+            moved = zip(rates, self._fixed, strict=True)
             self._rates = tuple(rate if own is None else own for rate, own in moved)
             self._assign()
         return done
+
+    def _standing(self, task: Task) -> TaskStanding:
+        """How the task stands; what is trained on is asked where the other samples are too few."""
+        now = task.measure()
+        assert self._reference is not None
+        if not self.progress.epochs:  # what training alone gains is no leave to lose it again
+            self._reference = task.better_of(self._reference, now)
+        standing = task.standing(self.progress.original or 0.0, self._reference, now)
+        if self._trained is None or task.measure_trained is None or not standing.cannot_tell:
+            return standing
+        there, _ = task.worse_by(self._trained, task.measure_trained())
+        return replace(standing, trained_worse_by=there)
 
     def stop(self) -> None:
         """Takes the pulls off. May be repeated."""
@@ -174,11 +187,8 @@ class Pursuit:
     @property
     def arrays(self) -> list[NDArray[Any]]:
         """What the task is held against, sample by sample; nothing where there is none."""
-        reference = self._reference
-        if reference is None:
-            return []
-        each = () if reference.each is None else (reference.each,)
-        return [np.asarray(reference.value, np.float64), *each]
+        held = [m for m in (self._reference, self._trained) if m is not None]
+        return [a for m in held for a in (np.asarray(m.value, np.float64), _each(m))]
 
     def _restore(self, state: Mapping[str, Any], arrays: Sequence[NDArray[Any]]) -> None:
         progress, rates = GoalProgress.from_json(state["progress"]), tuple(state["rates"])
@@ -187,12 +197,21 @@ class Pursuit:
             raise ValueError("other kernels")
         if not all(r is None or 0 <= r <= 1 for r in rates):
             raise ValueError(f"rates {rates}")
-        if (self._task is None) != (not arrays):
+        asks = self._task is not None and self._task.measure_trained is not None
+        if len(arrays) != 2 * ((self._task is not None) + asks):
             raise ValueError("another task")
         self._progress, self._rates = progress, rates
-        if arrays:
-            self._reference = Measured(float(arrays[0]), arrays[1] if len(arrays) > 1 else None)
+        held = [
+            Measured(float(value), each if each.size else None)
+            for value, each in zip(arrays[::2], arrays[1::2], strict=True)
+        ]
+        self._reference = held[0] if held else None
+        self._trained = held[1] if asks else None
 
     def _assign(self) -> None:
         if self._pulling is not None:
             self._pulling.assign([self._rates[i] or 0.0 for i in self._pulled])
+
+
+def _each(measured: Measured) -> NDArray[Any]:
+    return np.empty(0, np.float32) if measured.each is None else measured.each

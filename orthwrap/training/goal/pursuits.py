@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from orthwrap.data import Data
 from orthwrap.errors import UsageError
 from orthwrap.live.compiled import inner_of
 from orthwrap.penalties.table import with_pull
@@ -22,6 +23,9 @@ from orthwrap.training.pull.pulling import check_no_averages
 from orthwrap.training.settings import DEFAULT_GOAL, Settings
 
 Places = Sequence[tuple[str, str]]
+
+TRAINED = 1000
+"""Samples of what is trained on, at most, that stand by where others are too few."""
 
 
 def aim_of(model: Any, kernels: Sequence[DrivenKernel], settings: Settings) -> Aim | None:
@@ -63,6 +67,7 @@ def pursuit_of(
     steps: int | None,
     kinds: Sequence[str] = (),
     pulls: Sequence[tuple[float, Places]] = (),
+    trained: Callable[[], Iterable[Any]] | None = None,
 ) -> Pursuit | None:
     """What pursues the goal, pulls at the rates that were given, or only watches.
 
@@ -73,6 +78,7 @@ def pursuit_of(
         steps: of an epoch; None where that is not known.
         kinds: of the outputs, where they are to be a teacher's.
         pulls: rates of rules, with the layers and slots they are for.
+        trained: some of what is trained on, the same each time; None for nothing.
 
     None where no trained kernel carries a penalty of ours.
 
@@ -92,13 +98,23 @@ def pursuit_of(
         )
     if not pursued:
         return None
-    task = None if batches is None else task_of(model, batches, settings.task_margin, kinds)
+    task = None
+    if batches is not None:
+        asked = None if aim is None else trained
+        task = task_of(model, batches, settings.task_margin, kinds, asked)
     return Pursuit(model, pursued, aim, task, Course(steps, settings.epochs))
 
 
 def is_pulled(pursuit: Pursuit | None) -> bool:
     """Whether any kernel is pulled, so that the loss has no penalty of it."""
     return pursuit is not None and any(rate is not None for rate in pursuit.rates)
+
+
+def trained_samples(data: Data, batch_size: int) -> Callable[[], Iterable[Any]] | None:
+    """Some of those that are trained on, where there are others to validate on; not of a stream."""
+    if data.held_out is None or not data.are_kept[0]:
+        return None
+    return lambda: data.some_trained(TRAINED, batch_size)
 
 
 _BOUND_BY_RATE = (
@@ -150,9 +166,9 @@ def told_of_pursuit(
         kernels = "1 kernel" if len(pulled) == 1 else f"{len(pulled)} kernels"
         what = f"{kernels} pulled after each step, at {rates[0]:.2g}{several}"
         if progress.goal is not None:
-            course = Course(steps, settings.epochs)
-            what = f"goal {progress.goal}: {what} at first, to be there after {course.spread} "
-            what += "epochs" if course.spread > 1 else "epoch"
+            what = f"goal {progress.goal}: {what} at first"
+            if settings.epochs > 1:
+                what += ", in longer steps from epoch to epoch while the task stands well"
         lines.append(f"{what}; the loss has no penalty of them")
         if left:
             lines.append(f"no pull, but a penalty with its factor: {listed(left)}")

@@ -44,12 +44,15 @@ class Task:
         lower_is_better: of it.
         measure: the figure of the model as it is, on the same samples each time.
         margin: what may be lost; None takes `MARGIN`, or `LOSS_MARGIN` of what is no share.
+        measure_trained: the figure on samples that are trained on, or None. They are more, and
+            asked where the others are too few to tell.
     """
 
     name: str
     lower_is_better: bool
     measure: Callable[[], Measured]
     margin: float | None = None
+    measure_trained: Callable[[], Measured] | None = None
 
     def allowed(self, original: float) -> float:
         """What may be lost, in the figure's own unit."""
@@ -70,6 +73,7 @@ class Task:
         return other if self.worse_by(one, other)[0] < 0 else one
 
     def standing(self, original: float, reference: Measured, now: Measured) -> TaskStanding:
+        """How it stands now; what is trained on is not asked."""
         worse_by, error = self.worse_by(reference, now)
         return TaskStanding(now.value, reference.value, worse_by, error, self.allowed(original))
 
@@ -79,6 +83,7 @@ def task_of(
     batches: Callable[[], Iterable[Any]],
     margin: float | None = None,
     kinds: Sequence[str] = (),
+    trained: Callable[[], Iterable[Any]] | None = None,
 ) -> Task:
     """The first compiled metric with a direction, else the task loss.
 
@@ -87,12 +92,15 @@ def task_of(
         batches: (x, y) or (x, y, sample weights), the same samples in the same order each time.
         margin: what may be lost.
         kinds: of the outputs, where it learns to give a teacher's: the agreement, then.
+        trained: some of what is trained on, as `batches`. A loss there says nothing of one
+            elsewhere, so that only accuracy and the like are taken there too.
 
     Several outputs are held by their weighted loss.
     """
     if kinds:
         agree = _Each(lambda y, p, w: agreement_of_each(y, p, kinds))
-        return Task("agreement", False, lambda: agree.measure(model, batches), margin)
+        there = None if trained is None else lambda: agree.measure(model, trained)
+        return Task("agreement", False, lambda: agree.measure(model, batches), margin, there)
     _, outputs = ports(model)
     if keras_inside.has_metrics(model) and not keras_inside.compiled_metrics(model):
         x, y, *_ = next(iter(batches()))  # Keras makes them for a first batch
@@ -105,7 +113,8 @@ def task_of(
     each = keras_inside.function_of_each(metric)
     if each is not None:
         counted = _Each(lambda y, p, w: _mean_of_each(each(y[0], p[0]), len(p[0])))
-        return Task(metric.name, lower, lambda: counted.measure(model, batches), margin)
+        there = None if trained is None or lower else lambda: counted.measure(model, trained)
+        return Task(metric.name, lower, lambda: counted.measure(model, batches), margin, there)
     return Task(metric.name, lower, lambda: Measured(_whole(metric, model, batches)), margin)
 
 
