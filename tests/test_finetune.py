@@ -691,29 +691,40 @@ STOCHASTIC: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.traced
-@pytest.mark.parametrize("kind", STOCHASTIC)
-def test_seed_makes_two_runs_identical(kind: str) -> None:
-    def run(seed: int) -> tuple[list[Array], Mapping[str, tuple[float, ...]]]:
-        result = orthwrap.apply(
-            models.dropout(),
-            factor=0.1,
-            data=classes(),
-            epochs=2,
-            batch_size=8,
-            learning_rate=0.01,
-            seed=seed,
-            **STOCHASTIC[kind],
-        )
-        assert result.report.training is not None
-        return weights_of(result.model), result.report.training.history
+def dropout_run(seed: int, **words: Any) -> tuple[list[Array], Mapping[str, tuple[float, ...]]]:
+    """The weights and the history of a short run of a model that draws numbers itself."""
+    words = {"factor": 0.1, "epochs": 2, "batch_size": 8, "learning_rate": 0.01, **words}
+    result = orthwrap.apply(models.dropout(), data=classes(), seed=seed, **words)
+    assert result.report.training is not None
+    return weights_of(result.model), result.report.training.history
 
-    (first, logs), (second, same), (other, _) = run(1), run(1), run(2)
-    assert logs == same
+
+def assert_identical(first: list[Array], second: list[Array]) -> None:
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("kind", STOCHASTIC)
+def test_seed_makes_two_runs_identical(kind: str) -> None:
+    (first, logs), (second, same), (other, _) = (
+        dropout_run(seed, **STOCHASTIC[kind]) for seed in (1, 1, 2)
+    )
+    assert logs == same
+    assert_identical(first, second)
     assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.traced
+def test_seed_makes_two_compiled_runs_identical() -> None:
+    """With all that draws numbers or counts steps, as compiling takes longest."""
+    rules = [
+        orthwrap.Rule(target="wide", regularizer="srip", on="activity", factor=0.1),
+        orthwrap.Rule(target="head", options={"estimate": "sketch", "every": 2}, factor=0.1),
+    ]
+    (first, logs), (second, same) = (dropout_run(1, rules=rules, factor=None) for _ in range(2))
+    assert logs == same
+    assert_identical(first, second)
 
 
 OPTIMIZERS: dict[str, Callable[[], Any]] = {

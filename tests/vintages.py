@@ -19,6 +19,8 @@ Makers = dict[str, Callable[[], Any]]
 
 # Groups whose models lie in a folder of their own inside FOLDER.
 APART = {"folders", "compiled", "applications"}
+# Folders that hold the traces of their layers too, as Keras 2 writes them unless told otherwise.
+TRACED = {"folder_hard", "folder_graph", "folder_compiled"}
 
 
 def words(text: str) -> list[str]:
@@ -887,7 +889,8 @@ def main(folder: Path, groups: list[str], only: list[str]) -> None:
                 data["loss"] = np.asarray(found["loss"])
             np.savez(place / f"{name}.npz", **data)
             if group == "folders":
-                model.save(place / name, save_format="tf")
+                # Traces take ten times longer than all else, and nobody reads them here.
+                model.save(place / name, save_format="tf", save_traces=name in TRACED)
                 continue
             model.save(place / f"{name}.h5")
             if group == "cudnn":
