@@ -332,6 +332,7 @@ def test_end_of_the_model_is_understood(name: str) -> None:
     assert any(choice.startswith(words) for choice in report.training.choices)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", heads())
 def test_named_loss_is_of_logits_where_they_are_known_to_be(name: str) -> None:
     make, _ = heads()[name]
@@ -491,6 +492,7 @@ def test_model_compiled_without_a_loss_gets_one() -> None:
 SCHEDULE = keras.optimizers.schedules.ExponentialDecay(0.05, 1, 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [
@@ -606,6 +608,7 @@ def test_several_inputs_and_outputs_by_name(compiled: bool) -> None:
         orthwrap.apply(model, data={**x, "kind": np.arange(20) % 7, "size": labels["size"]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("kind", ["arrays", "stream", "distilled"])
 def test_model_that_gives_a_mapping_is_spoken_of_by_its_keys(kind: str, compiled: bool) -> None:
@@ -704,6 +707,7 @@ def assert_identical(first: list[Array], second: list[Array]) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", STOCHASTIC)
 def test_seed_makes_two_runs_identical(kind: str) -> None:
     (first, logs), (second, same), (other, _) = (
@@ -808,6 +812,7 @@ def test_training_of_keras_2_goes_on_where_it_stood(
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 def test_finetune_of_a_file_is_that_of_the_model(suffix: str, tmp_path: Path) -> None:
     """The optimizer's state, the loss and the seed give the same weights by either way."""
@@ -837,6 +842,7 @@ def test_finetune_of_a_file_is_that_of_the_model(suffix: str, tmp_path: Path) ->
     assert int(written.optimizer.iterations) == int(model.optimizer.iterations) + 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 def test_seed_makes_two_runs_from_a_file_identical(suffix: str, tmp_path: Path) -> None:
     """A file may not keep the state of Dropout's random numbers."""
@@ -981,6 +987,7 @@ def test_data_at_fault_writes_nothing(data: Any, words: str, tmp_path: Path) -> 
     assert [p.name for p in tmp_path.iterdir()] == [source.name]
 
 
+@pytest.mark.slow
 @pytest.mark.traced
 def test_training_logs_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     """Keras warns of nothing that the user could do anything about."""

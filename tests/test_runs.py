@@ -209,6 +209,7 @@ def test_layers_and_classes_are_no_patterns(word: str) -> None:
 # Which layers are trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "trained"),
     [
@@ -331,6 +332,7 @@ def test_optimizer_keeps_what_it_knows_of_layers_that_are_still_trained() -> Non
 # What is optimised
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -362,6 +364,7 @@ def test_crossentropy_of_logits_is_told_so() -> None:
     assert same(named.model, found.model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["categorical_crossentropy", "sparse_categorical_crossentropy"])
 def test_labels_become_what_the_models_own_loss_takes(loss: str) -> None:
     (x, y), (x_val, y_val) = classes(), classes(20, 1)
@@ -620,6 +623,7 @@ class Note(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         self.logs.append(dict(logs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "kept"),
     [
@@ -801,7 +805,11 @@ RESUMED["all at once, compiled"] = all_at_once()
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param(kind, marks=[pytest.mark.slow, pytest.mark.traced] * kind.endswith("compiled"))
+        pytest.param(
+            kind,
+            marks=[pytest.mark.slow] * (kind != "plain")
+            + [pytest.mark.traced] * kind.endswith("compiled"),
+        )
         for kind in RESUMED
     ],
 )
@@ -852,6 +860,7 @@ def test_run_that_had_ended_ends_with_the_same_factors(tmp_path: Path) -> None:
     assert one.metrics_after == pytest.approx(other.metrics_after)
 
 
+@pytest.mark.slow
 def test_more_epochs_may_follow_on_a_run_that_ended(tmp_path: Path) -> None:
     words: dict[str, Any] = {"data": classes(), "factor": 1e-3, "seed": 3}
     words["checkpoint_dir"] = tmp_path / "c"
@@ -932,6 +941,7 @@ def test_checkpoint_folder_that_cannot_be_is_found_before_training(tmp_path: Pat
             orthwrap.apply(dropping(), data=classes(), checkpoint_dir=folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "said"),
     [
