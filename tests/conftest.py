@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -67,20 +68,26 @@ def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return call
 
 
-@pytest.fixture
-def eagerly(request: pytest.FixtureRequest) -> Iterator[None]:
+@contextlib.contextmanager
+def steps_run_eagerly() -> Iterator[None]:
     """Steps run as under `run_eagerly`, and no model's config says so.
 
     TensorFlow traces three functions for each model, which takes longer than all that a short run
-    does. Tests of what surrounds the steps do without; those marked `traced` do not.
+    does. Tests of what surrounds the steps do without.
     """
     import keras
 
     with pytest.MonkeyPatch.context() as patch:
-        if keras.backend.backend() == "tensorflow" and not request.node.get_closest_marker(
-            "traced"
-        ):
+        if keras.backend.backend() == "tensorflow":
             for name, value in (("run_eagerly", True), ("jit_compile", False)):
                 held = property(lambda model, v=value: v, lambda model, given: None)
                 patch.setattr(keras.Model, name, held)
+        yield
+
+
+@pytest.fixture
+def eagerly(request: pytest.FixtureRequest) -> Iterator[None]:
+    """`steps_run_eagerly`, but for tests that are marked `traced`."""
+    is_traced = request.node.get_closest_marker("traced") is not None
+    with contextlib.nullcontext() if is_traced else steps_run_eagerly():
         yield

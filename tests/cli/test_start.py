@@ -88,6 +88,7 @@ def test_an_ignored_interrupt_stays_ignored(tmp_path: Path, entry: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize("at", ["typer", "numpy", "h5py"])
 @pytest.mark.parametrize(

@@ -341,6 +341,7 @@ def test_streams_are_taken_as_they_come(kind: str) -> None:
 
 # Keras says so of all that does not know its length.
 @pytest.mark.slow
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
 @pytest.mark.parametrize("kind", [*STREAMS, "arrays", "folder"])
 def test_keras_trains_on_each_kind(kind: str, tmp_path: Path) -> None:

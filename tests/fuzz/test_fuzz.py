@@ -82,6 +82,7 @@ def _command(kind: str, seed: int) -> str:
     return f"python -m tests.fuzz.worker {kind} {seed} 1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_input_is_read_or_refused_in_one_line(kind: str) -> None:
     small_file(".keras")  # beside the other

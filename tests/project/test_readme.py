@@ -8,12 +8,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from orthwrap.rules.file import read_rules
 from orthwrap.rules.patterns import SHORTHANDS
 from tests.conftest import REPOSITORY
+<<<<<<< HEAD:tests/project/test_readme.py
 from tests.support.samples import small_file
+=======
+from tests.samples import small_file
+from tests.test_cli import call
+>>>>>>> suite:tests/test_readme.py
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
@@ -22,6 +28,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_python_runs_from_top_to_bottom(tmp_path: Path) -> None:
     script = tmp_path / "readme.py"
     script.write_text("\n".join(blocks("python")), encoding="utf-8")
@@ -29,7 +36,10 @@ def test_the_python_runs_from_top_to_bottom(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_commands_run_as_they_stand(tmp_path: Path, run) -> None:
+@pytest.mark.slow
+def test_the_commands_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # where Python itself looks, run as a command there
     (tmp_path / "model.h5").write_bytes(small_file(".h5").read_bytes())
     np.savez(tmp_path / "mydata.npz", x=np.ones((8, 8, 8, 1)), y=np.arange(8))
     (tmp_path / "my_data.py").write_text(
@@ -43,8 +53,7 @@ def test_the_commands_run_as_they_stand(tmp_path: Path, run) -> None:
     lines = re.findall(r"^\$ orthwrap (.*?)(?: +#.*)?$", README, re.MULTILINE)
     assert len(lines) >= 3
     for line in lines:
-        done = run(*line.split())
-        assert done.returncode == 0, (line, done.stderr)
+        call(*line.split())
     assert (tmp_path / "model-orth-plain.h5").exists()
 
 

@@ -859,13 +859,10 @@ def test_penalty_of_outputs_acts_in_fit(name: str) -> None:
     parts = [keras.Model(model.input, model.get_layer(n).output)(x) for n in ("conv", "dense")]
     expected = sum(0.5 * activity_oracle(name, numpy(part)) / 6 for part in parts)
     copy = result.model
-    copy.compile(keras.optimizers.SGD(0.0), no_task)
-    history = copy.fit(x, np.zeros((6, 4)), batch_size=6, verbose=0).history
-    tolerance = 3e-2 if name == "srip" else 1e-4
-    assert history["loss"][0] == pytest.approx(expected, rel=tolerance)
-
     copy.compile(keras.optimizers.Adam(0.02), no_task)
     losses = copy.fit(x, np.zeros((6, 4)), batch_size=6, epochs=15, verbose=0).history["loss"]
+    tolerance = 3e-2 if name == "srip" else 1e-4
+    assert losses[0] == pytest.approx(expected, rel=tolerance)  # before the first step
     assert losses[-1] < losses[0]
 
 

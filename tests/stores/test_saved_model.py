@@ -60,6 +60,7 @@ def refusal(folder: Path, target: Path) -> str:
 # What Keras 2 wrote
 
 
+@pytest.mark.slow
 def test_outputs_and_weights_are_those_of_keras_2(vintages: Path, tmp_path: Path) -> None:
     wrong = []
     folders = sorted(path for path in vintages.iterdir() if path.is_dir())
@@ -82,6 +83,7 @@ def test_outputs_and_weights_are_those_of_keras_2(vintages: Path, tmp_path: Path
     assert not wrong
 
 
+@pytest.mark.slow
 def test_apply_and_load(vintages: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.keras"
     result = orthwrap.apply(vintages / "folder_layers", out, target="all", factor=0.01)
@@ -93,6 +95,7 @@ def test_apply_and_load(vintages: Path, tmp_path: Path) -> None:
     assert orthwrap.compare(vintages / "folder_layers", out).to_json()["layers"]
 
 
+@pytest.mark.slow
 def test_what_has_no_place_is_said(vintages: Path) -> None:
     (left,) = (
         upgrade["layers"]
@@ -102,6 +105,7 @@ def test_what_has_no_place_is_said(vintages: Path) -> None:
     assert set(left) == {"optimizer", "metrics", "training configuration"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["folder_layers", "folder_compiled", "SM_medaka_r941_min_sup_g507"]
 )
@@ -227,6 +231,7 @@ def test_a_layer_of_a_class_without_arrays_stays(tmp_path: Path) -> None:
     assert [row.path for row in orthwrap.inspect(folder).layers] == ["a"]
 
 
+@pytest.mark.slow
 def test_the_table_agrees_with_keras_2(vintages: Path) -> None:
     """Shapes of the table for a model of every kind of layer, against the arrays themselves."""
     from orthwrap.stores.saved_model import SavedModelFolder, described

@@ -19,6 +19,8 @@ Makers = dict[str, Callable[[], Any]]
 
 # Groups whose models lie in a folder of their own inside FOLDER.
 APART = {"folders", "compiled", "applications"}
+# Folders that hold the traces of their layers too, as Keras 2 writes them unless told otherwise.
+TRACED = {"folder_hard", "folder_graph", "folder_compiled"}
 
 
 def words(text: str) -> list[str]:
@@ -576,6 +578,21 @@ def application_models(k: Any) -> Makers:
     def of(make: Any, *given: Any, size: int = 64, **more: Any) -> Callable[[], Any]:
         return lambda: make(*given, input_shape=(size, size, 3), **{**small, **more})
 
+    def inception_resnet() -> Any:
+        """An eighth of its filters, and the first and the last of its blocks of each kind."""
+        whole = src.inception_resnet_v2
+        convolution, block = whole.conv2d_bn, whole.inception_resnet_block
+
+        def thin(x: Any, filters: int, *given: Any, use_bias: bool = False, **more: Any) -> Any:
+            filters = filters if use_bias else filters // 8  # with a bias it leads back to x
+            return convolution(x, filters, *given, use_bias=use_bias, **more)
+
+        def few(x: Any, *, block_idx: int, **more: Any) -> Any:
+            return block(x, block_idx=block_idx, **more) if block_idx in (1, 10) else x
+
+        whole.conv2d_bn, whole.inception_resnet_block = thin, few
+        return a.InceptionResNetV2(input_shape=(96, 96, 3), **small)
+
     def stacks(stack: Any) -> Callable[[Any], Any]:
         return lambda x: stack(stack(x, 8, 2, stride1=1, name="conv2"), 16, 2, name="conv3")
 
@@ -590,7 +607,7 @@ def application_models(k: Any) -> Makers:
         "app_efficientnet_v2": of(
             src.efficientnet_v2.EfficientNetV2, **thin, model_name="efficientnetv2-b0"
         ),
-        "app_inception_resnet": of(a.InceptionResNetV2, size=96),
+        "app_inception_resnet": inception_resnet,
         "app_inception": of(a.InceptionV3, size=96),
         "app_mobilenet": of(a.MobileNet, alpha=0.25),
         "app_mobilenet_v2": of(a.MobileNetV2, alpha=0.35),
@@ -887,7 +904,8 @@ def main(folder: Path, groups: list[str], only: list[str]) -> None:
                 data["loss"] = np.asarray(found["loss"])
             np.savez(place / f"{name}.npz", **data)
             if group == "folders":
-                model.save(place / name, save_format="tf")
+                # Traces take ten times longer than all else, and nobody reads them here.
+                model.save(place / name, save_format="tf", save_traces=name in TRACED)
                 continue
             model.save(place / f"{name}.h5")
             if group == "cudnn":
@@ -907,7 +925,7 @@ def _values(rng: Any, weight: Any) -> Any:
     if "variance" in weight.name or "gamma" in weight.name:
         return rng.uniform(0.5, 1.5, shape)
     fan = max(1.0, float(_product(shape[:-1]))) if len(shape) > 1 else 1.0
-    return rng.normal(0.0, 1.0, shape) / fan**0.5
+    return rng.standard_normal(shape, "float32") / fan**0.5
 
 
 def _product(shape: tuple[int, ...]) -> int:

@@ -168,6 +168,7 @@ def command(folder: Path, *words: object, **env: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_pytorch_has_no_devices(folder: Path) -> None:
     words = ("apply", "plain.keras", "--data", "even.npz", "-o", "torch.keras", "--devices", 2)
     done = command(folder, *words, KERAS_BACKEND="torch")
@@ -178,6 +179,7 @@ def test_pytorch_has_no_devices(folder: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_command_takes_devices_and_a_legacy_file(folder: Path) -> None:
     model = keras.models.load_model(folder / "plain.keras")
     keras.src.legacy.saving.legacy_h5_format.save_model_to_hdf5(model, folder / "plain.h5")
@@ -238,6 +240,7 @@ def test_two_processes_train_as_one_does(folder: Path, runs: dict[str, Any]) -> 
     np.testing.assert_allclose(np.concatenate([w.ravel() for w in weights]), one, atol=2e-6)
 
 
+<<<<<<< HEAD:tests/training/test_devices.py
 SPOILING = """
 import numpy as np
 
@@ -302,6 +305,9 @@ def test_none_waits_for_a_process_that_ends(folder: Path, how: str, tmp_path: Pa
     assert not (tmp_path / "0" / "out.keras").exists()
 
 
+=======
+@pytest.mark.slow
+>>>>>>> suite:tests/test_devices.py
 def test_several_processes_work_on_jax(folder: Path) -> None:
     words = ("apply", "plain.keras", "--data", "even.npz", "-o", "never.keras")
     env = {"KERAS_BACKEND": "tensorflow", "KERAS_DISTRIBUTION_NUM_PROCESSES": "2"}

@@ -332,6 +332,7 @@ def test_end_of_the_model_is_understood(name: str) -> None:
     assert any(choice.startswith(words) for choice in report.training.choices)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", heads())
 def test_named_loss_is_of_logits_where_they_are_known_to_be(name: str) -> None:
     make, _ = heads()[name]
@@ -474,6 +475,7 @@ def test_model_compiled_without_a_loss_gets_one() -> None:
 SCHEDULE = keras.optimizers.schedules.ExponentialDecay(0.05, 1, 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [
@@ -589,6 +591,7 @@ def test_several_inputs_and_outputs_by_name(compiled: bool) -> None:
         orthwrap.apply(model, data={**x, "kind": np.arange(20) % 7, "size": labels["size"]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("kind", ["arrays", "stream", "distilled"])
 def test_model_that_gives_a_mapping_is_spoken_of_by_its_keys(kind: str, compiled: bool) -> None:
@@ -674,29 +677,43 @@ STOCHASTIC: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.traced
-@pytest.mark.parametrize("kind", STOCHASTIC)
-def test_seed_makes_two_runs_identical(kind: str) -> None:
-    def run(seed: int) -> tuple[list[Array], Mapping[str, tuple[float, ...]]]:
-        result = orthwrap.apply(
-            models.dropout(),
-            factor=0.1,
-            data=classes(),
-            epochs=2,
-            batch_size=8,
-            learning_rate=0.01,
-            seed=seed,
-            **STOCHASTIC[kind],
-        )
-        assert result.report.training is not None
-        return weights_of(result.model), result.report.training.history
+def dropout_run(seed: int, **words: Any) -> tuple[list[Array], Mapping[str, tuple[float, ...]]]:
+    """The weights and the history of a short run of a model that draws numbers itself."""
+    words = {"factor": 0.1, "epochs": 1, "batch_size": 8, "learning_rate": 0.01, **words}
+    result = orthwrap.apply(models.dropout(), data=classes(), seed=seed, measure=False, **words)
+    assert result.report.training is not None
+    return weights_of(result.model), result.report.training.history
 
-    (first, logs), (second, same), (other, _) = run(1), run(1), run(2)
-    assert logs == same
+
+def assert_identical(first: list[Array], second: list[Array]) -> None:
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", STOCHASTIC)
+def test_seed_makes_two_runs_identical(kind: str) -> None:
+    (first, logs), (second, same), (other, _) = (
+        dropout_run(seed, **STOCHASTIC[kind]) for seed in (1, 1, 2)
+    )
+    assert logs == same
+    assert_identical(first, second)
     assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.traced
+def test_seed_makes_two_compiled_runs_identical() -> None:
+    """With all that draws numbers or counts steps, as compiling takes longest."""
+    rules = [
+        orthwrap.Rule(target="wide", regularizer="srip", on="activity", factor=0.1),
+        orthwrap.Rule(target="head", options={"estimate": "sketch", "every": 2}, factor=0.1),
+    ]
+    (first, logs), (second, same) = (
+        dropout_run(1, rules=rules, factor=None, epochs=2) for _ in range(2)
+    )
+    assert logs == same
+    assert_identical(first, second)
 
 
 OPTIMIZERS: dict[str, Callable[[], Any]] = {
@@ -780,6 +797,7 @@ def test_training_of_keras_2_goes_on_where_it_stood(
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 def test_finetune_of_a_file_is_that_of_the_model(suffix: str, tmp_path: Path) -> None:
     """The optimizer's state, the loss and the seed give the same weights by either way."""
@@ -809,6 +827,7 @@ def test_finetune_of_a_file_is_that_of_the_model(suffix: str, tmp_path: Path) ->
     assert int(written.optimizer.iterations) == int(model.optimizer.iterations) + 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 def test_seed_makes_two_runs_from_a_file_identical(suffix: str, tmp_path: Path) -> None:
     """A file may not keep the state of Dropout's random numbers."""
@@ -953,6 +972,7 @@ def test_data_at_fault_writes_nothing(data: Any, words: str, tmp_path: Path) -> 
     assert [p.name for p in tmp_path.iterdir()] == [source.name]
 
 
+@pytest.mark.slow
 @pytest.mark.traced
 def test_training_logs_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     """Keras warns of nothing that the user could do anything about."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -292,10 +293,9 @@ X = (CENTRES[Y] + 0.6 * rng.standard_normal((400, 12))).astype("float32")
 X_VAL, Y_VAL, X, Y = X[:100], Y[:100], X[100:], Y[100:]
 
 
-def small(seed: int = 1, **compiled: Any) -> Any:
-    """Trained to a plateau."""
-    keras.utils.set_random_seed(seed)
-    model = keras.Sequential(
+def untrained() -> Any:
+    keras.utils.set_random_seed(1)
+    return keras.Sequential(
         [
             layers.Input((12,)),
             layers.Dense(16, activation="relu", name="hidden"),
@@ -303,12 +303,25 @@ def small(seed: int = 1, **compiled: Any) -> Any:
             layers.Dense(4, activation="softmax", name="head"),
         ]
     )
-    model.compile(
-        keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy", metrics=["accuracy"]
-    )
+
+
+@functools.cache
+def plateau() -> list[Array]:
+    """The weights of `untrained` once it has been trained."""
+    model = untrained()
+    model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
     model.fit(X, Y, epochs=6, batch_size=25, verbose=0)
-    words = {"metrics": ["accuracy"], "loss": "sparse_categorical_crossentropy", **compiled}
-    model.compile(keras.optimizers.Adam(1e-4), **words)
+    weights: list[Array] = model.get_weights()
+    return weights
+
+
+def small() -> Any:
+    """Trained to a plateau."""
+    model = untrained()
+    model.set_weights(plateau())
+    model.compile(
+        keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
     return model
 
 
@@ -355,6 +368,7 @@ SAID: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", SAID)
 def test_whoever_says_how_strong_gets_no_goal(words: dict[str, Any]) -> None:
     report = orthwrap.apply(small(), data=(X, Y), epochs=1, seed=3, **words).report
@@ -365,6 +379,7 @@ def test_whoever_says_how_strong_gets_no_goal(words: dict[str, Any]) -> None:
     assert report.training.history["penalty"][0] > 0
 
 
+@pytest.mark.slow
 def test_a_factor_that_will_move_little_is_told_before_the_first_step() -> None:
     def told(**words: Any) -> list[str]:
         choices = orthwrap.apply(small(), data=(X, Y), epochs=1, **words).report.training.choices
@@ -377,6 +392,7 @@ def test_a_factor_that_will_move_little_is_told_before_the_first_step() -> None:
     assert not told(pull=0.01)
 
 
+@pytest.mark.slow
 def test_the_default_gives_way_where_nothing_can_be_pulled() -> None:
     model = small()
     report = orthwrap.apply(model, data=(X, Y), epochs=1, seed=3, regularizer="srip").report
@@ -398,6 +414,7 @@ def test_what_is_only_attached_says_how_to_get_there() -> None:
     assert "callbacks=[orthwrap.Pull(0.05)]" in pulled
 
 
+@pytest.mark.slow
 def test_a_margin_of_nothing_keeps_the_task() -> None:
     """Hardly pulled: the loss on what it was trained on is as good as it gets."""
     model = small()
@@ -412,6 +429,7 @@ def test_a_margin_of_nothing_keeps_the_task() -> None:
     assert kept.task.worse_by == best  # all are spent: the one that lost least
 
 
+@pytest.mark.slow
 def test_a_fixed_pull_and_that_of_a_rule() -> None:
     model = small()
     report = orthwrap.apply(model, data=(X, Y), epochs=2, seed=3, pull=0.05).report
@@ -426,6 +444,7 @@ def assert_same(one: Any, other: Any) -> None:
         np.testing.assert_array_equal(ops.convert_to_numpy(a), ops.convert_to_numpy(b))
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_ends_at_the_same_bits(tmp_path: Path) -> None:
     model = small()
     words: dict[str, Any] = {"data": (X, Y), "goal": "30x", "seed": 3, "epochs": 5}

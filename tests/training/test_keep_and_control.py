@@ -53,6 +53,7 @@ def residuals(epoch: Any) -> float:
     return float(np.mean(np.log(np.maximum(epoch.residuals, 0.01))))
 
 
+@pytest.mark.slow
 def test_best_is_the_most_orthogonal_epoch_within_the_margin() -> None:
     training = run(factor=1.0, task_margin=0.5).report.training
     assert training.keep == "best"
@@ -71,6 +72,7 @@ def test_the_weights_are_those_of_the_epoch_that_is_kept() -> None:
         assert getattr(record.after, record.driven) == pytest.approx(residual, rel=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["warmup:2, constant", "warmup:2, cosine:0.1"])
 def test_no_epoch_of_a_warm_up_is_kept(schedule: str) -> None:
     """With a rate that undoes the task, the first epochs would be kept for it."""
@@ -87,6 +89,7 @@ def test_monitor_is_about_the_best_for_the_task() -> None:
             run(factor=0.1, monitor="val_accuracy", keep=keep)
 
 
+@pytest.mark.slow
 def test_resume_keeps_the_same_epoch(tmp_path: Path) -> None:
     words = {"factor": 0.3, "task_margin": 0.5, "learning_rate": 3e-2}
     whole = run(**words, epochs=5)
@@ -155,6 +158,7 @@ def plain(epochs: int) -> Any:
     ).report.training.metrics_after
 
 
+@pytest.mark.slow
 def test_a_control_is_the_same_training_without_a_penalty() -> None:
     alone = run(factor=0.3, task_margin=0.5)
     done = run(factor=0.3, task_margin=0.5, control=True)
@@ -179,6 +183,7 @@ def test_a_control_is_the_same_training_without_a_penalty() -> None:
     assert str(Report.from_json(told)) == shown
 
 
+@pytest.mark.slow
 def test_repeats_have_a_spread_and_write_the_first_model() -> None:
     alone = run(factor=0.3)
     done = run(factor=0.3, repeats=3, control=True)

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def vintages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    groups = "layers,functional,operations,cudnn,folders,compiled,applications"
+    groups = "layers,functional,operations,cudnn,compiled,applications"
     return make_vintages(tmp_path_factory.mktemp("vintages"), groups)
 
 
