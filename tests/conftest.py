@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.originals import VERBS, keeping_bits
+from tests.support.originals import VERBS, keeping_bits
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # On by default on most processors, not on all; without it TensorFlow's CPU lacks NCHW convolutions.

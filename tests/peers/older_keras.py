@@ -60,7 +60,7 @@ class Release:
 
 def transfer_models(k: Any) -> Makers:
     """Backbones in every place; operations; what is compiled."""
-    from vintages import _small_functional
+    from tests.support.vintages import _small_functional
 
     L, image = k.layers, (8, 8, 3)
 
@@ -112,7 +112,8 @@ def transfer_models(k: Any) -> Makers:
 def write(folder: Path) -> None:
     """The models of this process's Keras, each with inputs and outputs."""
     import numpy as np
-    from vintages import _inputs, _values, makers
+
+    from tests.support.vintages import _inputs, _values, makers
 
     k = Release()
     rng = np.random.default_rng(0)
@@ -150,9 +151,9 @@ def check(folder: Path) -> dict[str, str]:
     import keras
     import numpy as np
     from absl import logging
-    from upgrade_helpers import oracle, run
 
     import orthwrap
+    from tests.support.upgrade_helpers import oracle, run
 
     logging.set_verbosity(logging.ERROR)
     found = {}

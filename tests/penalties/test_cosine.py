@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from oracles import random
 
 from orthwrap.penalties.cosine import cosine
+from tests.penalties.oracles import random
 from tests.support.backend import value, value_and_grad
 
 # Keras itself triggers this on tensors of some NumPy and backend versions.

@@ -11,7 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
-from oracles import (
+
+from orthwrap.model_config.layout import Layout
+from orthwrap.penalties import tensors
+from orthwrap.penalties.penalty import probe_shape
+from orthwrap.report.measure import measure
+from tests.penalties.oracles import (
     ALL,
     FUNCTIONS,
     ORACLES,
@@ -24,11 +29,6 @@ from oracles import (
     random,
     signs,
 )
-
-from orthwrap.model_config.layout import Layout
-from orthwrap.penalties import tensors
-from orthwrap.penalties.penalty import probe_shape
-from orthwrap.report.measure import measure
 from tests.support.backend import EAGER_IS_CHEAP, compiled, value, value_and_grad
 
 # Keras itself triggers this on tensors of some NumPy and backend versions.

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
-from oracles import assert_gradient, orthonormal, random, signs
 
 from orthwrap.penalties.conv_gram import ConvGeometry
 from orthwrap.penalties.lorth import lorth, lorth_probe_shape, lorth_value, why_none_exists
 from orthwrap.penalties.so import so
+from tests.penalties.oracles import assert_gradient, orthonormal, random, signs
 from tests.support.backend import EAGER_IS_CHEAP, compiled, value, value_and_grad
 
 pytestmark = pytest.mark.filterwarnings(

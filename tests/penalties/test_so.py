@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from oracles import assert_sketch_gradient, assert_sketch_is_unbiased
+
+from tests.penalties.oracles import assert_sketch_gradient, assert_sketch_is_unbiased
 
 # Keras itself triggers this on tensors of some NumPy and backend versions.
 pytestmark = pytest.mark.filterwarnings(

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracles import gram, numpy_srip, orthonormal, random
 
 from orthwrap.penalties.penalty import probe_shape
 from orthwrap.penalties.srip import estimated, srip
+from tests.penalties.oracles import gram, numpy_srip, orthonormal, random
 from tests.support.backend import value, value_and_grad
 
 # Keras itself triggers this on tensors of some NumPy and backend versions.

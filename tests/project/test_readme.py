@@ -13,13 +13,9 @@ import tensorflow as tf
 
 from orthwrap.rules.file import read_rules
 from orthwrap.rules.patterns import SHORTHANDS
+from tests.cli.test_cli import call
 from tests.conftest import REPOSITORY
-<<<<<<< HEAD:tests/project/test_readme.py
 from tests.support.samples import small_file
-=======
-from tests.samples import small_file
-from tests.test_cli import call
->>>>>>> suite:tests/test_readme.py
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 

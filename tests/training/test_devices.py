@@ -240,7 +240,6 @@ def test_two_processes_train_as_one_does(folder: Path, runs: dict[str, Any]) -> 
     np.testing.assert_allclose(np.concatenate([w.ravel() for w in weights]), one, atol=2e-6)
 
 
-<<<<<<< HEAD:tests/training/test_devices.py
 SPOILING = """
 import numpy as np
 
@@ -305,9 +304,7 @@ def test_none_waits_for_a_process_that_ends(folder: Path, how: str, tmp_path: Pa
     assert not (tmp_path / "0" / "out.keras").exists()
 
 
-=======
 @pytest.mark.slow
->>>>>>> suite:tests/test_devices.py
 def test_several_processes_work_on_jax(folder: Path) -> None:
     words = ("apply", "plain.keras", "--data", "even.npz", "-o", "never.keras")
     env = {"KERAS_BACKEND": "tensorflow", "KERAS_DISTRIBUTION_NUM_PROCESSES": "2"}

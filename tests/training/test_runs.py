@@ -34,12 +34,9 @@ from orthwrap.training.loop.logs import csv_of
 from orthwrap.training.loop.watch import regularizers_in
 from orthwrap.training.settings import Settings, TrainingWords, settings_of
 from orthwrap_cli.main import app
-<<<<<<< HEAD:tests/training/test_runs.py
+from tests.conftest import steps_run_eagerly
 from tests.support import models
 from tests.support.run_helpers import CtrlC, arrays_of, classes
-=======
-from tests.conftest import steps_run_eagerly
->>>>>>> suite:tests/test_runs.py
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_upgrades_table import functional, layer, node, sequential
 
 from orthwrap.errors import FileFault, OrthwrapError
 from orthwrap.stores.edits import Described
@@ -24,6 +23,7 @@ from orthwrap.upgrades.saved_models.whole_folder import model_config, plain
 from tests.support.hostile import places
 from tests.support.saved_models import field
 from tests.support.upgrade_helpers import upgrade, write_h5
+from tests.upgrades.test_upgrades_table import functional, layer, node, sequential
 
 SEEDS: list[tuple[Any, str]] = [
     (sequential(layer("Dense", units=2, activation="hard_sigmoid")), "2.3.1"),

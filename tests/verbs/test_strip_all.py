@@ -11,10 +11,10 @@ import keras
 import numpy as np
 import pytest
 from typer.testing import CliRunner
-from upgrade_helpers import load, real, write_h5
 
 import orthwrap
 from orthwrap_cli.main import app
+from tests.support.upgrade_helpers import load, real, write_h5
 
 L = keras.layers
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import models
 import numpy as np
 import pytest
 from keras import layers, ops
-from test_live import assert_same_outputs, numpy
 
 import orthwrap
+from tests.live.test_live import assert_same_outputs, numpy
+from tests.support import models
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from keras import layers, ops
 import orthwrap
 from orthwrap.regularizers import CLASSES
 from orthwrap.regularizers.clock import is_turn
-from tests import models
+from tests.support import models
 
 BACKEND = keras.backend.backend()
 only_jax = pytest.mark.skipif(BACKEND != "jax", reason="JAX")

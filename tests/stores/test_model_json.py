@@ -14,11 +14,11 @@ import keras
 import numpy as np
 import pytest
 from typer.testing import CliRunner
-from upgrade_helpers import load, oracle, real, write_h5
 
 import orthwrap
 from orthwrap.errors import FileFault, UsageError
 from orthwrap_cli.main import app
+from tests.support.upgrade_helpers import load, oracle, real, write_h5
 
 L = keras.layers
 X = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")

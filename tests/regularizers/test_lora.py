@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import models
 import numpy as np
 import pytest
 from keras import layers
-from test_live import losses_of, numpy
 
 import orthwrap
+from tests.live.test_live import losses_of, numpy
+from tests.support import models
 
 CARRIERS: dict[str, Callable[[], Any]] = {
     "dense": lambda: models.randomized(

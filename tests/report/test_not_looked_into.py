@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import models
 import numpy as np
 import pytest
 from keras import layers
 
 import orthwrap
 from orthwrap.report.record import Report
+from tests.support import models
 
 
 @pytest.fixture(autouse=True)

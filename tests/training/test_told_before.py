@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import models
 import numpy as np
 import pytest
-from run_helpers import classes
 
 import orthwrap
 from orthwrap.report import progress
 from orthwrap.report.terminal import console
+from tests.support import models
+from tests.support.run_helpers import classes
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 

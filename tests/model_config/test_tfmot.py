@@ -9,12 +9,12 @@ from typing import Any
 
 import h5py
 import keras
-import models
 import numpy as np
 import pytest
 from keras import layers
 
 import orthwrap
+from tests.support import models
 
 # What tfmot 0.8 writes: class, its module within the package, and the way back to the model.
 TFMOT: dict[str, tuple[str, str]] = {

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import models
 import numpy as np
 import pytest
 from keras import layers
 
 import orthwrap
 from tests.conftest import needs_keras
+from tests.support import models
 
 
 @pytest.fixture(autouse=True)

@@ -15,11 +15,11 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from upgrade_helpers import load
 
 import orthwrap
 from orthwrap.opening import opened
 from orthwrap.upgrades import modernise
+from tests.support.upgrade_helpers import load
 
 L = keras.layers
 IMAGE = (8, 8, 3)
