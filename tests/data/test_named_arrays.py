@@ -109,7 +109,7 @@ def test_name_of_an_output_may_end_in_val() -> None:
         (([[1, 2], [3]], zeros(2)), "x is no array"),
         ((zeros(6, 4, 3),), "function that returns one of these; got a tuple of 1"),
         (7, "got int"),
-        ((a for a in ()), "got generator"),
+        (iter(()), "got tuple_iterator"),
     ],
 )
 def test_data_that_does_not_fit_says_what_was_found_and_expected(given: Any, words: str) -> None:
