@@ -104,7 +104,7 @@ def _own(record: LayerRecord, figures: Deviation | None) -> float | None:
     count, m, n = record.matrices
     if not PENALTIES[name].own_residual:
         return figures.penalty / count
-    r = min(m, n) if name != "lorth" else _operator_rank(record, m, n)
+    r = _operator_rank(record, m, n) if PENALTIES[name].of_kernel else min(m, n)
     return math.sqrt(max(figures.penalty, 0.0) / (count * r))
 
 

@@ -160,7 +160,7 @@ def test_figure_to_monitor_must_be_there() -> None:
 
 
 def test_callback_may_end_the_run() -> None:
-    stop = keras.callbacks.LambdaCallback(
+    stop: Any = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: setattr(stop.model, "stop_training", "val_loss" in logs)
     )
     result = orthwrap.apply(models.dense(), data=with_validation(), epochs=9, callbacks=[stop])
