@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from itertools import islice
 from typing import Any
 
 from orthwrap import keras_inside
+from orthwrap.errors import is_installed
 
 Element = tuple[Any, ...]
 
@@ -17,10 +17,7 @@ Element = tuple[Any, ...]
 @functools.cache
 def has_tensorflow() -> bool:
     """Whether TensorFlow is installed here; it is not imported."""
-    try:
-        return find_spec("tensorflow") is not None
-    except (ImportError, ValueError):
-        return False
+    return is_installed("tensorflow")
 
 
 def batches(read: Callable[[], Iterator[Element]]) -> Any:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import numpy as np
 from numpy.typing import NDArray
 
-from orthwrap.errors import FileFault, OrthwrapError
+from orthwrap.errors import FileFault, OrthwrapError, is_installed
 from orthwrap.stores.regular import open_regular
 from orthwrap.text import first_line
 
@@ -17,7 +15,7 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 def check_pillow() -> None:
     """Raises OrthwrapError where Pillow is not installed."""
-    if find_spec("PIL") is None:
+    if not is_installed("PIL"):
         raise OrthwrapError(
             "images need TensorFlow or Pillow, and neither is installed here: pip install pillow"
         )

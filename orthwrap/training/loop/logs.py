@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from orthwrap.data.batches import has_tensorflow
-from orthwrap.errors import FileFault, OrthwrapError
+from orthwrap.errors import FileFault, OrthwrapError, is_installed
 from orthwrap.live.live_store import LiveStore
 from orthwrap.report.make import figures
 from orthwrap.report.record import place_of
@@ -43,7 +42,7 @@ def check_board(path: Path | None) -> None:
     there = next(place for place in (path, *path.parents) if place.exists())
     if not there.is_dir():
         raise FileFault(f"tensorboard {path}: {there} is a file; name a folder")
-    if not has_tensorflow() and find_spec("tensorboard") is None:
+    if not has_tensorflow() and not is_installed("tensorboard"):
         raise OrthwrapError(
             "tensorboard needs TensorFlow or the package tensorboard, and neither is installed "
             "here: pip install tensorboard"
