@@ -59,10 +59,12 @@ test-backends: test-torch test-jax
 test-torch: $(VENV)/backends
 	KERAS_BACKEND=torch $(BIN)/pytest -n 2 --dist worksteal $(BACKEND_TESTS)
 	$(BIN)/pytest tests/data/test_data.py -k DataLoader
+	$(BIN)/pytest tests/training/test_without_tensorflow.py -k torch
 
 test-jax: $(VENV)/backends
 	XLA_FLAGS=--xla_backend_optimization_level=0 KERAS_BACKEND=jax $(BIN)/pytest -n 2 --dist worksteal $(BACKEND_TESTS) -k "not test_gradient_agrees"
 	$(BIN)/pytest tests/training/test_devices.py
+	$(BIN)/pytest tests/training/test_without_tensorflow.py -k jax
 
 BACKEND_TESTS := tests/penalties tests/regularizers/test_regularizers.py tests/loading/test_optimizers.py \
 	$(addprefix tests/training/,test_factor_auto.py test_distillation.py test_schedules.py \

@@ -7,12 +7,17 @@ where.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 from orthwrap.text import printable
 
 _LONGEST = 2000
+_BACKENDS = ("tensorflow", "jax", "torch")  # that train
 
 
 def origin(error: BaseException) -> str:
@@ -70,6 +75,37 @@ class OrthwrapError(Exception):
     def __init__(self, message: str = "") -> None:
         message = printable(" ".join(line.strip() for line in message.splitlines()))
         super().__init__(message if len(message) <= _LONGEST else message[: _LONGEST - 1] + "…")
+
+
+@contextlib.contextmanager
+def backend_named() -> Iterator[None]:
+    """While active, an import of Keras that fails for want of its backend says which there are.
+
+    Raises:
+        OrthwrapError: in place of what Keras raises.
+    """
+    try:
+        yield
+    except (ModuleNotFoundError, ValueError) as e:
+        wanted = e.name if isinstance(e, ModuleNotFoundError) else os.environ.get("KERAS_BACKEND")
+        is_unknown = str(e).startswith("Unable to import backend")  # Keras's words
+        if "keras" in sys.modules or not (is_unknown or wanted in _BACKENDS):
+            raise
+        what = "is none of Keras's backends" if is_unknown else "is not installed here"
+        there = [name for name in _BACKENDS if is_installed(name)]
+        if there:
+            advice = f"installed: {', '.join(there)}: set KERAS_BACKEND={there[0]}"
+        else:
+            advice = f"nor is another backend: install one of {', '.join(_BACKENDS)}"
+        raise OrthwrapError(f"Keras's backend is {wanted}, which {what}; {advice}") from e
+
+
+def is_installed(package: str) -> bool:
+    """Whether there is such a package; it is not imported."""
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 class ValueFault(OrthwrapError, ValueError):

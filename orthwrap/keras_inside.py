@@ -10,7 +10,7 @@ Keras is imported inside the functions: files are read without it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -572,6 +572,33 @@ def copy_exclusions(source: Any, target: Any, pairs: Iterable[tuple[Any, Any]] =
     target._exclude_from_weight_decay_pattern = pattern
     target._exclude_from_weight_decay = {twins.get(k, k) for k in keys}
     target._exclude_from_weight_decay_cache = {}
+
+
+# Data
+
+
+def data_adapter() -> tuple[type, Callable[[Iterable[Any]], Any]]:
+    """The class of what Keras trains from as it is, and what makes a PyTorch loader of batches.
+
+    Keras ≥ 3.8: `keras.src.trainers.data_adapters.data_adapter:DataAdapter`,
+    `keras.src.trainers.data_adapters.data_adapter_utils:get_torch_dataloader`.
+    """
+    from keras.src.trainers.data_adapters.data_adapter import DataAdapter
+    from keras.src.trainers.data_adapters.data_adapter_utils import get_torch_dataloader
+
+    return DataAdapter, get_torch_dataloader
+
+
+def files_in(folder: str, labelled: bool, endings: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Files with one of these endings, and the folders that are classes, in Keras's order.
+
+    Keras ≥ 3.8: `keras.src.utils.dataset_utils:index_directory`.
+    """
+    from keras.src.utils.dataset_utils import index_directory
+
+    labels = "inferred" if labelled else None
+    files, _, classes = index_directory(folder, labels, endings, shuffle=False, verbose=False)
+    return [str(f) for f in files], [str(c) for c in classes or ()]
 
 
 # Saving

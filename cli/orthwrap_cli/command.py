@@ -17,6 +17,7 @@ from orthwrap.errors import (
     Interrupted,
     OrthwrapError,
     UsageError,
+    backend_named,
     is_own_module,
     origin,
     raised_at,
@@ -102,7 +103,8 @@ def _errors_in_words(options: Mapping[str, Any], debug: bool) -> Iterator[None]:
     note_interrupts()
     with noting() as written:
         try:
-            yield
+            with backend_named():
+                yield
         except OrthwrapError as e:
             _fail(e, str(e), 2 if isinstance(e, UsageError) else 1, debug)
         except KeyboardInterrupt as e:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,11 +66,19 @@ class ArrayRows:
         numbers = tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
         return numbers.map(gatherer(self.arrays))
 
+    def read(self, rows: Array) -> Any:
+        return as_model_takes(rows_of(self.arrays, rows))
+
     def not_finite(self, rows: Array | None) -> NotFinite | None:
         return not_finite(self.arrays, rows)
 
     def explain(self, error: BaseException) -> OrthwrapError | None:
         return None
+
+
+def rows_of(arrays: Sequence[Array], rows: Array) -> list[Array]:
+    """Those rows of each array, as they are trained on."""
+    return [a[rows].astype(trained_dtype(a.dtype), copy=False) for a in arrays]
 
 
 def gatherer(arrays: Sequence[Array]) -> Callable[[Any], Any]:
@@ -82,12 +91,10 @@ def gatherer(arrays: Sequence[Array]) -> Callable[[Any], Any]:
 
     dtypes = [trained_dtype(a.dtype) for a in arrays]
 
-    def rows_of(numbers: Array) -> list[Array]:
-        taken = zip(arrays, dtypes, strict=True)
-        return [a[numbers].astype(dtype, copy=False) for a, dtype in taken]
-
     def gather(numbers: Any) -> Any:
-        found = tf.numpy_function(rows_of, [numbers], dtypes, stateful=False)
+        found = tf.numpy_function(
+            functools.partial(rows_of, arrays), [numbers], dtypes, stateful=False
+        )
         for part, array in zip(found, arrays, strict=True):
             part.set_shape((numbers.shape[0], *array.shape[1:]))
         return as_model_takes(found)

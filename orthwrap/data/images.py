@@ -16,7 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from orthwrap.data.ports import Array, NotFinite, Port, shape_text
+from orthwrap import keras_inside
+from orthwrap.data.batches import has_tensorflow
+from orthwrap.data.pillow_images import check_pillow, decoded, resized
+from orthwrap.data.ports import Array, NotFinite, Port, shape_text, trained_dtype
 from orthwrap.data.samples import Samples
 from orthwrap.errors import FileFault, OrthwrapError, UsageError, ValueFault
 from orthwrap.stores.regular import open_regular
@@ -179,11 +182,27 @@ class ImageRows:
             return batches
         return batches.map(self._preprocessor(), num_parallel_calls=2, deterministic=True)
 
+    def read(self, rows: Array) -> Any:
+        with ThreadPoolExecutor() as pool:
+            images = np.stack(list(pool.map(self._image, rows)))
+        images = images.astype(trained_dtype(images.dtype), copy=False)
+        return images if self.pixels.preprocessing is None else self._preprocess(images)
+
+    def _image(self, row: int) -> Array:
+        """As `_decoded`, by Pillow."""
+        height, width, channels = self.shape
+        image = resized(decoded(self.paths[row], channels), height, width)
+        if self.pixels.scale is not None:
+            image *= np.float32(self.pixels.scale)
+        return image.transpose(2, 0, 1) if self.channels_first else image
+
     def not_finite(self, rows: Array | None) -> NotFinite | None:
         return None  # images hold whole numbers
 
     def explain(self, error: BaseException) -> OrthwrapError | None:
         """Decodes the files again until one fails."""
+        if not has_tensorflow():
+            return None  # Pillow's errors name the file at once
         import tensorflow as tf
 
         if not isinstance(error, tf.errors.OpError):
@@ -215,21 +234,20 @@ class ImageRows:
             image *= self.pixels.scale
         return tf.transpose(image, (2, 0, 1)) if self.channels_first else image
 
-    def _preprocessor(self) -> Any:
-        import tensorflow as tf
-
+    def _preprocess(self, batch: Array) -> Array:
         assert self.pixels.preprocessing is not None
         preprocess = _application(self.pixels.preprocessing).preprocess_input
         data_format = "channels_first" if self.channels_first else "channels_last"
+        # A copy: it is changed in place.
+        done = preprocess(np.array(batch), data_format=data_format)
+        return np.asarray(done, batch.dtype)
 
-        def of_arrays(batch: Array) -> Array:
-            # A copy: it is changed in place.
-            done = preprocess(np.array(batch), data_format=data_format)
-            return np.asarray(done, batch.dtype)
+    def _preprocessor(self) -> Any:
+        import tensorflow as tf
 
         def of_tensors(batch: Any) -> Any:
             # NumPy: Keras's own operations on tensors are those of its backend.
-            done = tf.numpy_function(of_arrays, [batch], batch.dtype, stateful=False)
+            done = tf.numpy_function(self._preprocess, [batch], batch.dtype, stateful=False)
             done.set_shape(batch.shape)
             return done
 
@@ -299,6 +317,8 @@ def find_images(
             "of its name, or give a .npz file with x and y"
         )
     shape, channels_first = _image_shape(inputs, how)
+    if not has_tensorflow():
+        check_pillow()
 
     def read(path: Path) -> Samples:
         found, classes, numbers = _list(path, labelled)
@@ -375,31 +395,23 @@ def _image_shape(inputs: Sequence[Port], how: Pixels) -> tuple[tuple[int, int, i
 
 def _list(folder: Path, labelled: bool) -> tuple[tuple[str, ...], tuple[str, ...], Array]:
     """Files, classes and each file's class, as Keras finds and sorts them."""
-    import keras
-
     try:
-        listed = keras.utils.image_dataset_from_directory(
-            str(folder),
-            labels="inferred" if labelled else None,
-            label_mode="int" if labelled else None,
-            shuffle=False,
-            batch_size=None,
-            verbose=False,
-        )
+        found, classes = keras_inside.files_in(str(folder), labelled, tuple(_KINDS.split(", ")))
+        for path in found:
+            path.encode()
     except UnicodeError as e:
         raise FileFault(f"{folder} has a name in it that is no UTF-8: rename it") from e
-    except ValueError as e:
-        if "No images found" not in str(e):
-            raise FileFault(f"Keras cannot list the images of {folder}: {first_line(e)}") from e
-        raise FileFault(f"{folder} holds no images ({_KINDS}){_others(folder)}") from e
-    paths = tuple(map(str, listed.file_paths))
+    except OSError as e:
+        raise FileFault(f"cannot read the folder {e.filename or folder}: {e.strerror}") from e
+    if not found:
+        raise FileFault(f"{folder} holds no images ({_KINDS}){_others(folder)}")
+    paths = tuple(found)
     if not labelled:
         return paths, (), np.zeros(0, np.int32)
-    classes = tuple(map(str, listed.class_names))
     number = {name: i for i, name in enumerate(classes)}
     start = len(os.path.join(folder, ""))
     numbers = [number[path[start:].split(os.sep, 1)[0]] for path in paths]
-    return paths, classes, np.array(numbers, np.int32)
+    return paths, tuple(classes), np.array(numbers, np.int32)
 
 
 def _others(folder: Path) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from orthwrap.data.arrays import gatherer
+from orthwrap.data.arrays import gatherer, rows_of
+from orthwrap.data.batches import ahead, batches, has_tensorflow
 from orthwrap.data.order import classes_in, order, split
-from orthwrap.data.ports import Array, NotFinite, shapes
+from orthwrap.data.ports import Array, NotFinite, as_model_takes, shapes
 from orthwrap.errors import OrthwrapError, ValueFault
 from orthwrap.text import shortened
 
@@ -26,6 +27,10 @@ class Rows(Protocol):
 
     def batches(self, rows: Any, batch_size: int) -> Any:
         """A `tf.data.Dataset` of x in batches, the rows as given by an int64 tensor."""
+        ...
+
+    def read(self, rows: Array) -> Any:
+        """x of those rows as NumPy arrays, as the model takes it, without TensorFlow."""
         ...
 
     def not_finite(self, rows: Array | None) -> NotFinite | None:
@@ -100,17 +105,19 @@ class Samples:
     def training(
         self, batch_size: int, seed: int, start_epoch: int, start_step: int, epochs: int
     ) -> Any:
-        import tensorflow as tf
-
         count, used = self.count, self._used(batch_size)
 
-        def rows_of(epoch: Any) -> tuple[Array, Array]:
+        def rows_in(epoch: Any) -> tuple[Array, Array]:
             skipped = start_step * batch_size if epoch == start_epoch else 0
             return self._rows(order(count, seed, int(epoch))[skipped:used])
 
+        if not has_tensorflow():
+            return self._read(lambda: map(rows_in, range(start_epoch, epochs)), batch_size)
+        import tensorflow as tf
+
         def one_epoch(epoch: Any) -> Any:
             x_rows, y_rows = tf.numpy_function(
-                rows_of, [epoch], [tf.int64, tf.int64], stateful=False
+                rows_in, [epoch], [tf.int64, tf.int64], stateful=False
             )
             for rows in (x_rows, y_rows):
                 rows.set_shape((None,))
@@ -120,8 +127,10 @@ class Samples:
         return numbers.flat_map(tf.autograph.experimental.do_not_convert(one_epoch)).prefetch(2)
 
     def ordered(self, batch_size: int) -> Any:
-        numbers = np.arange(self.count)
-        return self._batches(*self._rows(numbers), batch_size).prefetch(2)
+        rows = self._rows(np.arange(self.count))
+        if not has_tensorflow():
+            return self._read(lambda: iter([rows]), batch_size)
+        return self._batches(*rows, batch_size).prefetch(2)
 
     def inputs(self, batch_size: int) -> Any:
         return replace(self, y=()).ordered(batch_size)
@@ -181,6 +190,18 @@ class Samples:
         x_rows = numbers if self.x_at is None else self.x_at[numbers]
         y_rows = numbers if self.y_at is None else self.y_at[numbers]
         return x_rows, y_rows
+
+    def _read(self, parts: Callable[[], Iterator[tuple[Array, Array]]], batch_size: int) -> Any:
+        """Batches of such rows of x and y, one part after the other, without TensorFlow."""
+
+        def read() -> Iterator[tuple[Any, ...]]:
+            for x_rows, y_rows in parts():
+                for i in range(0, len(x_rows), batch_size):
+                    x = self.x.read(x_rows[i : i + batch_size])
+                    y = rows_of(self.y, y_rows[i : i + batch_size])
+                    yield (x, as_model_takes(y)) if y else (x,)
+
+        return batches(lambda: ahead(read()))
 
     def _batches(self, x_rows: Any, y_rows: Any, batch_size: int) -> Any:
         import tensorflow as tf

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from orthwrap.data.batches import batches, has_tensorflow
 from orthwrap.data.ports import (
     Array,
     NotFinite,
@@ -33,6 +34,9 @@ from orthwrap.text import error_summary
 _LOOKED_AT = 8
 # Of how many batches figures are taken, where only the end would tell how many there are.
 _EVALUATED = 1000
+
+
+_TF_DATASET = "tf.data.Dataset"
 
 
 class Flow(NamedTuple):
@@ -144,7 +148,7 @@ def _never_ends(kind: str, how: str) -> ValueFault:
 
 
 def _flow_of_dataset(dataset: Any, endless: bool) -> Flow:
-    kind, steps = "tf.data.Dataset", int(dataset.cardinality())
+    kind, steps = _TF_DATASET, int(dataset.cardinality())
     if steps == -1 and not endless:
         raise _never_ends(kind, "leave repeat() out")
 
@@ -235,26 +239,22 @@ class Stream:
     def training(
         self, batch_size: int, seed: int, start_epoch: int, start_step: int, epochs: int
     ) -> Any:
-        import tensorflow as tf
-
         native = self.flow.native
         if self.epoch_steps is not None:
             return self._continuing(start_epoch * self.epoch_steps + start_step, epochs)
         if native is not None and self.gives:
             if not start_step:
                 return native
-            if isinstance(native, tf.data.Dataset):
+            if self.flow.kind == _TF_DATASET:
                 return native.skip(start_step)
         return self._dataset(start_step, lambda batch: batch.element)
 
     def _continuing(self, start: int, epochs: int) -> Any:
         """Batches from that number on, over the end of the flow, to that of the last epoch."""
-        import tensorflow as tf
-
         assert self.epoch_steps is not None
         left = epochs * self.epoch_steps - start
         native = self.flow.native
-        if self.gives and isinstance(native, tf.data.Dataset):
+        if self.gives and self.flow.kind == _TF_DATASET and native is not None:
             return native.repeat().skip(start).take(left)
         first = start if self.flow.steps is None else start % self.flow.steps
         again = replace(self, flow=self.flow._replace(read=self._again, steps=None))
@@ -336,14 +336,11 @@ class Stream:
             yield _parts(batch, self.takes, self.gives, self.flow.kind)
 
     def _dataset(self, start: int, take: Callable[[Batch], tuple[Any, ...]]) -> Any:
-        """A `tf.data.Dataset` of what is taken of each batch, from a batch on."""
-        import keras
-        import tensorflow as tf
+        """A `tf.data.Dataset` of what is taken of each batch, from a batch on.
 
-        def spec(array: Array, shape: Sequence[int | None]) -> Any:
-            is_open = [d is None for d in shape] + [False] * array.ndim
-            own = (None if o else d for o, d in zip(is_open, array.shape[1:], strict=False))
-            return tf.TensorSpec((None, *own), trained_dtype(array.dtype))
+        Where TensorFlow is not installed, `batches` of the same.
+        """
+        import keras
 
         def trained(array: Array) -> Array:
             return array.astype(trained_dtype(array.dtype), copy=False)
@@ -356,16 +353,30 @@ class Stream:
                 self.faults.append(e)
                 raise
 
+        if not has_tensorflow():
+            return batches(elements)
+        import tensorflow as tf
+
+        flow = tf.data.Dataset.from_generator(elements, output_signature=take(self._specs()))
+        if self.flow.steps is not None:
+            flow = flow.apply(tf.data.experimental.assert_cardinality(self.flow.steps - start))
+        return flow.prefetch(2)
+
+    def _specs(self) -> Any:
+        """Of the parts of a batch, a `tf.TensorSpec` for each array."""
+        import tensorflow as tf
+
+        def spec(array: Array, shape: Sequence[int | None]) -> Any:
+            is_open = [d is None for d in shape] + [False] * array.ndim
+            own = (None if o else d for o, d in zip(is_open, array.shape[1:], strict=False))
+            return tf.TensorSpec((None, *own), trained_dtype(array.dtype))
+
         x, y, weights = self.first
-        specs = Batch(
+        return Batch(
             tuple(spec(a, port.shape) for a, port in zip(x, self.takes, strict=True)),
             tuple(spec(a, port.shape) for a, port in zip(y, self.gives, strict=True)),
             tuple(spec(a, ()) for a in weights),
         )
-        flow = tf.data.Dataset.from_generator(elements, output_signature=take(specs))
-        if self.flow.steps is not None:
-            flow = flow.apply(tf.data.experimental.assert_cardinality(self.flow.steps - start))
-        return flow.prefetch(2)
 
 
 def stream_of(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orthwrap.errors import FileFault, OrthwrapError
+from orthwrap.errors import FileFault, OrthwrapError, backend_named
 from orthwrap.loading.needed import known_metrics_only, known_objects, refuse_code
 from orthwrap.loading.optimizer_state import restore_optimizer
 from orthwrap.model_config import needs
@@ -103,7 +103,8 @@ def _load(
     root, format = _config_of(path, compiled=kwargs.get("compile", True))
     saved = root.get(needs.COMPILED)
     refuse_code(root, shown, unsafe_lambda)
-    import orthwrap.regularizers  # noqa: F401  # registers the classes
+    with backend_named():
+        import orthwrap.regularizers  # noqa: F401  # registers the classes
 
     given = known_objects(root, given, shown)
     notes: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from orthwrap.errors import UsageError
+from orthwrap.errors import UsageError, backend_named
 from orthwrap.rules.rule import Rule
 from orthwrap.rules.words import spoken
 from orthwrap.training.settings import Settings
@@ -59,7 +59,8 @@ def says_how_strong(training: Mapping[str, Any], rules: Sequence[Rule]) -> bool:
 def job_of(data: Any, settings: Settings | None, progress: Progress | bool | None) -> Job | None:
     if settings is None:
         return None
-    from orthwrap.training.job import Job
+    with backend_named():
+        from orthwrap.training.job import Job
 
     shown = None if isinstance(progress, bool) else progress
     if progress is None or progress is True:

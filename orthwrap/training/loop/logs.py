@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from orthwrap.errors import FileFault
+from orthwrap.data.batches import has_tensorflow
+from orthwrap.errors import FileFault, OrthwrapError, is_installed
 from orthwrap.live.live_store import LiveStore
 from orthwrap.report.make import figures
 from orthwrap.report.record import place_of
@@ -41,6 +42,11 @@ def check_board(path: Path | None) -> None:
     there = next(place for place in (path, *path.parents) if place.exists())
     if not there.is_dir():
         raise FileFault(f"tensorboard {path}: {there} is a file; name a folder")
+    if not has_tensorflow() and not is_installed("tensorboard"):
+        raise OrthwrapError(
+            "tensorboard needs TensorFlow or the package tensorboard, and neither is installed "
+            "here: pip install tensorboard"
+        )
 
 
 def csv_of(
@@ -81,33 +87,69 @@ class Board:
     """
 
     def __init__(self, folder: Path) -> None:
-        import tensorflow as tf
-
         self._folder = folder
         make_folder(folder)
+        self._writer = _WithTensorFlow(folder) if has_tensorflow() else _WithTensorBoard(folder)
+
+    def epoch(self, done: int, logs: Mapping[str, float], model: Any) -> None:
+        """Writes what holds after `done` epochs."""
+        values = {f"epoch/{name}": value for name, value in logs.items()} | _figures(model)
+        self._writer.write(done, {printable(tag): value for tag, value in values.items()})
+        note(self._folder)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WithTensorFlow:
+    """Scalars into an event file, by TensorFlow."""
+
+    def __init__(self, folder: Path) -> None:
+        import tensorflow as tf
+
         try:
             self._writer = tf.summary.create_file_writer(str(folder))
         except (OSError, tf.errors.OpError) as e:
-            raise FileFault(f"cannot write TensorBoard's files into {folder}: {e}") from e
+            raise _unwritable(folder, e) from e
         # TensorBoard's own function for this asks for TensorBoard; its format does not.
         self._metadata = tf.compat.v1.SummaryMetadata(
             plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
         )
 
-    def epoch(self, done: int, logs: Mapping[str, float], model: Any) -> None:
-        """Writes what holds after `done` epochs."""
+    def write(self, step: int, values: Mapping[str, float]) -> None:
         import tensorflow as tf
 
-        values = {f"epoch/{name}": value for name, value in logs.items()} | _figures(model)
-        with self._writer.as_default(step=done):
+        with self._writer.as_default(step=step):
             for tag, value in values.items():
-                figure = tf.constant(value, tf.float32)
-                tf.summary.write(printable(tag), figure, metadata=self._metadata)
+                tf.summary.write(tag, tf.constant(value, tf.float32), metadata=self._metadata)
         self._writer.flush()
-        note(self._folder)
 
     def close(self) -> None:
         self._writer.close()
+
+
+class _WithTensorBoard:
+    """The same, by the package TensorBoard alone."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.summary import Writer
+
+        try:
+            self._writer = Writer(str(folder))
+        except OSError as e:
+            raise _unwritable(folder, e) from e
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, np.float32(value), step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _unwritable(folder: Path, error: Exception) -> FileFault:
+    return FileFault(f"cannot write TensorBoard's files into {folder}: {error}")
 
 
 def _figures(model: Any) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from orthwrap.data.batches import has_tensorflow
 from orthwrap.errors import OrthwrapError, UsageError, ValueFault
 from orthwrap.training.settings import Settings
 from orthwrap.training.where.processes import Processes, ask_for_cpus
@@ -87,6 +88,11 @@ def _mirrors(names: Sequence[str]) -> Any:
 def _jax(count: int, processes: Processes) -> AbstractContextManager[Any]:
     import jax
 
+    if processes.are_several and not has_tensorflow():
+        raise UsageError(
+            "several processes share out their batches by TensorFlow's tf.data, and TensorFlow is "
+            "not installed here: pip install tensorflow"
+        )
     each = count // processes.count
     ask_for_cpus(each)
     there = jax.local_devices()
