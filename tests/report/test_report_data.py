@@ -56,6 +56,8 @@ def test_sums_are_of_what_carries_a_penalty() -> None:
         "regularized_parameters": 24,
         "penalty_before": pytest.approx(0.5 * so(A)),
         "penalty_after": None,
+        "weighted_penalty_before": pytest.approx(0.5 * so(A)),
+        "weighted_penalty_after": None,
     }
 
 
