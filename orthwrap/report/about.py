@@ -76,6 +76,12 @@ _ABOUT = {
     "cosine": Meaning(
         "mean |cos|", "mean |cos|", "between pairs of columns; 0 is at right angles, 1 is parallel"
     ),
+    "spectral": Meaning(
+        "(σ_max−t)²", "(σ_max−t)²", "how far the largest singular value is from its target, squared"
+    ),
+    "band": Meaning(
+        "outside band", "band", "Σ max(0, |σ²−1|−ε)²; 0: each singular value lies within its band"
+    ),
 }
 
 
@@ -104,7 +110,7 @@ def _own(record: LayerRecord, figures: Deviation | None) -> float | None:
     count, m, n = record.matrices
     if not PENALTIES[name].own_residual:
         return figures.penalty / count
-    r = min(m, n) if name != "lorth" else _operator_rank(record, m, n)
+    r = _operator_rank(record, m, n) if PENALTIES[name].of_kernel else min(m, n)
     return math.sqrt(max(figures.penalty, 0.0) / (count * r))
 
 
