@@ -48,7 +48,8 @@ your own, probes follow from the kernel's bits, and `every` pays at each call, o
 ## With another aim
 
 `spectral` holds the largest singular value alone at `target` (1) and leaves the others free: for
-the gain of a layer, not for orthogonality. It pulls up what is below the target, too.
+the gain of a layer, not for orthogonality. It pulls up what is below the target, too. Scale `auto`
+takes `unit` for it; with `preserve` the target is in units of α.
 
 `band` leaves every singular value free whose square is within `slack` (0.1) of 1, so for σ from
 0.949 to 1.049, and with `slack=0` is `so`. It is for layers that exact orthogonality would cost

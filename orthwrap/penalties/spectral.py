@@ -136,7 +136,7 @@ PENALTY = Penalty(
     minimum="0",
     doc="""The largest singular value at a target, (σ_max−t)² (cf. Lewandowski et al. 2025).
 
-    `target` is t (default 1). σ_max is exact to 4e-4 where the smaller side of the matrices is at
+    `target` is t (default 1; with scale `preserve`, in units of α). σ_max is exact to 4e-4 where the smaller side of the matrices is at
     most 128. Above, an estimate from below: power iteration by `steps` products with G (default 2)
     from a Gaussian start.
     """,
@@ -150,5 +150,6 @@ PENALTY = Penalty(
     exact=spectral,
     on_outputs=on_outputs,
     figure=figure,
+    says_scale=True,
     takes_alpha=True,
 )
