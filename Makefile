@@ -90,7 +90,8 @@ $(LOWEST)/ready: pyproject.toml constraints-lowest.txt
 
 test-lowest: $(LOWEST)/ready
 	$(LOWEST)/bin/pytest -n 2 --dist worksteal $(LOWEST_TESTS) -k "not ($(LOWEST_LACKS))"
-	$(LOWEST)/bin/pytest tests/training/test_finetune.py -k "$(LOWEST_TRAINING)"
+	$(LOWEST)/bin/pytest tests/training/test_history.py tests/training/test_repeatable.py tests/training/test_finetune.py \
+		-k "$(LOWEST_TRAINING)"
 
 LOWEST_TOOLS := pytest pytest-xdist hypothesis
 LOWEST_TESTS := tests/project/test_lowest.py tests/test_keras_inside.py tests/model_config \

@@ -229,17 +229,7 @@ def _slots_of(store: Store, layer: Layer) -> list[Slot]:
 def _slot(layer: Layer, name: str, found: Sequence[tuple[KernelSpec, WeightRef | None]]) -> Slot:
     kernels, problems = [], []
     for spec, weight in found:
-        layout: Layout | str
-        if weight is None:
-            layout = f"its {spec.name} was not found among the weights"
-        elif len({len(w.shape) for w in weight.candidates}) > 1:
-            layout = f"{weight.doubt}, and they differ in their axes"
-        else:
-            layout = spec.layout(layer.config, weight.shape)
-            if isinstance(layout, Layout) and not layout.fits(weight.shape):
-                layout = (
-                    f"its {spec.name} of shape {weight.shape} does not fit a {layout.name} layer"
-                )
+        layout = _layout_of(layer, spec, weight)
         if isinstance(layout, str):
             problems.append(layout)
         kernels.append(Kernel(layer, spec, weight, None if isinstance(layout, str) else layout))
@@ -249,14 +239,6 @@ def _slot(layer: Layer, name: str, found: Sequence[tuple[KernelSpec, WeightRef |
         layout_or_problem = None
     idle = _special(layer)
     problem = idle or _lost(layer) or (problems[0] if problems else "")
-    note = ""
-    if layer.kind is None:
-        note = f"class {layer.class_name} is not known: layout by its kernel's rank"
-    elif layer.kind != layer.class_name:
-        note = f"class {layer.class_name} has the layout of {layer.kind}"
-    doubt = next((k.weight.doubt for k in kernels if k.weight is not None), "")
-    held = f"kept if class {layer.held_by} makes it from this config" if layer.held_by else ""
-    note = "; ".join(n for n in (note, doubt, held) if n)
     family = family_of(kernels[0].spec, kernels[0].layout)
     return Slot(
         layer=layer,
@@ -264,11 +246,35 @@ def _slot(layer: Layer, name: str, found: Sequence[tuple[KernelSpec, WeightRef |
         kernels=tuple(kernels),
         layout=layout_or_problem,
         problem=problem,
-        note=note,
+        note=_note(layer, kernels),
         existing=layer.config.get(SLOT_KEYS[name]),
         families=() if family is None else (family,),
         idle=idle,
     )
+
+
+def _layout_of(layer: Layer, spec: KernelSpec, weight: WeightRef | None) -> Layout | str:
+    """How a kernel becomes matrices, or why that is not known."""
+    if weight is None:
+        return f"its {spec.name} was not found among the weights"
+    if len({len(w.shape) for w in weight.candidates}) > 1:
+        return f"{weight.doubt}, and they differ in their axes"
+    layout = spec.layout(layer.config, weight.shape)
+    if isinstance(layout, Layout) and not layout.fits(weight.shape):
+        return f"its {spec.name} of shape {weight.shape} does not fit a {layout.name} layer"
+    return layout
+
+
+def _note(layer: Layer, kernels: Sequence[Kernel]) -> str:
+    """What is assumed of a layer, and of which of its weights is the kernel."""
+    kind = ""
+    if layer.kind is None:
+        kind = f"class {layer.class_name} is not known: layout by its kernel's rank"
+    elif layer.kind != layer.class_name:
+        kind = f"class {layer.class_name} has the layout of {layer.kind}"
+    doubt = next((k.weight.doubt for k in kernels if k.weight is not None), "")
+    held = f"kept if class {layer.held_by} makes it from this config" if layer.held_by else ""
+    return "; ".join(note for note in (kind, doubt, held) if note)
 
 
 def _slot_layout(kernels: Sequence[Kernel]) -> Layout | str | None:

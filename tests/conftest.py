@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,11 @@ from tests.support.originals import VERBS, keeping_bits
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # On by default on most processors, not on all; without it TensorFlow's CPU lacks NCHW convolutions.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+# Started in the background of a shell, a run inherits that Ctrl-C is ignored, and so would all that
+# tests start and send it to.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_MODELS = REPOSITORY.parent / "shared" / "models"

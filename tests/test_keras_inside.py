@@ -65,7 +65,7 @@ def thing(kind: str) -> Any:
         made = attention(*shape, **gate)
         made.build((None, 5, 8), (None, 5, 8))
         return made
-    built = {
+    built: dict[str, tuple[Any, tuple[Any, ...]]] = {
         "Layer": (layers.Dense(2), (None, 3)),
         "Dense": (layers.Dense(2), (None, 3)),
         "EinsumDense": (layers.EinsumDense("ab,bc->ac", 2), (None, 3)),
@@ -185,7 +185,8 @@ PRIVATE_MODULE = re.compile(
 )
 
 
-WORDS_OF_FILES = {"_jit_compile"}  # an argument of layers in files of Keras 2
+# In files: an argument of layers of Keras 2, and the group of a model's metrics.
+WORDS_OF_FILES = {"_jit_compile", "_metrics"}
 
 
 def private_names(source: str) -> list[str]:
@@ -216,7 +217,7 @@ def private_names(source: str) -> list[str]:
             if re.match("f?['\"]_[^_]", name) and name.strip("'") not in OWN:
                 found.append(f"{node.lineno}: {name}")
         if PRIVATE_MODULE.search(name):
-            found.append(f"{node.lineno}: {PRIVATE_MODULE.search(name)[0]}")  # type: ignore[index]
+            found.append(f"{getattr(node, 'lineno', 0)}: {PRIVATE_MODULE.search(name)[0]}")  # type: ignore[index]
     return found
 
 

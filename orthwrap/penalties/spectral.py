@@ -136,9 +136,9 @@ PENALTY = Penalty(
     minimum="0",
     doc="""The largest singular value at a target, (σ_max−t)² (cf. Lewandowski et al. 2025).
 
-    `target` is t (default 1; with scale `preserve`, in units of α). σ_max is exact to 4e-4 where the smaller side of the matrices is at
-    most 128. Above, an estimate from below: power iteration by `steps` products with G (default 2)
-    from a Gaussian start.
+    `target` is t (default 1; with scale `preserve`, in units of α). σ_max is exact to 4e-4 where
+    the smaller side of the matrices is at most 128. Above, an estimate from below: power iteration
+    by `steps` products with G (default 2) from a Gaussian start.
     """,
     source=(
         "Lewandowski, Bortkiewicz, Kumar, György, Schuurmans, Ostaszewski, Machado 2025, "

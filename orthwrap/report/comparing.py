@@ -37,13 +37,7 @@ def compare_kernel(
     weights = [None if side is None else side[0].weight for side in (before, after)]
     status, change = "gone" if after is None else "added", None
     if weights[0] is not None and weights[1] is not None:
-        if not (weights[0].is_known and weights[1].is_known):
-            status = "same" if _are_same(weights[0], weights[1]) else "changed"
-        elif weights[0].shape != weights[1].shape:
-            status = "reshaped"
-        else:
-            same, change = _change(weights[0], weights[1])
-            status = "same" if same else "changed"
+        status, change = _status(weights[0], weights[1])
     measured = [
         figures(side[0], side[1].attachment) if side is not None and with_figures else None
         for side in (before, after)
@@ -72,6 +66,16 @@ def compare_kernel(
         carried_before=ours[0],
         carried_after=ours[1],
     )
+
+
+def _status(before: WeightRef, after: WeightRef) -> tuple[str, float | None]:
+    """What became of a kernel that both models have, and by how much it changed."""
+    if not (before.is_known and after.is_known):
+        return "same" if _are_same(before, after) else "changed", None
+    if before.shape != after.shape:
+        return "reshaped", None
+    same, change = _change(before, after)
+    return "same" if same else "changed", change
 
 
 def _shape(weight: WeightRef | None) -> tuple[int, ...] | None:

@@ -71,25 +71,9 @@ def layer_table(
     trained = any(r.after is not None for r in shown)
     column = _column_of(shown) if measured else None
     beside = _beside(shown, width) if measured else []
-    columns: list[tuple[str, dict[str, Any]]] = []
-    if wide:
-        columns.append(("class", {"no_wrap": True}))
-    columns.append(("shape", {"no_wrap": True}))
-    columns.append(
-        ("carries" if report.command in CHOOSE_NONE else "decision", {"overflow": "fold"})
-    )
-    figure = {"justify": "right", "no_wrap": True}
-    if column is not None:
-        columns.append((column.word, figure))
-        if trained and not wide:
-            columns.append(("", figure))
-        columns += [(meaning.word, figure) for meaning, _ in beside]
-    if wide:
-        columns.append(("why", {"overflow": "fold"}))
     share = report.model.parameters if width >= _VERY_WIDE else None
-    if share is not None:
-        columns.insert(2, ("of all", figure))
     how_shown = _Columns(report.command, wide, column, trained, beside, share)
+    columns = how_shown.headers()
     rows = [how_shown.cells(line) for line in lines]
     table = plain_table()
     table.add_column("layer", overflow="fold")
@@ -151,6 +135,23 @@ class _Columns:
     trained: bool
     beside: Sequence[tuple[Meaning, Cell]]
     parameters: int | None
+
+    def headers(self) -> list[tuple[str, dict[str, Any]]]:
+        """What stands above `cells`, and how a column of it is set."""
+        name: dict[str, Any] = {"no_wrap": True}
+        words: dict[str, Any] = {"overflow": "fold"}
+        figure: dict[str, Any] = {"justify": "right", "no_wrap": True}
+        columns = [("class", name)] if self.wide else []
+        columns.append(("shape", name))
+        if self.parameters is not None:
+            columns.append(("of all", figure))
+        columns.append(("carries" if self.command in CHOOSE_NONE else "decision", words))
+        if self.figure is not None:
+            columns.append((self.figure.word, figure))
+            if self.trained and not self.wide:
+                columns.append(("", figure))
+            columns += [(meaning.word, figure) for meaning, _ in self.beside]
+        return [*columns, ("why", words)] if self.wide else columns
 
     def cells(self, line: LayerRecord | Block) -> list[Text]:
         records = line.records if isinstance(line, Block) else (line,)

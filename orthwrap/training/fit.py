@@ -198,61 +198,26 @@ def finetune(
         _reseed(model, session.seed)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_one_line_errors(model, data, session))
-        choices = freeze(model, settings)
-        stack.enter_context(batchnorm_momentum(model, settings.batchnorm_momentum))
-        suspect = check_numbers(model, data, settings.devices)
-        kinds: tuple[str, ...] = ()
-        if settings.distill:
-            kinds = kinds_of(model)
-            described = data.describe()  # whose labels will be the teacher's outputs
-            data, why = _distilled(stack, model, data, settings)
-            if settings.devices in (None, 1) and not session.processes.are_several:
-                norms = note_on_batch_statistics(model, _some_batches(data, session), kinds)
-                why += (norms,) if norms else ()
-        else:
-            why = compile_model(model, data, settings)
-            data, notes = fit_labels(model, data)
-            why += notes
-            described = data.describe()
-        found = settle_optimizer(model, settings)
-        choices += (f"data: {described}", *why, *settle_steps(model))
-        if settings.devices not in (None, 1):
-            among = f" of {session.processes.count} processes"
-            where = among if session.processes.are_several else ""
-            choices += (f"on {settings.devices} devices{where}, each with its share of a batch",)
-        if averages(model):
-            choices += ("weights: at the end their averages over the steps, as use_ema asks",)
+        made = _prepared(stack, model, data, session)
+        data, choices, found = made.data, made.choices, made.found
         steps = data.steps(settings.batch_size)
         kernels = driven_kernels(model)
         aim = aim_of(model, kernels, settings)
-        words: dict[str, Any] = {}
-        if session.folder is not None:
-            words = _words(model, data, session, aim, schedules, pulls)
-        if session.folder is not None and not session.folder.is_locked:
-            choices += ("checkpoints: no locks here, so see to it that no other run writes there",)
-        state = session.state or State(0, 0, session.seed, words)
-        if session.state is not None and session.folder is not None:
-            check_same_run(state, words, session.folder.path, steps)
-            choices += (f"goes on {state.place}",)
-            if settings.callbacks:
-                choices += ("callbacks start afresh: Keras has no state of theirs to keep",)
+        state, notes = _state_of(model, data, session, aim, schedules, pulls)
         chosen = chosen_of(model, auto) if auto else ()
-        resolved: tuple[Resolved, ...] = ()
-        if chosen:
-            first = _some_batches(data, session)
-            moved = MOVED if settings.distill else 0.0  # it begins as its own teacher
-            resolved = resolve(model, first, chosen, settings.rho, settings.rho_over, moved=moved)
-            apply_resolved(chosen, resolved)
-            choices += resolved_in_words(resolved)
+        resolved = _resolved(model, data, session, chosen)
+        choices += (*notes, *resolved_in_words(resolved))
         stack.enter_context(split_losses(model))
         interrupts = Interrupts()
         if not session.processes.are_several:  # the others would wait for the next step
             stack.enter_context(interrupts)
-        before = _figures(model, data, settings, kinds)
+        before = _figures(model, data, settings, made.kinds)
         check_figures(model, data, before, settings)
         batches = _same_each_time(data, settings)
         trained = trained_samples(data, 4 * settings.batch_size)
-        pursuit = pursuit_of(model, kernels, aim, batches, settings, steps, kinds, pulls, trained)
+        pursuit = pursuit_of(
+            model, kernels, aim, batches, settings, steps, made.kinds, pulls, trained
+        )
         run = Run(
             settings,
             state,
@@ -279,22 +244,139 @@ def finetune(
         if progress is not None:
             told = (*choices, *(f"warning: {line}" for line in (*warned, *found)))
             progress.start(told, settings.epochs, steps)
-        try:
-            if pursuit is None or not pursuit.progress.ended:
-                with directions_known(settings.callbacks):
-                    _fit(model, data, session, state, [*moving, run, *settings.callbacks])
-        finally:
-            for schedule in moving:
-                schedule.stop()
-            _stop(pursuit)
-            if progress is not None:
-                progress.stop()
-        run.finish()
-        after = _figures(model, data, settings, kinds)
+        _run_to_its_end(model, data, session, state, run, moving, pursuit, progress)
+        after = _figures(model, data, settings, made.kinds)
     out = run.outcome
-    if out.fault and suspect:
-        out.advice = suspect
-    training = Training(
+    if out.fault and made.suspect:
+        out.advice = made.suspect
+    training = _told(data, session, run, pursuit, before, after, choices)
+    return Finetuned(training, out, chosen, resolved, found)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What a run has to know of its model, once that is ready to be trained.
+
+    Attributes:
+        data: with labels as the loss takes them.
+        kinds: of the outputs that are distilled; () where none are.
+        choices, found: lines on what was chosen, and what is to be warned of.
+        suspect: what may be at fault where numbers become none; "" where nothing looks so.
+    """
+
+    data: Data
+    kinds: tuple[str, ...]
+    choices: tuple[str, ...]
+    found: tuple[str, ...]
+    suspect: str
+
+
+def _prepared(stack: contextlib.ExitStack, model: Any, data: Data, session: Session) -> _Prepared:
+    """Freezes, compiles and settles the optimizer of a model; what is undone goes on the stack."""
+    settings = session.settings
+    choices = freeze(model, settings)
+    stack.enter_context(batchnorm_momentum(model, settings.batchnorm_momentum))
+    suspect = check_numbers(model, data, settings.devices)
+    kinds: tuple[str, ...] = ()
+    if settings.distill:
+        kinds = kinds_of(model)
+        described = data.describe()  # whose labels will be the teacher's outputs
+        data, why = _distilled(stack, model, data, settings)
+        if settings.devices in (None, 1) and not session.processes.are_several:
+            norms = note_on_batch_statistics(model, _some_batches(data, session), kinds)
+            why += (norms,) if norms else ()
+    else:
+        why = compile_model(model, data, settings)
+        data, notes = fit_labels(model, data)
+        why += notes
+        described = data.describe()
+    found = settle_optimizer(model, settings)
+    choices += (f"data: {described}", *why, *settle_steps(model))
+    if settings.devices not in (None, 1):
+        among = f" of {session.processes.count} processes"
+        where = among if session.processes.are_several else ""
+        choices += (f"on {settings.devices} devices{where}, each with its share of a batch",)
+    if averages(model):
+        choices += ("weights: at the end their averages over the steps, as use_ema asks",)
+    return _Prepared(data, kinds, choices, found, suspect)
+
+
+def _state_of(
+    model: Any,
+    data: Data,
+    session: Session,
+    aim: Any,
+    schedules: Sequence[tuple[Any, Sequence[Place]]],
+    pulls: Sequence[tuple[float, Sequence[Place]]],
+) -> tuple[State, tuple[str, ...]]:
+    """Where the run begins, a checkpoint's place or the start; and lines on that."""
+    notes: tuple[str, ...] = ()
+    words: dict[str, Any] = {}
+    if session.folder is not None:
+        words = _words(model, data, session, aim, schedules, pulls)
+        if not session.folder.is_locked:
+            notes = ("checkpoints: no locks here, so see to it that no other run writes there",)
+    state = session.state or State(0, 0, session.seed, words)
+    if session.state is not None and session.folder is not None:
+        steps = data.steps(session.settings.batch_size)
+        check_same_run(state, words, session.folder.path, steps)
+        notes += (f"goes on {state.place}",)
+        if session.settings.callbacks:
+            notes += ("callbacks start afresh: Keras has no state of theirs to keep",)
+    return state, notes
+
+
+def _resolved(
+    model: Any, data: Data, session: Session, chosen: Sequence[Any]
+) -> tuple[Resolved, ...]:
+    """Finds factors from the gradients of task and penalty, and sets them."""
+    if not chosen:
+        return ()
+    settings = session.settings
+    first = _some_batches(data, session)
+    moved = MOVED if settings.distill else 0.0  # it begins as its own teacher
+    resolved = resolve(model, first, chosen, settings.rho, settings.rho_over, moved=moved)
+    apply_resolved(chosen, resolved)
+    return resolved
+
+
+def _run_to_its_end(
+    model: Any,
+    data: Data,
+    session: Session,
+    state: State,
+    run: Run,
+    moving: Sequence[Any],
+    pursuit: Pursuit | None,
+    progress: Progress | None,
+) -> None:
+    """Fits the model; whatever ends that, nothing of the run stays on it."""
+    settings = session.settings
+    try:
+        if pursuit is None or not pursuit.progress.ended:
+            with directions_known(settings.callbacks):
+                _fit(model, data, session, state, [*moving, run, *settings.callbacks])
+    finally:
+        for schedule in moving:
+            schedule.stop()
+        _stop(pursuit)
+        if progress is not None:
+            progress.stop()
+    run.finish()
+
+
+def _told(
+    data: Data,
+    session: Session,
+    run: Run,
+    pursuit: Pursuit | None,
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    choices: tuple[str, ...],
+) -> Training:
+    """What the report says of the run."""
+    out = run.outcome
+    return Training(
         epochs=out.epoch,
         factors={},
         history={k: tuple(v) for k, v in out.history.items()},
@@ -309,7 +391,6 @@ def finetune(
         keep=run.keep,
         verdict=_verdict(pursuit, out, before, after),
     )
-    return Finetuned(training, out, chosen, resolved, found)
 
 
 def _fit(model: Any, data: Data, session: Session, state: State, callbacks: Sequence[Any]) -> None:

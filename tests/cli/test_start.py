@@ -39,7 +39,7 @@ sys.meta_path.insert(0, At())
 """
 # In the order in which they are imported: by the package, by the commands, and by one of them.
 MODULES = ["wrapt", "orthwrap.errors", "orthwrap.text", "typer", "numpy", "h5py"]
-ENTRIES = {
+ENTRIES: dict[str, list[str | None]] = {
     "module": [sys.executable, "-m", "orthwrap"],
     "script": [sys.executable, shutil.which("orthwrap", path=str(Path(sys.executable).parent))],
 }

@@ -576,7 +576,7 @@ X, Y = np.ones((2, 3)), np.zeros(2)
         (one_batch(X, Y, (Y, Y)), "gives 2 arrays as weights"),
         (one_batch(X, np.array(["a", "b"])), "y is a <U1 array"),
         (one_batch([[1, 2], [3]], Y), "gives 2 arrays as x"),
-        (((n, n) for n in ()), "an iterator ends for good; got generator: give the function"),
+        (((n, n) for n in range(0)), "an iterator ends for good; got generator: give the function"),
         (iter([(X, Y)]), "got list_iterator"),
         ((dataset(), (numbered(2)[0],)), "got a tuple of 1"),
         ((dataset(), (*numbered(2), *numbered(2))), "a pair of sources must be"),

@@ -7,7 +7,6 @@ of orthwrap's, and attached every class of regularizer that it had. No Keras has
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -77,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -150,11 +150,11 @@ worker.main("toml_rules", 0, 1, None)
         assert run.returncode == 0, run.stderr
         assert word in run.stdout
         assert '"fault"' in run.stdout
-    run = subprocess.run(
+    endless = subprocess.run(
         [sys.executable, "-c", code, "endless"],
         capture_output=True,
         cwd=REPOSITORY,
         env={**os.environ, "ORTHWRAP_SAMPLES": str(small_file(".h5").parent)},
         check=False,
     )
-    assert run.returncode == -signal.SIGXCPU
+    assert endless.returncode == -signal.SIGXCPU

@@ -131,7 +131,7 @@ def test_numbers_without_a_seed_come_as_if_nothing_had_been_called() -> None:
     inputs = layers.Input((4,))
     noisy = layers.Lambda(lambda x: x + 0 * keras.random.normal((1,)))(inputs)
     original = keras.Model(inputs, layers.Dense(2, kernel_initializer="ones")(noisy))
-    drawn = []
+    drawn: list[Any] = []
     for _ in range(2):
         keras.utils.set_random_seed(3)
         keras.random.normal((2,))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from typing import Any
 
 import pytest
 
@@ -147,7 +148,7 @@ def test_operations_are_not_counted_among_the_layers_of_a_class() -> None:
 def test_an_edit_changes_the_copy_alone() -> None:
     root = model(copy.deepcopy(CONV))
     before = json.dumps(root)
-    value = {"class_name": "L2", "config": {}}
+    value: dict[str, Any] = {"class_name": "L2", "config": {}}
     changed = edit(root, [Edit(("config", "layers", 0), "kernel_regularizer", value)])
     assert json.dumps(root) == before
     assert at(changed, ("config", "layers", 0))["config"]["kernel_regularizer"] == value

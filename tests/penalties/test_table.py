@@ -92,7 +92,9 @@ def test_no_other_code_asks_for_a_penaltys_name() -> None:
             path.stem if path.parent.name == "penalties" else "cosine" * (path.stem == "schedules")
         )
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+            if not isinstance(node, ast.Compare):
+                continue
+            sides = [node.left, *node.comparators]
             texts = {n.value for s in sides for n in ast.walk(s) if isinstance(n, ast.Constant)}
             if texts & (set(PENALTIES) - {own}):
                 found.append(f"{path.relative_to(REPOSITORY)}:{node.lineno}")

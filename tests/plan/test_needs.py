@@ -63,7 +63,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]
     """A user's module, `owncode`; forgotten by Python and Keras when the test ends."""
     (tmp_path / "owncode.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(tmp_path))
-    import owncode
+    import owncode  # type: ignore[import-not-found]  # written above
 
     yield owncode
     forget()
@@ -337,7 +337,7 @@ def test_code_is_seen_wherever_it_stands() -> None:
 def test_bytecode_alone_is_code_too(key: str) -> None:
     """Keras 1 wrote a lambda's code as one text, which only its type tells from a name."""
     lambdas = {"name": "l", "trainable": True, key: "YQ=="}
-    node = {"class_name": "Lambda", "config": {**lambdas, f"{key}_type": "lambda"}}
+    node: dict[str, Any] = {"class_name": "Lambda", "config": {**lambdas, f"{key}_type": "lambda"}}
     assert code_in(sequential(node)) == ("l",)
     node["config"][f"{key}_type"] = "function"
     assert code_in(sequential(node)) == ()

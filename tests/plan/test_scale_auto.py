@@ -20,7 +20,7 @@ from orthwrap.plan.decide import plan
 from orthwrap.report.record import Report
 from orthwrap.rules.rule import Rule
 from orthwrap.survey import survey
-from tests.plan.test_plan import node, store
+from tests.support.dict_store import node, store
 
 DENSE = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 4)))[0]  # RMS singular value 1
 

@@ -366,7 +366,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     (tmp_path / "ownpenalty.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "ownpenalty", raising=False)
-    import ownpenalty
+    import ownpenalty  # type: ignore[import-not-found]  # written above
 
     return ownpenalty
 
@@ -431,7 +431,8 @@ def test_what_is_registered_is_found(own: ModuleType) -> None:
         keras.saving.register_keras_serializable("mine")(own.Own)
         assert regularizer_of("ownpenalty:halved") is own.halved
         node = keras.saving.serialize_keras_object(own.Own(3.0))
-        assert regularizer_of(node).strength == 3.0
+        made: Any = regularizer_of(node)
+        assert made.strength == 3.0
         with pytest.raises(orthwrap.ValueFault, match=r"cannot be made from its config: .*weight"):
             regularizer_of({**node, "config": {"weight": 1}})
         with pytest.raises(orthwrap.ValueFault, match="is not known here"):
@@ -484,7 +485,9 @@ def test_keras_s_own_are_found_by_every_name_they_have() -> None:
     ):
         made = regularizer_of(given)
         assert type(made).__name__ == (cls or "OrthogonalRegularizer")
-    for broken in ({"class_name": "L2", "config": {"l2": {"class_name": "Trap"}}}, {}, "", 3, []):
+    trap = {"class_name": "L2", "config": {"l2": {"class_name": "Trap"}}}
+    wrong: tuple[Any, ...] = (trap, {}, "", 3, [])
+    for broken in wrong:
         with pytest.raises(orthwrap.ValueFault) as caught:
             regularizer_of(broken)
         assert "\n" not in str(caught.value)

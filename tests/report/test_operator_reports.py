@@ -134,7 +134,8 @@ class Told:
     """Notes what it is told of the operators."""
 
     def __init__(self) -> None:
-        self.total, self.places, self.ended = 0, [], False
+        self.places: list[str] = []
+        self.total, self.ended = 0, False
 
     @contextlib.contextmanager
     def measuring(self, total: int) -> Iterator[Callable[[str], None]]:

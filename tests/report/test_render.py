@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -139,7 +140,7 @@ def test_figures_before_a_schedule_are_told_apart() -> None:
 
 def test_long_epoch_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     out = io.StringIO()
     shown = progress.TrainingProgress(console(out))
     shown.start((), 2, None)

@@ -80,11 +80,14 @@ def test_a_shared_layer_matches_by_any_of_its_places() -> None:
 
 
 def test_a_callable_is_given_the_layer() -> None:
-    seen = []
+    seen: list[object] = []
     layer = object()
-    assert parse(lambda x: seen.append(x) or True).matches(
-        Candidate(("x",), "Conv2D", "kernel", "conv", layer)
-    )
+
+    def look(given: object) -> bool:
+        seen.append(given)
+        return True
+
+    assert parse(look).matches(Candidate(("x",), "Conv2D", "kernel", "conv", layer))
     assert seen == [layer]
 
 
@@ -116,7 +119,8 @@ def test_a_function_that_cannot_tell_is_named_with_the_layer(function: Any, said
 
 
 def test_a_function_may_answer_with_a_number_of_numpy() -> None:
-    assert parse(lambda layer: np.True_).matches(candidate("conv1"))
+    answer: Any = np.True_
+    assert parse(lambda layer: answer).matches(candidate("conv1"))
 
 
 @pytest.mark.parametrize(

@@ -426,7 +426,8 @@ def test_scratch_folders_are_cleared_away(tmp_path: Path, monkeypatch: Any) -> N
 
 def test_a_run_takes_what_it_made_for_a_leftover_of_its_own_again(tmp_path: Path) -> None:
     """Where another run clears a folder away before it is locked, a new one is made."""
-    real, calls = replacing_module._lock, []
+    real = replacing_module._lock
+    calls: list[Any] = []
 
     def lock(folder: Path) -> int | None:
         if not calls:

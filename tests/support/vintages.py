@@ -895,8 +895,7 @@ def main(folder: Path, groups: list[str], only: list[str]) -> None:
             if group == "compiled":
                 model.run_eagerly = True  # tracing would take most of the time
                 targets = [np.eye(3, dtype="float32")[[0, 2]] for _ in outputs]
-                targets = targets if len(targets) > 1 else targets[0]
-                model.train_on_batch(arrays[0], targets)
+                model.train_on_batch(arrays[0], targets if len(targets) > 1 else targets[0])
                 outputs = model(arrays[0])
                 outputs = outputs if isinstance(outputs, list) else [outputs]
                 data |= {f"y{i}": np.asarray(array) for i, array in enumerate(outputs)}

@@ -388,7 +388,8 @@ def test_auto_needs_data_and_kernels() -> None:
         decided(orthwrap.Rule(factor="auto", on="activity"))
     with pytest.raises(orthwrap.UsageError, match="factor auto works on kernels"):
         decided(orthwrap.Rule(target="wide@activity", factor_for={"wide": "auto"}))
-    for wrong in ("automatic", "AUTO", "", [], math.nan):
+    others: tuple[Any, ...] = ("automatic", "AUTO", "", [], math.nan)
+    for wrong in others:
         with pytest.raises(orthwrap.ValueFault):
             orthwrap.Rule(factor=wrong)
     with pytest.raises(orthwrap.ValueFault, match="factor 'auto' is not a number"):

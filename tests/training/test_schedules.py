@@ -36,7 +36,7 @@ NOTHING = np.zeros((20, 4), "float32"), np.zeros((20, 3), "float32")
 RATE, FACTOR = 0.05, 0.3
 
 
-class Traced(orthwrap.SO):
+class Traced(orthwrap.SO):  # type: ignore[valid-type]  # an alias, to a type checker
     """Counts how often Python runs it: once per trace, or once per step where nothing traces."""
 
     runs = 0
@@ -142,7 +142,7 @@ def test_options_and_schedules_go_together(options: dict[str, Any]) -> None:
         model = untasked(orthwrap.SO(factor, **options))
         fit(model, FactorSchedule(text, by="step"))
         weights.append(model.get_weights()[0])
-    np.testing.assert_allclose(*weights, atol=1e-6)
+    np.testing.assert_allclose(weights[0], weights[1], atol=1e-6)
     assert np.abs(weights[0] - KERNEL).max() > 1e-3
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def test_without_data_python_shows_nothing(capsys: pytest.CaptureFixture[str]) -
 
 def test_a_notebook_sees_the_steps_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     out = io.StringIO()
     screen = console(out)
     shown = progress.TrainingProgress(screen)

@@ -285,9 +285,10 @@ def test_h5_compiled_with_abbreviations(loss: Any, metrics: Any, tmp_path: Path)
     model = keras.Model(x, outputs[0] if isinstance(loss, str) else outputs)
     model.compile("sgd", loss, metrics=metrics)
     path, out = tmp_path / "model.h5", tmp_path / "out.h5"
-    given, wanted = np.ones((2, 4), "float32"), np.zeros((2, 2), "float32")
+    given, zeros = np.ones((2, 4), "float32"), np.zeros((2, 2), "float32")
+    wanted: Any = zeros
     if not isinstance(loss, str):
-        wanted = dict.fromkeys("pq", wanted) if isinstance(loss, dict) else [wanted, wanted]
+        wanted = dict.fromkeys("pq", zeros) if isinstance(loss, dict) else [zeros, zeros]
     expected = model.evaluate(given, wanted, verbose=0, return_dict=True)
     model.save(path)
     orthwrap.apply(path, out, factor=1e-12)

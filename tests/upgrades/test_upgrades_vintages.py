@@ -124,7 +124,16 @@ def test_older_forms(vintages: Path, tmp_path: Path, bare: bool, version: str) -
         return old
 
     # Those were written from 2.4 on only, or differ in nothing that ages.
-    younger = ("op_", "random", "activation", "crop", "upsample", "global", "depthwise", "conv")
+    younger: tuple[str, ...] = (
+        "op_",
+        "random",
+        "activation",
+        "crop",
+        "upsample",
+        "global",
+        "depthwise",
+        "conv",
+    )
     younger += ("max_", "avg_", "zero_", "spatial", "gaussian", "separable", "cudnn")
     assert failures(vintages, tmp_path, ".h5", prepare, younger) == []
 

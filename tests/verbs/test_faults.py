@@ -348,7 +348,7 @@ def test_where_an_error_was_raised() -> None:
     assert origin(caught.value).startswith("orthwrap.stores.files, line ")
     assert is_own(caught.value)
     with pytest.raises(TypeError) as elsewhere:
-        sys.intern(3)  # type: ignore[arg-type]  # that is the point
+        sys.intern(3)  # type: ignore[call-overload]  # that is the point
     assert origin(elsewhere.value) == ""
     assert not is_own(elsewhere.value)
     assert raised_at(elsewhere.value).startswith(f"{__name__}, line ")

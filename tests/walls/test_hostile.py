@@ -71,8 +71,8 @@ def test_mutated_configs(folder: Path, data: st.DataObject, suffix: str, nested:
         version = data.draw(st.sampled_from([None, None, "2.15.0", "1.2.2", "", "x"]))
         write_h5(path, source, config, version)
     else:
-        version = data.draw(st.sampled_from(["3.9.0", "3.9.0", "2.13.0", 3, None]))
-        write_keras(path, source, config_json=config, metadata_json={"keras_version": version})
+        told = data.draw(st.sampled_from(["3.9.0", "3.9.0", "2.13.0", 3, None]))
+        write_keras(path, source, config_json=config, metadata_json={"keras_version": told})
     check(path)
 
 

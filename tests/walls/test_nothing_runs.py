@@ -202,8 +202,10 @@ def evil_layers(mark: Path, tree: Path) -> dict[str, tuple[Any, dict[str, Any], 
 
     def fields(*values: Any) -> tuple[Any, dict[str, Any], str]:
         """One of the values in every field of a Dense layer that may hold an object."""
-        names = ("kernel_initializer", "bias_regularizer", "kernel_constraint", "activation")
-        names += ("activity_regularizer", "dtype")
+        names = [
+            *("kernel_initializer", "bias_regularizer", "kernel_constraint", "activation"),
+            *("activity_regularizer", "dtype"),
+        ]
         layers = [dense(f"d{i}", 4, **dict.fromkeys(names, v)) for i, v in enumerate(values)]
         layers = [n | {"module": "keras.layers", "registered_name": None} for n in layers]
         return sequential(*layers), kernels(*[(4, 4)] * len(values)), ""

@@ -267,9 +267,22 @@ def optimizer(node: Config, run: Rewriting, named: bool) -> Config:
             return optimizer(inner, run, named)
     if name is None or not isinstance(config, dict):
         return node
+    done = [f"{node['class_name']} is {name}"] if name != node["class_name"] and not named else []
+    done += _renewed(name, config)
+    new = {**node, "class_name": name}
+    if named:
+        place = {"module": "keras.optimizers", "registered_name": None}
+        if any(node.get(key, "") != value for key, value in place.items()):
+            done.append("module")
+        new |= place
+    if done:
+        run.ledger.note("optimizer", "Keras 1.0-2.15", _PLACE, f"{name}: {', '.join(done)}")
+    return new
+
+
+def _renewed(name: str, config: Config) -> list[str]:
+    """Brings an optimizer's config up to Keras 3; what was done, in words."""
     done = []
-    if name != node["class_name"] and not named:
-        done.append(f"{node['class_name']} is {name}")
     if "lr" in config:
         config.setdefault("learning_rate", config.pop("lr"))
         config.pop("lr", None)
@@ -292,15 +305,7 @@ def optimizer(node: Config, run: Rewriting, named: bool) -> Config:
     for key in [key for key in config if key not in _OPTIMIZERS[name] | _EVERY_OPTIMIZER]:
         del config[key]
         done.append(key)
-    new = {**node, "class_name": name}
-    if named:
-        place = {"module": "keras.optimizers", "registered_name": None}
-        if any(node.get(key, "") != value for key, value in place.items()):
-            done.append("module")
-        new |= place
-    if done:
-        run.ledger.note("optimizer", "Keras 1.0-2.15", _PLACE, f"{name}: {', '.join(done)}")
-    return new
+    return done
 
 
 def _schedule(node: Config) -> list[str]:

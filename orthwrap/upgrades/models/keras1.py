@@ -157,6 +157,17 @@ def convert(layer: OldLayer, ordering: str | None, theano: bool) -> str:
             config[new] = config.pop(old)
     _drop_runtime_arguments(layer)
     _values(layer)
+    _by_class(layer)
+    layer.class_name = _CLASSES.get(layer.class_name, layer.class_name)
+    transform = _weights(layer, theano)
+    if transform is not None:
+        layer.transforms.append(transform)
+    return name if name == layer.class_name else f"{name} is {layer.class_name}"
+
+
+def _by_class(layer: OldLayer) -> None:
+    """What single classes said in another way, or what no later Keras has."""
+    name, config = layer.class_name, layer.config
     if name == "Merge":
         _merge(layer)
     elif name == "BatchNormalization":
@@ -170,11 +181,6 @@ def convert(layer: OldLayer, ordering: str | None, theano: bool) -> str:
         config.pop("output_shape", None)
     if config.get("padding") == "full":
         raise layer.fault("border_mode 'full' is gone since Keras 2", "there is no equivalent")
-    layer.class_name = _CLASSES.get(layer.class_name, layer.class_name)
-    transform = _weights(layer, theano)
-    if transform is not None:
-        layer.transforms.append(transform)
-    return name if name == layer.class_name else f"{name} is {layer.class_name}"
 
 
 def _data_format(ordering: str) -> str:

@@ -8,6 +8,7 @@ function for its list of arrays.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from orthwrap.errors import FileFault
@@ -29,6 +30,27 @@ from orthwrap.upgrades.rewriting import (
 # Bidirectional holds its layer twice, so that thirty around one another hold a billion.
 _MOST_TWINS = 1024
 _OLD_MODELS = {"Container": "Model", "Network": "Model"}
+
+
+@dataclass(frozen=True)
+class _Around:
+    """The model around some layers.
+
+    Attributes:
+        path: its own; "" at the root.
+        group, stores: where the arrays of its layers lie.
+        known: the names of its layers, and
+        offsets: by how much each one's calls are counted from another number now, in a graph.
+        is_graph: whether its layers say what they are called on.
+    """
+
+    path: str
+    group: str
+    stores: tuple[str, ...]
+    depth: int
+    known: set[str] = field(default_factory=set)
+    offsets: dict[str, int] = field(default_factory=dict)
+    is_graph: bool = False
 
 
 class Walker:
@@ -59,58 +81,67 @@ class Walker:
         if not isinstance(layers, list):
             raise FileFault(f"model {path!r}: expected a list of layers; the file is broken")
         old_names = [naming.name_of(item) if isinstance(item, dict) else None for item in layers]
-        prefix = f"{path}/" if path else ""
-        changes = naming.rename_layers(layers, prefix, self.run)
-        functional = "input_layers" in config
-        if functional and changes:
+        changes = naming.rename_layers(layers, f"{path}/" if path else "", self.run)
+        if "input_layers" not in config:
+            is_layer = layers and is_layer_node(layers[0])
+            shape = sequential.own_batch_shape(layers[0].get("config")) if is_layer else None
+            parts = self._children(layers, old_names, _Around(path, group, stores, depth))
+            sequential.add_input_layer(node, shape, path, self.run)
+            return parts
+        if changes:
             graph.rename_refs(config, changes)
-        shape = None
-        if not functional and layers and is_layer_node(layers[0]):
-            shape = sequential.own_batch_shape(layers[0].get("config"))
-        offsets: dict[str, int] = {}
-        known: set[str] = set()
-        if functional:
-            known = graph.layer_names(layers, path)
-            offsets = graph.call_offsets(layers, known, config.get("output_layers"))
+        known = graph.layer_names(layers, path)
+        offsets = graph.call_offsets(layers, known, config.get("output_layers"))
+        around = _Around(path, group, stores, depth, known, offsets, is_graph=True)
+        parts = self._children(layers, old_names, around)
+        self._ends(config, known, offsets)
+        graph.single_tensors(config, path, self.run)
+        return parts
+
+    def _children(
+        self, layers: list[Any], old_names: list[str | None], around: _Around
+    ) -> list[Arrays]:
+        """Rewrite a model's layers; their arrays.
+
+        Args:
+            old_names: of the layers in the file; None for one without.
+        """
         parts = []
-        containers = tuple(f"{store}/layers".lstrip("/") for store in stores)
+        containers = tuple(f"{store}/layers".lstrip("/") for store in around.stores)
         old_groups, new_groups = store_paths.Names(), store_paths.Names()
         for index, (child, old) in enumerate(zip(layers, old_names, strict=True)):
             if not is_layer_node(child):
                 raise FileFault(
-                    f"model {path or 'at the root'!r}: layer number {index} is not a layer; "
+                    f"model {around.path or 'at the root'!r}: layer number {index} is not a layer; "
                     "the file is broken"
                 )
             name = naming.name_of(child) or f"layer_{index}"
+            path = f"{around.path}/{name}" if around.path else name
             group_name = old_groups.next(class_of(child))
             inside = tuple(f"{container}/{group_name}" for container in containers)
-            calls = child.get("inbound_nodes")
-            translated = class_of(child) in operations.OPERATION_CLASSES
-            if functional and calls:
-                self._calls(child, known, offsets, f"{prefix}{name}")
-            if translated:
-                parts.append(Arrays(f"{prefix}{name}", 0, 0))
+            is_operation = class_of(child) in operations.OPERATION_CLASSES
+            if around.is_graph and child.get("inbound_nodes"):
+                self._calls(child, around.known, around.offsets, path)
+            if is_operation:
+                parts.append(Arrays(path, 0, 0))
                 continue
-            inner = child.get("config")
-            if (
-                class_of(child) != "InputLayer"
-                and isinstance(inner, dict)
-                and inner.pop("batch_input_shape", None) is not None
-            ):
-                # It says again what the model's input says, or what its neighbours do.
-                self.run.ledger.note("input shape", "Keras 1.0-2.15", f"{prefix}{name}")
-            parts.append(
-                self.layer(child, f"{prefix}{name}", group or (old or name), inside, depth + 1)
-            )
+            self._drop_input_shape(child, path)
+            group = around.group or (old or name)
+            parts.append(self.layer(child, path, group, inside, around.depth + 1))
             new_name = new_groups.next(class_of(child))
             if new_name != group_name:
                 self.run.store_moves += [StoreMove(store, new_name) for store in inside]
-        if functional:
-            self._ends(config, known, offsets)
-            graph.single_tensors(config, path, self.run)
-        else:
-            sequential.add_input_layer(node, shape, path, self.run)
         return parts
+
+    def _drop_input_shape(self, child: Config, path: str) -> None:
+        """It says again what the model's input says, or what its neighbours do."""
+        inner = child.get("config")
+        if (
+            class_of(child) != "InputLayer"
+            and isinstance(inner, dict)
+            and inner.pop("batch_input_shape", None) is not None
+        ):
+            self.run.ledger.note("input shape", "Keras 1.0-2.15", path)
 
     def layer(
         self, node: Config, path: str, group: str, stores: tuple[str, ...], depth: int
@@ -128,28 +159,13 @@ class Walker:
             return arrays.frozen() if config.get("trainable") is False else arrays
         layer = OldLayer(node, path, self.run, group)
         old_name, old_config = layer.class_name, dict(layer.config)
-        frozen = old_config.get("trainable") is False
         counts = count(old_name, old_config, self.keras_1)
         if self.keras_1 or (
             self.run.version == (0, 0) and keras1.looks_like_keras_1(old_name, old_config)
         ):
             detail = keras1.convert(layer, self.ordering, self.theano)
             layer.note("Keras 1 words", "Keras 1.0-1.2", detail)
-        inner = []
-        cells = store_paths.Names()
-        children = list(wrappers.inner_nodes(layer.config))
-        for key, child in children:
-            child_name = naming.name_of(child) or class_of(child).lower()
-            if "/" in child_name:
-                naming.rename(child, child_name.replace("/", "_"))
-                child_name = child_name.replace("/", "_")
-                layer.note("slash in name", "Keras 1.0-2.15")
-            child_path = f"{path}/{child_name}"
-            inside = store_paths.of_inner(
-                old_name, key, stores, cells, class_of(child), only=len(children) == 1
-            )
-            inner.append(self.layer(child, child_path, group, inside, depth + 1))
-            wrappers.name_module(child, child_path, self.run)
+        inner = self._held(layer, old_name, stores, depth)
         rewrite_layer(layer)
         if inner:
             arrays = in_a_row(path, wrappers.count_directions(old_name, inner))
@@ -163,7 +179,32 @@ class Walker:
                     StoreEdit(store, arrays.transform)
                     for store in store_paths.of_arrays(layer.class_name, stores)
                 ]
-        return arrays.frozen() if frozen else arrays
+        return arrays.frozen() if old_config.get("trainable") is False else arrays
+
+    def _held(
+        self, layer: OldLayer, old_name: str, stores: tuple[str, ...], depth: int
+    ) -> list[Arrays]:
+        """Rewrite the layers that a wrapper's config holds; their arrays.
+
+        Args:
+            old_name: the wrapper's class in the file.
+        """
+        inner = []
+        cells = store_paths.Names()
+        children = list(wrappers.inner_nodes(layer.config))
+        for key, child in children:
+            child_name = naming.name_of(child) or class_of(child).lower()
+            if "/" in child_name:
+                naming.rename(child, child_name.replace("/", "_"))
+                child_name = child_name.replace("/", "_")
+                layer.note("slash in name", "Keras 1.0-2.15")
+            child_path = f"{layer.path}/{child_name}"
+            inside = store_paths.of_inner(
+                old_name, key, stores, cells, class_of(child), only=len(children) == 1
+            )
+            inner.append(self.layer(child, child_path, layer.group, inside, depth + 1))
+            wrappers.name_module(child, child_path, self.run)
+        return inner
 
     def _calls(self, child: Config, known: set[str], offsets: dict[str, int], path: str) -> None:
         calls = child["inbound_nodes"]
