@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
     # Made from the penalties' table, which no type checker reads; they are called alike.
     SO = DSO = MC = SRIP = LOrth = OffDiag = Cosine = Frobenius = OrthogonalityRegularizer
+    Spectral = Band = OrthogonalityRegularizer
 
 _VERBS = ("apply", "check", "compare", "finetune", "inspect", "strip", "upgrade")
 _WHERE = {
@@ -77,6 +78,7 @@ __all__ = [
     "MC",
     "SO",
     "SRIP",
+    "Band",
     "Cosine",
     "FactorSchedule",
     "FileFault",
@@ -95,6 +97,7 @@ __all__ = [
     "Result",
     "Rule",
     "Schedule",
+    "Spectral",
     "TrainingWords",
     "UsageError",
     "ValueFault",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,23 @@ def whole_number(lowest: int) -> Callable[[Any], int]:
             raise ValueError("must be a whole number") from None
         if number < lowest:
             raise ValueError(f"must be at least {lowest}")
+        return number
+
+    return convert
+
+
+def number_from(lowest: float) -> Callable[[Any], float]:
+    """Takes finite numbers of at least `lowest`, also as text."""
+
+    def convert(value: Any) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise ValueError("must be a number") from None
+        if isinstance(value, bool) or not math.isfinite(number):
+            raise ValueError("must be a number")
+        if number < lowest:
+            raise ValueError(f"must be at least {lowest:g}")
         return number
 
     return convert

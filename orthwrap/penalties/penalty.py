@@ -56,6 +56,8 @@ class Penalty:
             are so large that Σ ‖G−I‖_F² can only be estimated; None leaves it out.
         concerns_alpha: whether W and W/α have their minimum at other kernels. Where not, scale
             `preserve` is the penalty times a number, and `auto` takes `unit`.
+        says_scale: an option of its own says what scale singular values are driven to: scale `auto`
+            takes `unit`, and with `preserve` that is in units of α.
         problem: `problem(layout, shape)`, why a kernel cannot have it, or `""`.
         pull: `pull(w)` → (direction, b), what stands for it where kernels are pulled after each
             optimizer step instead, W ← W − β·direction: a direction in the shape of w, and for each
@@ -84,6 +86,7 @@ class Penalty:
     of_kernel: bool = False
     figure_from_so: Callable[..., float] | None = None
     concerns_alpha: bool = True
+    says_scale: bool = False
     problem: Callable[[Layout, tuple[int, ...]], str] = lambda layout, shape: ""
     pull: Callable[..., tuple[Tensor, Tensor]] | None = None
     own_residual: bool = False

@@ -61,7 +61,7 @@ def _exact(w: Tensor, *, alpha: float, factor: float) -> tuple[Tensor, Any]:
     from orthwrap.penalties import tensors as t
 
     deviation = t.less(alpha**2)(t.gram(w))
-    sigma, slope = _top_by_vectors(deviation) if t.is_eager() else _top_by_squaring(deviation)
+    sigma, slope = top(deviation)
 
     def pullback(upstream: Tensor) -> Tensor:
         return t.times(t.multiplied(w, slope), (2 * factor) * upstream)
@@ -69,8 +69,15 @@ def _exact(w: Tensor, *, alpha: float, factor: float) -> tuple[Tensor, Any]:
     return _total(sigma, factor), pullback
 
 
+def top(b: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest |eigenvalue| of symmetric matrices, and its gradient with respect to them."""
+    from orthwrap.penalties import tensors as t
+
+    return _top_by_vectors(b) if t.is_eager() else _top_by_squaring(b)
+
+
 def _top_by_squaring(b: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest |eigenvalue| of symmetric matrices, and its gradient with respect to them.
+    """By powers of them.
 
     σ = ‖B·Bᵖ‖/‖Bᵖ‖, all columns of Bᵖ being nearly in the space of ±σ.
     """
@@ -88,16 +95,18 @@ def _top_by_squaring(b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _top_by_vectors(b: Tensor) -> tuple[Tensor, Tensor]:
-    """The same in few operations, where PyTorch dispatches each of them on its own."""
+    """In few operations, where PyTorch dispatches each of them on its own."""
     from keras import ops
 
     from orthwrap.penalties import tensors as t
 
-    values, vectors = ops.linalg.eigh(b)
-    sigma, place = values.abs().max(-1, keepdim=True)
+    # An eigendecomposition of what is not finite is an error; the norm of B·v then is NaN.
+    values, vectors = ops.linalg.eigh(b.nan_to_num(0.0, 0.0, 0.0))
+    place = values.abs().argmax(-1, keepdim=True)
     v = vectors.gather(-1, place.unsqueeze(-2).expand(*vectors.shape[:-1], 1))
-    signed = (b @ v) / (sigma.unsqueeze(-1) + t.TINY)
-    return sigma, signed @ v.mT
+    image = b @ v
+    sigma = t.norm(image)
+    return sigma, (image / t.per_matrix(sigma + t.TINY)) @ v.mT
 
 
 def _estimate(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from orthwrap.errors import ValueFault
-from orthwrap.penalties import cosine, dso, frobenius, lorth, mc, offdiag, so, srip
+from orthwrap.penalties import band, cosine, dso, frobenius, lorth, mc, offdiag, so, spectral, srip
 from orthwrap.penalties.of_keras import KERAS_NAMES
 from orthwrap.penalties.penalty import Penalty
 
@@ -21,6 +21,8 @@ PENALTIES: dict[str, Penalty] = {
         offdiag.PENALTY,
         cosine.PENALTY,
         frobenius.PENALTY,
+        spectral.PENALTY,
+        band.PENALTY,
     )
 }
 

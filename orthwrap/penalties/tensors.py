@@ -272,6 +272,17 @@ def gram(w: Tensor) -> Tensor:
     return whole(half_gram(w))
 
 
+def eigen(g: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (…, r), ascending, and eigenvectors (…, r, r) of symmetric matrices.
+
+    Not to be differentiated: where two eigenvalues are equal, that is 0/0. The eigenvalues of a
+    matrix that is not finite are NaN; some backends raise an error there, in the midst of training.
+    """
+    finite = ops.isfinite(ops.sum(g, (-2, -1), keepdims=True))
+    values, vectors = ops.linalg.eigh(ops.where(finite, g, eye_like(g)))
+    return ops.where(ops.squeeze(finite, -1), values, float("nan")), vectors
+
+
 def multiplied(w: Tensor, s: Tensor) -> Tensor:
     """W·S or S·W, whichever fits an S of the smaller Gram matrix's size."""
     return w @ s if is_tall(w) else s @ w

@@ -30,6 +30,8 @@ def scaled(slot: Slot, rule: Rule, attachment: Attachment) -> tuple[Attachment, 
         return attachment, _because("unit: of outputs")
     if not penalty.concerns_alpha:
         return attachment, _because(f"unit: the minimum of {penalty.name} is the same at any")
+    if penalty.says_scale:
+        return attachment, _because(f"unit: {penalty.name} has a target of its own")
     if slot.doubt:
         return attachment, _because("unit: the kernel's own is not known")
     alpha = slot.alpha()

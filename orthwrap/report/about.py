@@ -76,6 +76,12 @@ _ABOUT = {
     "cosine": Meaning(
         "mean |cos|", "mean |cos|", "between pairs of columns; 0 is at right angles, 1 is parallel"
     ),
+    "spectral": Meaning(
+        "(σ_max−t)²", "(σ_max−t)²", "how far the largest singular value is from its target, squared"
+    ),
+    "band": Meaning(
+        "outside band", "band", "Σ max(0, |σ²−1|−ε)²; 0: each singular value lies within its band"
+    ),
 }
 
 

@@ -168,7 +168,7 @@ def render_regularizers(rows: Iterable[Mapping[str, Any]], width: int) -> Render
     wide = width >= WIDE
     table = plain_table()
     table.add_column("name", style="bold", no_wrap=True)
-    table.add_column("times factor", no_wrap=width >= 100)
+    table.add_column("times factor", no_wrap=wide)
     table.add_column("minimum", no_wrap=True)
     table.add_column("factor", justify="right", no_wrap=True)
     if wide:

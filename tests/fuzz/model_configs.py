@@ -43,7 +43,10 @@ WRAPPERS = {"TimeDistributed": "layer", "Bidirectional": "layer", "RNN": "cell",
 CELLS = ("LSTMCell", "GRUCell", "SimpleRNNCell", "StackedRNNCells")
 MODELS = ("Sequential", "Functional", "Model", "Own")
 SLOTS = ("kernel", "activity", "recurrent", "depthwise", "pointwise", "embeddings", "bias")
-PENALTIES = ("SO", "DSO", "MC", "SRIP", "LOrth", "OffDiag", "Cosine", "Frobenius", "Attached")
+PENALTIES = (
+    *("SO", "DSO", "MC", "SRIP", "LOrth", "OffDiag", "Cosine", "Frobenius", "Spectral", "Band"),
+    "Attached",
+)
 
 
 def regularizer(d: Draw) -> Any:

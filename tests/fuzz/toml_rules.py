@@ -28,7 +28,8 @@ ODD_PATTERNS = (
     *("**", "re:(a+)+$", "\\", "*" * 50, "all@recurrent", "pool", "conv3"),
 )
 REGULARIZERS = (
-    *("so", "dso", "mc", "srip", "lorth", "offdiag", "cosine", "frobenius", "l1", "l2", "l1_l2"),
+    *("so", "dso", "mc", "srip", "lorth", "offdiag", "cosine", "frobenius"),
+    *("spectral", "band", "l1", "l2", "l1_l2"),
 )
 # None is a reference such as `a:b`, which is the user's own word and is imported.
 ODD_REGULARIZERS = ("", "nothing", "SO", "so ", "\0", "orthogonal_regularizer")

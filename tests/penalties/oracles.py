@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from orthwrap.penalties.band import band
 from orthwrap.penalties.cosine import cosine
 from orthwrap.penalties.dso import dso
 from orthwrap.penalties.frobenius import frobenius
@@ -16,6 +17,7 @@ from orthwrap.penalties.mc import mc
 from orthwrap.penalties.offdiag import offdiag
 from orthwrap.penalties.penalty import probe_shape
 from orthwrap.penalties.so import so
+from orthwrap.penalties.spectral import spectral
 from orthwrap.penalties.srip import estimated
 from tests.support.backend import compiled, value, value_and_grad
 
@@ -27,6 +29,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "offdiag": offdiag,
     "cosine": cosine,
     "frobenius": frobenius,
+    "spectral": lambda w: spectral(
+        w, lambda shape, _: ops.convert_to_tensor(random(shape, 2), w.dtype)
+    ),
+    "band": band,
 }
 
 SHAPES = [(1, 7, 4), (1, 4, 7), (1, 5, 5), (3, 6, 2), (2, 2, 6), (2, 1, 4), (2, 4, 1), (1, 1, 1)]
@@ -90,6 +96,15 @@ def numpy_frobenius(w: Any) -> Any:
     return np.sqrt(numpy_so(w))
 
 
+def numpy_spectral(w: Any) -> Any:
+    return (np.linalg.norm(w, 2) - 1) ** 2
+
+
+def numpy_band(w: Any) -> Any:
+    outside = [abs(s**2 - 1) - 0.1 for s in np.linalg.svd(w, compute_uv=False)]
+    return sum(o**2 for o in outside if o > 0)
+
+
 ORACLES: dict[str, Callable[[Any], Any]] = {
     "so": numpy_so,
     "dso": numpy_dso,
@@ -97,7 +112,10 @@ ORACLES: dict[str, Callable[[Any], Any]] = {
     "offdiag": numpy_offdiag,
     "cosine": numpy_cosine,
     "frobenius": numpy_frobenius,
+    "band": numpy_band,
 }
+# With those whose tensor form is right to some digits, or an estimate.
+FIGURES = {**ORACLES, "srip": numpy_srip, "spectral": numpy_spectral}
 
 
 def fixed(name: str, shape: tuple[int, ...], dtype: str = "float64") -> Callable[[Any], Any]:
@@ -113,7 +131,7 @@ def fixed(name: str, shape: tuple[int, ...], dtype: str = "float64") -> Callable
     return lambda w: function(w)
 
 
-ALL = [*ORACLES, "srip", "so-sketch", "offdiag-sketch"]
+ALL = [*FIGURES, "so-sketch", "offdiag-sketch"]
 
 
 def assert_gradient(function: Callable[[Any], Any], x: Any, directions: int = 3) -> None:

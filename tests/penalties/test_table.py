@@ -22,7 +22,10 @@ from tests.conftest import REPOSITORY
 
 
 def test_the_list() -> None:
-    assert list(PENALTIES) == ["so", "dso", "mc", "srip", "lorth", "offdiag", "cosine", "frobenius"]
+    assert list(PENALTIES) == [
+        *("so", "dso", "mc", "srip", "lorth", "offdiag", "cosine", "frobenius"),
+        *("spectral", "band"),
+    ]
     assert {name for name, p in PENALTIES.items() if p.sketch} == {"so", "lorth", "offdiag"}
     for name, penalty in PENALTIES.items():
         assert penalty.name == name
@@ -31,7 +34,10 @@ def test_the_list() -> None:
 
 
 def test_the_classes_keep_their_names() -> None:
-    names = ["SO", "DSO", "MC", "SRIP", "LOrth", "OffDiag", "Cosine", "Frobenius"]
+    names = [
+        *("SO", "DSO", "MC", "SRIP", "LOrth", "OffDiag", "Cosine", "Frobenius"),
+        *("Spectral", "Band"),
+    ]
     assert [cls.__name__ for cls in CLASSES.values()] == names
     for name in names:
         cls = getattr(orthwrap.regularizers, name)

@@ -82,6 +82,14 @@ def test_penalties_say_whether_the_scale_concerns_them() -> None:
             assert reason.endswith(f"scale unit: the minimum of {penalty.name} is the same at any")
 
 
+def test_a_target_of_its_own_is_not_in_units_of_the_kernels_scale() -> None:
+    found = decided(DENSE * 5, regularizer="spectral", options={"target": 2})
+    assert found == ("unit", 1.0, "matches d; scale unit: spectral has a target of its own")
+    scale, alpha, _ = decided(DENSE * 5, regularizer="spectral", scale="preserve")
+    assert scale == "preserve"
+    assert alpha == pytest.approx(5.0)
+
+
 def test_an_object_keeps_the_scale_it_has() -> None:
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4, name="d")])
     model.layers[-1].kernel.assign(DENSE * 5)

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from orthwrap.rules.file import read_rules
 from orthwrap.rules.patterns import SHORTHANDS
+from orthwrap_cli.examples import EXAMPLES
 from tests.cli.test_cli import call
 from tests.conftest import REPOSITORY
 from tests.support.samples import small_file
@@ -64,8 +65,8 @@ def test_the_rules_file_is_one(tmp_path: Path) -> None:
 
 def test_every_option_it_names_exists(run) -> None:
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README))
-    help_text = run("apply", "--help", COLUMNS="200").stdout
-    assert options <= set(re.findall(r"--[a-z-]+", help_text))
+    texts = [run(command, "--help", COLUMNS="200").stdout for command in EXAMPLES]
+    assert options <= set(re.findall(r"--[a-z-]+", "".join(texts)))
 
 
 def test_every_shorthand_is_there() -> None:

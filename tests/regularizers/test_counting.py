@@ -11,6 +11,7 @@ import pytest
 from keras import layers, ops
 
 import orthwrap
+from orthwrap.penalties.table import PENALTIES
 from orthwrap.regularizers import CLASSES
 from orthwrap.regularizers.clock import is_turn
 from tests.support import models
@@ -23,13 +24,14 @@ DRAWING: dict[str, Any] = {
     "offdiag sketch": lambda: orthwrap.OffDiag(0.1, estimate="sketch", every=2),
     "lorth sketch": lambda: orthwrap.LOrth(0.1, estimate="sketch"),
     "srip": lambda: orthwrap.SRIP(0.1),
+    "spectral": lambda: orthwrap.Spectral(0.1),
     "srip every": lambda: orthwrap.SRIP(0.1, every=3, steps=4),
     **{f"{n} every": lambda n=n: orthwrap.regularizer(n, 0.1, every=2) for n in CLASSES},
     "preserve": lambda: orthwrap.SO(0.1, scale="preserve", alpha=2.0, every=2),
     "combined": lambda: orthwrap.SO(0.1, estimate="sketch", combined_with="l2"),
 }
 PLAIN: dict[str, Any] = {
-    n: lambda n=n: orthwrap.regularizer(n, 0.1) for n in CLASSES if n != "srip"
+    n: lambda n=n: orthwrap.regularizer(n, 0.1) for n in CLASSES if not PENALTIES[n].draws
 }
 
 

@@ -708,7 +708,9 @@ def regularized(name: str, **words: Any) -> Any:
     return model
 
 
-@pytest.mark.parametrize("penalty", ["so", "dso", "mc", "offdiag", "cosine", "frobenius"])
+@pytest.mark.parametrize(
+    "penalty", ["so", "dso", "mc", "offdiag", "cosine", "frobenius", "spectral", "band"]
+)
 @pytest.mark.parametrize("name", layer_models())
 def test_gradient_agrees_with_differences(name: str, penalty: str) -> None:
     rng = np.random.default_rng(0)
@@ -800,6 +802,11 @@ def activity_oracle(name: str, outputs: Array) -> float:
     if name == "cosine":
         cosines = np.abs(gram / np.outer(lengths, lengths))
         return float((np.sum(cosines) - n) / (n * (n - 1)))
+    if name == "spectral":
+        return float((np.linalg.norm(a, 2) - 1) ** 2)
+    if name == "band":
+        outside = np.abs(np.linalg.eigvalsh(deviation)) - 0.1
+        return float(np.sum(np.maximum(outside, 0) ** 2))
     assert name == "frobenius"
     return float(np.linalg.norm(deviation))
 
