@@ -47,7 +47,8 @@ coverage: $(VENV)/ready
 
 DECISION_TESTS := tests/penalties tests/model_config tests/plan/test_plan.py tests/plan/test_plan_edges.py \
 	tests/rules tests/report/test_measure.py tests/report/test_kernels_in_blocks.py \
-	tests/report/test_report_data.py \
+	tests/report/test_report_data.py tests/report/test_operator_figures.py tests/plan/test_found.py \
+	tests/report/test_operator_reports.py tests/report/test_not_looked_into.py tests/verbs/test_strip_all.py \
 	$(addprefix tests/plan/test_needs.py::,test_what_a_module_gives test_what_leads_nowhere \
 		test_code_is_seen_wherever_it_stands test_bytecode_alone_is_code_too)
 

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
 
-_ALWAYS = ("orthwrap", "numpy", "h5py")
-# What Keras may compute with, by the package that brings it.
-_WITH_KERAS = ("keras", "tensorflow", "jax", "torch")
+from orthwrap._version import __version__
+
+_PACKAGES = ("numpy", "h5py", "keras", "tensorflow", "jax", "torch")
 
 
 def versions() -> dict[str, str]:
-    """By name: Python's and those of the packages that read and measure.
+    """By name: Python's, orthwrap's, and those of the packages that this process has loaded.
 
-    Keras and its backends are among them where this process has loaded them; reading does not.
+    Keras and its backends are among them where they were needed; no file is opened to look.
     """
-    names = [*_ALWAYS, *(name for name in _WITH_KERAS if name in sys.modules)]
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # a checkout on the path, which nobody installed
-            found[name] = "unknown"
-    return found
+    loaded = {name: sys.modules[name] for name in _PACKAGES if name in sys.modules}
+    found = {name: getattr(module, "__version__", None) for name, module in loaded.items()}
+    own = {"python": platform.python_version(), "orthwrap": __version__}
+    return own | {name: str(version) for name, version in found.items() if version is not None}

@@ -46,7 +46,8 @@ SHAPES = [
     ("ConvLSTM2D", 0, {}, (3, 3, 2, 20), (4, 18, 5)),
     ("ConvLSTM2D", 1, {}, (3, 3, 5, 20), (4, 45, 5)),
     ("MultiHeadAttention", 0, {}, (12, 3, 4), (3, 12, 4)),
-    ("MultiHeadAttention", 3, {}, (3, 4, 12), (3, 4, 12)),
+    ("MultiHeadAttention", 3, {}, (12, 3, 4), (3, 12, 4)),  # its gate
+    ("MultiHeadAttention", 4, {}, (3, 4, 12), (3, 4, 12)),
     ("Embedding", 0, {}, (100, 8), (1, 100, 8)),
 ]
 
