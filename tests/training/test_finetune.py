@@ -21,7 +21,8 @@ pytestmark = pytest.mark.usefixtures("eagerly")
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def test_verb_is_still_there_once_its_module_is_imported() -> None:
+def test_verb_is_still_there_once_its_module_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # what watches over the verbs in every test
     assert orthwrap.finetune is finetune
 
 
