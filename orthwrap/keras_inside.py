@@ -47,13 +47,11 @@ def objects_in_scope() -> dict[str, Any]:
 def global_seeds() -> list[Any]:
     """The variable of random numbers that are drawn without a seed, if there were any yet.
 
-    Keras ≥ 3.5: `keras.src.random.seed_generator:GLOBAL_SEED_GENERATOR`,
-    `keras.src.backend.common.global_state:get_global_attribute`.
+    Keras ≥ 3.5: `keras.src.backend.common.global_state:get_global_attribute`.
     """
     from keras.src.backend.common.global_state import get_global_attribute
-    from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 
-    generator = get_global_attribute(GLOBAL_SEED_GENERATOR)
+    generator = get_global_attribute("global_seed_generator")
     return [] if generator is None else [generator.state]
 
 

@@ -6,6 +6,7 @@ Keras is imported when a function is called, not before.
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -149,10 +150,13 @@ def _under_its_policy(
             return model, ()
         found.append((model, skipped[0]))
     model, why = found[0]
+    if _NOT_TRAINED.search(why):
+        return model, ()  # the optimizer of the file had not trained: it starts as it was
     return model, (f"the optimizer's state starts afresh: {_reason_of_skipping(why)}",)
 
 
 _SKIPPED = "Skipping variable loading for optimizer"
+_NOT_TRAINED = re.compile(r"saved optimizer has [012] variables")  # iteration and learning rate
 
 
 def _reason_of_skipping(message: str) -> str:

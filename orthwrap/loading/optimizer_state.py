@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from orthwrap.stores.h5 import group_of_arrays
 from orthwrap.upgrades.by_format import STATE, STATE_ASIDE
+
+_UNBUILT = 2  # variables of an optimizer that has none for its model yet: iteration, learning rate
 
 
 def restore_optimizer(model: Any, path: Path) -> tuple[str, ...]:
@@ -21,6 +25,8 @@ def restore_optimizer(model: Any, path: Path) -> tuple[str, ...]:
     if found is None:
         return ()
     names, saved = found
+    if len(saved) <= _UNBUILT and not any(np.any(a) for a in saved[:1]):
+        return ()  # it had not trained: it starts as it was
     arranged = _arrange(saved, names, optimizer.variables, model.trainable_variables)
     if arranged is None:
         return ("the file's optimizer state does not fit this optimizer: it starts afresh",)
