@@ -441,7 +441,7 @@ def test_two_schedules_of_two_regularizers() -> None:
         epochs=2,
     )
     assert seen == [(1, 0.25), (0.5, 0.25)]
-    assert set(history) == {"loss", "task_loss", "penalty"}
+    assert set(history) == {"loss", "task_loss", "penalty", "own_penalty"}  # an L2 beside ours
     assert not model._seed_generators
     assert "compute_loss" not in vars(model)
 
