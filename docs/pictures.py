@@ -58,6 +58,7 @@ def main() -> None:
     title = "orthwrap apply demo/model.h5 --target all-conv --data demo/digits.npz --goal 10x"
     svg = console.export_svg(title=title, theme=MONOKAI, unique_id="orthwrap")
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # which would be fetched
+    svg = re.sub(r"\s*<!--.*?-->", "", svg, flags=re.DOTALL)
     (IMAGES / "terminal.svg").write_text(svg, encoding="utf-8")
     screenshot(chromium, CELL.format(output=html_of(report)), IMAGES / "notebook.png", 1000, 420)
     screenshot(chromium, text_of(report), IMAGES / "page.png", 1200, 1250)

@@ -28,6 +28,11 @@ PAGES = (
     b"http://www.apache.org/licenses/",
     b"https://protobuf.dev/",
     b"https://json-schema.org/draft/",
+    b"http://www.w3.org/2000/svg",
+    # Of the tools that docs/comparison.md speaks of.
+    *(b"https://keras.io/api/", b"https://docs.pytorch.org/docs/", b"https://huggingface.co/docs/"),
+    *(b"https://github.com/deel-ai/", b"https://github.com/lezcano/geotorch"),
+    *(b"https://github.com/calculatedcontent/", b"https://github.com/tensorflow/"),
 )
 # Places on the machine where it was built.
 LOCAL = tuple(f"{place}/".encode() for place in (REPOSITORY, Path.home()) if len(place.parts) > 1)
