@@ -134,7 +134,7 @@ def test_zero_is_as_if_there_were_no_penalty() -> None:
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"every": 2}, {"estimate": "sketch", "seed": 3}])
+@pytest.mark.parametrize("options", [{"every": 2, "seed": 3}, {"estimate": "sketch", "seed": 3}])
 def test_options_and_schedules_go_together(options: dict[str, Any]) -> None:
     """Half the factor throughout is a multiplier of one half throughout."""
     weights = []
