@@ -89,7 +89,8 @@ def backend_named() -> Iterator[None]:
     except (ModuleNotFoundError, ValueError) as e:
         wanted = e.name if isinstance(e, ModuleNotFoundError) else os.environ.get("KERAS_BACKEND")
         is_unknown = str(e).startswith("Unable to import backend")  # Keras's words
-        if "keras" in sys.modules or not (is_unknown or wanted in _BACKENDS):
+        is_missing = isinstance(e, ModuleNotFoundError) and wanted in _BACKENDS
+        if "keras" in sys.modules or not (is_unknown or is_missing):
             raise
         what = "is none of Keras's backends" if is_unknown else "is not installed here"
         there = [name for name in _BACKENDS if is_installed(name)]

@@ -5,6 +5,7 @@ What a model keeps is found here anew, without orthwrap.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 from collections.abc import Callable, Iterator, Mapping
@@ -54,8 +55,10 @@ def keeping_bits(verb: str) -> Callable[..., Any]:
     takes its own count with it.
     """
 
+    true_verb = getattr(importlib.import_module(f"orthwrap.verbs.{verb}"), verb)
+
+    @functools.wraps(true_verb)
     def call(model: Any, *args: Any, **words: Any) -> Any:
-        true_verb = getattr(importlib.import_module(f"orthwrap.verbs.{verb}"), verb)
         trains = words.get("in_place") and words.get("data") is not None
         if trains or not _is_model(model):
             return true_verb(model, *args, **words)

@@ -251,9 +251,9 @@ def test_one_kernel_of_many_layers_is_measured_once(
     ):
         real = getattr(importlib.import_module(module), name)
 
-        def counted(*given: Any, real: Any = real, name: str = name) -> Any:
+        def counted(*given: Any, real: Any = real, name: str = name, **words: Any) -> Any:
             calls.append(name)
-            return real(*given)
+            return real(*given, **words)
 
         monkeypatch.setattr(f"{module}.{name}", counted)
     report = orthwrap.inspect(path)
