@@ -22,8 +22,8 @@ from orthwrap.errors import (
     origin,
     raised_at,
 )
-from orthwrap.report.folding import View
 from orthwrap.report.record import Report
+from orthwrap.report.view import View
 from orthwrap.stores.written import noting
 from orthwrap.text import listed, printable
 from orthwrap.training.loop.interrupts import note_interrupts

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orthwrap.report.folding import Sort
+from orthwrap.report.view import Sort
 from orthwrap.rules.rule import AttachWords
 from orthwrap.stores.outputs import SUFFIXES
 from orthwrap_cli.word_options import one_of

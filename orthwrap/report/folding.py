@@ -6,31 +6,15 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
 
 from orthwrap.report.about import figure_of
 from orthwrap.report.record import Deviation, LayerRecord
+from orthwrap.report.view import Sort, View
 
 FOLDED = 20  # rows; of more, neighbours that are alike share one
-Sort = Literal["residual", "condition", "sigma", "parameters"]
 
 _PART = re.compile(r"[^/_.-]+[/_.-]?|[/_.-]")
 _LETTERS = re.compile(r"\D*")
-
-
-@dataclass(frozen=True)
-class View:
-    """How a screen shows the kernels.
-
-    Attributes:
-        unfold: every kernel in a row of its own.
-        sort: by which figure, the worst or the most first; None is the model's order.
-        top: how many of them at most; None is all. Without `sort` by residual.
-    """
-
-    unfold: bool = False
-    sort: Sort | None = None
-    top: int | None = None
 
 
 @dataclass(frozen=True)

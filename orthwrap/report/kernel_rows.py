@@ -9,7 +9,7 @@ from typing import Any
 
 from orthwrap.plan.decision import EXCLUDED, NOT_SELECTED
 from orthwrap.report.about import RESIDUAL, SCALED_RESIDUAL, figure_of, meaning_of
-from orthwrap.report.record import Comparison, Deviation, LayerRecord
+from orthwrap.report.record import Comparison, Deviation, LayerRecord, place_of
 
 NUMBERS = ("residual", "σ min … max", "operator σ", "condition", "coherence")
 COMPARED = ("layer", "shape", "weights", "regularizer", "residual")
@@ -76,7 +76,7 @@ def cells_of(record: LayerRecord, columns: Sequence[str]) -> Iterator[Cell]:
 
 def compared_cells_of(row: Comparison) -> Iterator[Cell]:
     """One for each of `COMPARED`."""
-    yield Cell(row.path if row.slot == "kernel" else f"{row.path}@{row.slot}", "name")
+    yield Cell(place_of(row.path, row.slot), "name")
     yield Cell(_shape(row.shape_after or row.shape_before), name="shape")
     change = f" {row.weight_change:.2%}" if row.status == "changed" and row.weight_change else ""
     yield Cell(f"{row.status}{change}")

@@ -36,7 +36,7 @@ from orthwrap.report.about import (
 )
 from orthwrap.report.fitting import broken, fitted
 from orthwrap.report.folding import Block
-from orthwrap.report.kernel_rows import rounded_up
+from orthwrap.report.kernel_rows import is_quiet, rounded_up
 from orthwrap.report.record import Comparison, Deviation, LayerRecord, Report
 from orthwrap.report.signs import Text
 from orthwrap.text import printable
@@ -94,8 +94,7 @@ def layer_table(
 
 
 def _is_quiet(line: LayerRecord | Block) -> bool:
-    record = line.records[0] if isinstance(line, Block) else line
-    return record.decision in (NOT_SELECTED, EXCLUDED) and record.before is None
+    return is_quiet(line.records[0] if isinstance(line, Block) else line)
 
 
 Cell = Callable[[Deviation | None], Text]

@@ -25,11 +25,11 @@ from orthwrap.plan.decision import (
 )
 from orthwrap.report.about import figure_of, meaning_of
 from orthwrap.report.fitting import fitted
-from orthwrap.report.folding import Block, View, rows_of
+from orthwrap.report.folding import Block, rows_of
 from orthwrap.report.gate_table import gate_parts
 from orthwrap.report.going_on import going_on
 from orthwrap.report.judged import AT_WHICH_FACTORS, judged, kept, residual_rows, with_repeats
-from orthwrap.report.kernel_rows import rounded_up
+from orthwrap.report.kernel_rows import is_quiet, rounded_up
 from orthwrap.report.layer_table import (
     WIDE,
     layer_table,
@@ -49,6 +49,7 @@ from orthwrap.report.record import (
     Training,
 )
 from orthwrap.report.signs import Text
+from orthwrap.report.view import View
 from orthwrap.stores.store import ModelRecord
 from orthwrap.text import PLAINLY, listed, plainly, printable
 
@@ -236,8 +237,7 @@ def _shown(report: Report) -> list[LayerRecord]:
         return [r for r in report.layers if r.decision == REMOVED]
     if report.command == "upgrade":
         return []
-    quiet = (NOT_SELECTED, EXCLUDED)
-    loud = [r for r in report.layers if r.decision not in quiet or r.before is not None]
+    loud = [r for r in report.layers if not is_quiet(r)]
     return loud or list(report.layers)
 
 

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from orthwrap.report.folding import FOLDED, Block, View, folded, rows_of
+from orthwrap.report.folding import FOLDED, Block, folded, rows_of
 from orthwrap.report.record import Deviation, LayerRecord, RegularizerRecord, Report
 from orthwrap.report.terminal import as_text, render
+from orthwrap.report.view import View
 from orthwrap.stores.store import ModelRecord
 from orthwrap_cli.main import app
 from tests.support.samples import small_file
