@@ -13,7 +13,7 @@ import numpy as np
 
 from orthwrap.penalties.figures import Matrices
 from orthwrap.penalties.options import Option, number_from
-from orthwrap.penalties.penalty import Penalty, probe_shape
+from orthwrap.penalties.penalty import Meaning, Penalty, probe_shape
 from orthwrap.penalties.srip import EXACT_UP_TO, STEPS, top
 
 Tensor = Any
@@ -150,6 +150,9 @@ PENALTY = Penalty(
     exact=spectral,
     on_outputs=on_outputs,
     figure=figure,
+    meaning=Meaning(
+        "(σ_max−t)²", "(σ_max−t)²", "how far the largest singular value is from its target, squared"
+    ),
     says_scale=True,
     takes_alpha=True,
 )

@@ -13,7 +13,7 @@ import numpy as np
 
 from orthwrap.penalties.figures import Matrices
 from orthwrap.penalties.options import Option, whole_number
-from orthwrap.penalties.penalty import NOT_SQUARED, Penalty, probe_shape
+from orthwrap.penalties.penalty import NOT_SQUARED, Meaning, Penalty, probe_shape
 
 Tensor = Any
 
@@ -182,5 +182,8 @@ PENALTY = Penalty(
     exact=srip,
     on_outputs=on_outputs,
     figure=figure,
+    meaning=Meaning(
+        "spectral deviation", "spectral", "the largest |σ²−1|, as srip finds it; 0 is orthonormal"
+    ),
     takes_alpha=True,
 )

@@ -12,6 +12,8 @@ from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
+from orthwrap.penalties.lorth import OPERATOR_RESIDUAL
+from orthwrap.penalties.penalty import Meaning
 from orthwrap.plan.decision import (
     ALREADY,
     EXCLUDED,
@@ -23,13 +25,11 @@ from orthwrap.plan.decision import (
 )
 from orthwrap.report.about import (
     COHERENCE,
-    OPERATOR_RESIDUAL,
     OPERATOR_SIGMAS,
     PRESERVED,
     RESIDUAL,
     SCALED_RESIDUAL,
     SIGMAS,
-    Meaning,
     figure_of,
     legend,
     meaning_of,
