@@ -220,15 +220,8 @@ def _descend(
         shared_id = child.node.get("shared_object_id")
         yield layer, shared_id if isinstance(shared_id, (int, str)) else None
         if members:
-            yield from _descend(
-                child.node,
-                layer.pointers[0],
-                layer.steps,
-                path + "/",
-                layer.trainable,
-                around,
-                depth + 1,
-            )
+            place = (layer.pointers[0], layer.steps, f"{path}/")
+            yield from _descend(child.node, *place, layer.trainable, around, depth + 1)
 
 
 @dataclass(frozen=True)

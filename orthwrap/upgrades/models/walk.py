@@ -33,8 +33,8 @@ _OLD_MODELS = {"Container": "Model", "Network": "Model"}
 
 
 @dataclass(frozen=True)
-class _Around:
-    """The model around some layers.
+class _OldModel:
+    """The model that some layers stand in.
 
     Attributes:
         path: its own; "" at the root.
@@ -85,21 +85,21 @@ class Walker:
         if "input_layers" not in config:
             is_layer = layers and is_layer_node(layers[0])
             shape = sequential.own_batch_shape(layers[0].get("config")) if is_layer else None
-            parts = self._children(layers, old_names, _Around(path, group, stores, depth))
+            parts = self._children(layers, old_names, _OldModel(path, group, stores, depth))
             sequential.add_input_layer(node, shape, path, self.run)
             return parts
         if changes:
             graph.rename_refs(config, changes)
         known = graph.layer_names(layers, path)
         offsets = graph.call_offsets(layers, known, config.get("output_layers"))
-        around = _Around(path, group, stores, depth, known, offsets, is_graph=True)
+        around = _OldModel(path, group, stores, depth, known, offsets, is_graph=True)
         parts = self._children(layers, old_names, around)
         self._ends(config, known, offsets)
         graph.single_tensors(config, path, self.run)
         return parts
 
     def _children(
-        self, layers: list[Any], old_names: list[str | None], around: _Around
+        self, layers: list[Any], old_names: list[str | None], around: _OldModel
     ) -> list[Arrays]:
         """Rewrite a model's layers; their arrays.
 
