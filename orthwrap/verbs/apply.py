@@ -117,7 +117,7 @@ def apply(
     if settings is not None:
         settings = _settled(settings, training, rules, dry_run=dry_run, in_place=in_place)
     job = job_of(data, settings, progress)
-    how = {"with_figures": measure, "with_operator": operator}
+    how: Any = {"with_figures": measure, "with_operator": operator}
     report_on = functools.partial(make_report, "apply", **how, measuring=measuring_of(progress))
     verb = _Apply(rules, measure, report_on, job, known, unsafe_lambda, dry_run, weights)
     with contextlib.nullcontext() if job is None else job.on_devices():
