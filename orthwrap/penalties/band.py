@@ -39,7 +39,7 @@ def _band(w: Tensor, *, slack: float, alpha: float, factor: float) -> tuple[Tens
     value, slope = _of_gram(t.gram(w), alpha**2, slack * alpha**2)
 
     def pullback(upstream: Tensor) -> Tensor:
-        return t.times(t.multiplied(w, slope), (2 * factor) * upstream)
+        return t.times_scalar(t.multiplied(w, slope), (2 * factor) * upstream)
 
     return factor * value, pullback
 

@@ -59,7 +59,7 @@ def _exact(w: Tensor, *, target: float, factor: float) -> tuple[Tensor, Any]:
 
     def pullback(upstream: Tensor) -> Tensor:
         scale = t.per_matrix((2 * factor) * upstream * off / (sigma + t.TINY))
-        return t.times(t.multiplied(w, slope), scale)
+        return t.times_scalar(t.multiplied(w, slope), scale)
 
     return factor * ops.sum(ops.square(off)), pullback
 

@@ -64,7 +64,7 @@ def _exact(w: Tensor, *, alpha: float, factor: float) -> tuple[Tensor, Any]:
     sigma, slope = top(deviation)
 
     def pullback(upstream: Tensor) -> Tensor:
-        return t.times(t.multiplied(w, slope), (2 * factor) * upstream)
+        return t.times_scalar(t.multiplied(w, slope), (2 * factor) * upstream)
 
     return _total(sigma, factor), pullback
 

@@ -94,7 +94,7 @@ class Walker:
         offsets = graph.call_offsets(layers, known, config.get("output_layers"))
         around = _OldModel(path, group, stores, depth, known, offsets, is_graph=True)
         parts = self._children(layers, old_names, around)
-        self._ends(config, known, offsets)
+        self._outputs(config, known, offsets)
         graph.single_tensors(config, path, self.run)
         return parts
 
@@ -165,7 +165,7 @@ class Walker:
         ):
             detail = keras1.convert(layer, self.ordering, self.theano)
             layer.note("Keras 1 words", "Keras 1.0-1.2", detail)
-        inner = self._held(layer, old_name, stores, depth)
+        inner = self._held_layers(layer, old_name, stores, depth)
         rewrite_layer(layer)
         if inner:
             arrays = in_a_row(path, wrappers.count_directions(old_name, inner))
@@ -181,7 +181,7 @@ class Walker:
                 ]
         return arrays.frozen() if old_config.get("trainable") is False else arrays
 
-    def _held(
+    def _held_layers(
         self, layer: OldLayer, old_name: str, stores: tuple[str, ...], depth: int
     ) -> list[Arrays]:
         """Rewrite the layers that a wrapper's config holds; their arrays.
@@ -268,7 +268,7 @@ class Walker:
         arguments = graph.map_refs(call.arguments, shift, set())
         return graph.Call(first, arguments)
 
-    def _ends(self, config: Config, known: set[str], offsets: dict[str, int]) -> None:
+    def _outputs(self, config: Config, known: set[str], offsets: dict[str, int]) -> None:
         """Outputs: Keras 3 counts the calls of functional models from 1 here, of others from 0."""
         classes = {layer["name"]: class_of(layer) for layer in config["layers"]}
 
