@@ -149,8 +149,10 @@ def operator_range(operator: OperatorFigures | None) -> str:
 
 
 def rounded_up(bound: float) -> str:
-    """To two digits, never below it."""
-    return f"{math.ceil(bound * 100 - 1e-3) / 100:.2f}"
+    """To two digits behind the point, of a large one to four in all, and never below it."""
+    digits = 2 if bound < 1e6 else 3 - math.floor(math.log10(bound))
+    up = math.ceil(bound * 10.0**digits - 1e-3) / 10.0**digits
+    return f"{up:.2f}" if digits == 2 else f"{up:.4g}"
 
 
 def _number(name: str, value: float | None) -> Cell:

@@ -189,7 +189,7 @@ def render_regularizers(rows: Iterable[Mapping[str, Any]], width: int) -> Render
         "transfer. Keras's l1, l2, l1_l2 (factor 0.01) and package.module:function fit as well.",
         style="dim",
     )
-    return Group(table, foot)
+    return _paragraphs([table, foot])
 
 
 def regularizer_rows() -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ class AttachWords(TypedDict, total=False):
         Any,
         Word(
             "Which layers: all-conv, class:Conv2D, re:REGEX, a glob on the path, PATTERN@SLOT. "
-            "Repeatable. Default to attach: all-conv and all-dense.",
+            "Repeatable. Default: all-conv and all-dense to attach, else all.",
             words.patterns,
             ("all-conv", "all-dense"),
             _ATTACH,
