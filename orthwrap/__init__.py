@@ -128,7 +128,9 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    from orthwrap.penalties.table import PENALTIES
+
+    return sorted({*__all__, *(penalty.class_name for penalty in PENALTIES.values())})
 
 
 @wrapt.when_imported("keras")

@@ -62,7 +62,8 @@ def cells_of(record: LayerRecord, columns: Sequence[str], command: str) -> Itera
         name += f" {record.kernel}"
     yield Cell(name, "name")
     yield Cell(_shape(record.shape), name="shape")
-    yield Cell(" ".join(words for words, _ in carried(record, command)), "carried")
+    held = " ".join(words for words, _ in carried(record, command))
+    yield Cell(held, "carried", name="regularizer" if held == NOTHING else "")
     meaning = meaning_of(record)
     named = meaning.word if meaning not in (RESIDUAL, SCALED_RESIDUAL) else "residual"
     yield _moved(named, figure_of(record, record.before), figure_of(record, record.after))
