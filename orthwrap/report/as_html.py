@@ -20,7 +20,7 @@ from orthwrap.report.about import (
     SIGMAS,
     figure_of,
     legend,
-    meaning_of,
+    meanings_of,
 )
 from orthwrap.report.kernel_rows import NUMBERS, SPARK, cells_of, columns_of, is_quiet
 from orthwrap.report.record import Report
@@ -126,7 +126,7 @@ def _table(report: Report) -> dict[str, Any]:
         {"quiet": is_quiet(r), "cells": list(cells_of(r, columns, report.command))}
         for r in report.layers
     ]
-    meanings = [meaning_of(r) for r in report.layers if r.before is not None]
+    meanings = meanings_of(report.layers)
     meanings += [m for m in (SIGMAS, OPERATOR_SIGMAS, COHERENCE) if m.word in columns]
     return {
         "rows": rows,

@@ -5,6 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
+from orthwrap.report.about import (
+    RESIDUAL,
+    SCALED_RESIDUAL,
+    SIGMAS,
+    figure_of,
+    legend,
+    meaning_of,
+    meanings_of,
+)
 from orthwrap.report.judged import AT_WHICH_FACTORS
 from orthwrap.report.kernel_rows import sigma_range
 from orthwrap.report.record import (
@@ -45,6 +54,10 @@ def _report_text(report: Report) -> str:
         parts.append("\n".join([f"{report.gate.text}.", *([""] if failures else []), *failures]))
     if report.layers:
         parts.append(_table(_COLUMNS, map(_cells, report.layers)))
+        words = legend([*meanings_of(report.layers), SIGMAS])
+        lines = (": ".join(filter(None, pair)) for pair in words)
+        if any(row.before is not None for row in report.layers):
+            parts.append("\n".join(f"- {markdown_text(line)}" for line in lines))
     if report.training is not None:
         parts.append(_training(report.training))
     return _section(parts, [f"{u['name']} ({u['vintage']})" for u in report.upgrades], report)
@@ -63,7 +76,7 @@ def _cells(row: LayerRecord) -> list[str]:
         _shape(row.shape),
         row.decision.replace("_", " "),
         regularizer,
-        _residuals(row.before, row.after),
+        _figures(row),
         sigma_range(last) or _NONE,
         row.reason,
     ]
@@ -136,6 +149,15 @@ def _name(row: LayerRecord | Comparison) -> str:
 
 def _shape(shape: tuple[int, ...] | None) -> str:
     return _NONE if shape is None else "×".join(map(str, shape))
+
+
+def _figures(row: LayerRecord) -> str:
+    """The figure that its regularizer is about; which that is, where it is no residual."""
+    found = [figure_of(row, figures) for figures in (row.before, row.after)]
+    meaning = meaning_of(row)
+    tag = "" if meaning in (RESIDUAL, SCALED_RESIDUAL) else f"{meaning.tag} "
+    moved = _moved((value for value in found if value is not None), ".3g")
+    return f"{tag}{moved}" if moved else _NONE
 
 
 def _residuals(before: Deviation | None, after: Deviation | None) -> str:
