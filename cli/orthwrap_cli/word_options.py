@@ -12,6 +12,10 @@ import typer
 from orthwrap.errors import UsageError
 from orthwrap.rules.words import AUTO, Word, words_of
 
+PENALTY_NAMES = "{penalties}"
+"""In a help, where the names stand of all penalties that there are once it is shown."""
+_CHOICES = {"regularizer": f"One of {PENALTY_NAMES}. "}
+
 
 def one_of(table: type, name: str, panel: str) -> Any:
     """The annotation of a parameter that is the option for one word, in a panel of the help."""
@@ -23,7 +27,7 @@ def _annotation(name: str, word: Word, panel: str | None = None) -> Any:
     option = typer.Option(
         *word.options(name),
         metavar=word.metavar,
-        help=word.help,
+        help=_CHOICES.get(name, "") + word.help,
         rich_help_panel=panel or word.panel,
     )
     return Annotated[kind if kind is bool else kind | None, option]

@@ -15,7 +15,7 @@ from orthwrap.report.about import (
     meanings_of,
 )
 from orthwrap.report.judged import AT_WHICH_FACTORS
-from orthwrap.report.kernel_rows import sigma_range
+from orthwrap.report.kernel_rows import carried, sigma_range
 from orthwrap.report.record import (
     CompareReport,
     Comparison,
@@ -70,7 +70,7 @@ def _cells(row: LayerRecord) -> list[str]:
     last = row.after or row.before
     regularizer = row.foreign or _NONE
     if row.regularizer is not None:
-        regularizer = f"{row.regularizer.name} {row.regularizer.factor:.3g}"
+        regularizer = " ".join(words for words, _ in carried(row, ""))
     return [
         _name(row),
         _shape(row.shape),
