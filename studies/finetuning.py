@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import keras
-
 import orthwrap
 from studies import networks, training
 from studies.data import Split, split
@@ -31,8 +29,7 @@ def scores(case: str, arm: str, strength: float, seed: int) -> Scores:
     after, worst = model, 1.0
     if arm == "control":
         training.compile_for(model, RATE)
-        keras.utils.set_random_seed(seed)
-        model.fit(data.x, data.y, epochs=EPOCHS, verbose=0)
+        training.fit(model, data.x, data.y, seed, training.Recipe(EPOCHS))
     elif arm != "original":
         result = orthwrap.apply(
             model,

@@ -22,18 +22,12 @@ def scores(case: str, arm: str, strength: float, seed: int) -> Scores:
     data = split("digits", seed)
     x, y = data.x[:SAMPLES].reshape(SAMPLES, -1), data.y[:SAMPLES]
     keras.utils.set_random_seed(seed)
-    model, callbacks = training.equipped(networks.mlp(x.shape[1:], 10), arm, strength, HOW)
+    model = training.equipped(networks.mlp(x.shape[1:], 10), arm, strength, HOW)
     training.compile_for(model, HOW.rate, decay=strength if arm == "decay" else 0)
     found, draw = [], np.random.default_rng(seed)
-    for _ in range(TASKS):
+    for task in range(TASKS):
         now, labels = _task(case, x, y, draw)
-        model.fit(
-            *(now, labels),
-            epochs=HOW.epochs,
-            batch_size=HOW.batch_size,
-            callbacks=callbacks,
-            verbose=0,
-        )
+        training.fit(model, now, labels, seed + task, HOW)
         found.append(training.accuracy(training.probabilities(model, now), labels))
     early, late = float(np.mean(found[:LATE])), float(np.mean(found[-LATE:]))
     ended = training.residuals(model)
@@ -53,7 +47,6 @@ EXPERIMENT = Experiment(
         Arm("plain"),
         Arm("decay", (1e-3, 1e-2, 1e-1)),
         Arm("so", (1e-3, 1e-2, 1e-1)),
-        Arm("pull", (1e-4, 1e-3, 1e-2)),
     ),
     scores=scores,
     tuning_seeds=1,

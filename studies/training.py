@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,30 +32,59 @@ class Recipe:
 
 
 def trained(build: Build, split: Split, arm: str, strength: float, seed: int, how: Recipe) -> Any:
-    """The network after its training; initial weights and batches follow from the seed alone."""
+    """The network after its training; initial weights and batches follow from the seed alone.
+
+    It is the same object for every seed, set back to where it began: to trace the steps of small
+    networks takes longer than to run them.
+    """
+    shape = split.x.shape[1:]
     keras.utils.set_random_seed(seed)
-    model = build(split.x.shape[1:], split.classes)
-    model, callbacks = equipped(model, arm, strength, how)
-    compile_for(model, how.rate, decay=strength if arm == "decay" else 0)
-    keras.utils.set_random_seed(seed)
-    model.fit(
-        *(split.x, split.y),
-        epochs=how.epochs,
-        batch_size=how.batch_size,
-        callbacks=callbacks,
-        verbose=0,
-    )
+    drawn = build(shape, split.classes).get_weights()
+    model, state = _compiled(build, shape, split.classes, arm, strength, how)
+    model.set_weights(drawn)
+    for variable, value in zip(model.optimizer.variables, state, strict=True):
+        variable.assign(value)
+    fit(model, split.x, split.y, seed, how)
     return model
 
 
-def equipped(model: Any, arm: str, strength: float, how: Recipe) -> tuple[Any, list[Any]]:
-    """The model and callbacks of an arm: `plain` and `decay`, `pull`, or a penalty's name."""
+@functools.lru_cache(maxsize=16)
+def _compiled(
+    build: Build, shape: tuple[int, ...], classes: int, arm: str, strength: float, how: Recipe
+) -> tuple[Any, list[Array]]:
+    """A model, and its optimizer's variables before any step."""
+    model = equipped(build(shape, classes), arm, strength, how)
+    compile_for(model, how.rate, decay=strength if arm == "decay" else 0)
+    model.optimizer.build(model.trainable_variables)
+    if arm == "pull":  # for good: as a callback it would have the steps traced anew for each seed
+        orthwrap.Pull(strength).start(model)
+    return model, [np.array(v) for v in model.optimizer.variables]
+
+
+def fit(model: Any, x: Array, y: Array, seed: int, how: Recipe) -> None:
+    """All epochs in a row, each in an order of its own: to begin an epoch takes Keras a while."""
+    draw = np.random.default_rng(seed)
+    order = np.concatenate([draw.permutation(len(x)) for _ in range(how.epochs)])
+    model.fit(
+        *(x[order], y[order]),
+        batch_size=how.batch_size,
+        shuffle=False,
+        verbose=0,
+    )
+
+
+def equipped(model: Any, arm: str, strength: float, how: Recipe) -> Any:
+    """The model of an arm: `plain` and `decay` as they are, `pull`, or a penalty's name.
+
+    Penalties are as published, which drive singular values to 1: a network that is not trained yet
+    has no scale to keep.
+    """
     if arm in ("plain", "decay"):
-        return model, []
-    words: dict[str, Any] = {"target": how.target, "exclude": how.exclude, "measure": False}
-    if arm == "pull":
-        return orthwrap.apply(model, **words).model, [orthwrap.Pull(strength)]
-    return orthwrap.apply(model, regularizer=arm, factor=strength, **words).model, []
+        return model
+    penalty = {} if arm == "pull" else {"regularizer": arm, "factor": strength}
+    return orthwrap.apply(
+        model, target=how.target, exclude=how.exclude, scale="unit", measure=False, **penalty
+    ).model
 
 
 def compile_for(model: Any, rate: float, *, decay: float = 0) -> None:
