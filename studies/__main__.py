@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import sys
 import tempfile
@@ -14,6 +15,14 @@ from studies.experiment import RESULTS, Experiment, kept, perform, planned
 
 # In this order, the cheaper and more telling first.
 MODULES = ("few_data", "deep_tanh", "plasticity", "finetuning", "recurrent", "robustness", "clean")
+
+
+# Threads of small networks wait for one another more than they work.
+ENVIRONMENT = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+}
 
 
 def experiments() -> dict[str, Experiment]:
@@ -31,7 +40,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one run of two arms each, not kept")
     parser.add_argument("--plan", action="store_true", help="what is there, and how long the rest")
     given = parser.parse_args()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     chosen = [name.partition(":") for name in given.only or experiments()]
     with tempfile.TemporaryDirectory() as scratch:
         for name, _, case in chosen:
@@ -56,18 +66,16 @@ def cost(experiment: Experiment, results: Path) -> list[str]:
     """Runs there and to come, and CPU hours from what runs have taken."""
     lines = []
     for case in experiment.cases:
-        files = (results / experiment.name / case).glob("*.json")
-        took = [_cpu(path) for path in files]
-        count = planned(experiment, case)
+        took, count = cpu_seconds(experiment, case, results), planned(experiment, case)
         hours = f"{sum(took) / len(took) * count / 3600:.2f} h of CPU in all" if took else "?"
         lines.append(f"{experiment.name}:{case}  {len(took)} of {count} runs  {hours}")
     return lines
 
 
-def _cpu(path: Path) -> float:
-    import json
-
-    return float(json.loads(path.read_text(encoding="utf-8"))["cpu_s"])
+def cpu_seconds(experiment: Experiment, case: str, results: Path) -> list[float]:
+    """What each run that is there has taken."""
+    paths = sorted((results / experiment.name / case).glob("*.json"))
+    return [float(json.loads(path.read_text(encoding="utf-8"))["cpu_s"]) for path in paths]
 
 
 if __name__ == "__main__":

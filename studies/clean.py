@@ -36,8 +36,12 @@ ARMS = (
 EXPERIMENT = Experiment(
     name="clean",
     cases=(
-        "digits-vgg", "mnist-vgg", "digits-resnet", "mnist-resnet",
-        "photographs-mobilenet", "digits-transformer",
+        "digits-vgg",
+        "mnist-vgg",
+        "digits-resnet",
+        "mnist-resnet",
+        "photographs-mobilenet",
+        "digits-transformer",
     ),
     arms=ARMS,
     scores=scores,

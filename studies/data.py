@@ -49,7 +49,9 @@ def split(name: str, seed: int, per_class: int | None = None) -> Split:
     order = np.random.default_rng(seed).permutation(len(y))
     if per_class is None:
         held = len(y) // 5
-        return Split(x[order[held:]], y[order[held:]], x[order[:held]], y[order[:held]], x_test, y_test)
+        return Split(
+            x[order[held:]], y[order[held:]], x[order[:held]], y[order[:held]], x_test, y_test
+        )
     by_class = [order[y[order] == c] for c in range(int(y.max()) + 1)]
     train = np.concatenate([c[:per_class] for c in by_class])
     held_out = np.concatenate([c[per_class : 2 * per_class] for c in by_class])
