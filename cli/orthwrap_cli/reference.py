@@ -24,15 +24,15 @@ Each word is a long option of the command and a keyword in Python; those of rule
 
 _COMMANDS = """# Commands
 
-What `orthwrap COMMAND --help` says. Options of training and of rules are explained in [words](words.md),
-exit codes below. This page is made from the commands.
+What `orthwrap COMMAND --help` says. Options of training and of rules are explained in
+[words](words.md). This page is made from the commands.
 
 | exit code | |
 |---|---|
 | 0 | done |
 | 1 | the model, data or a value is at fault; one line on standard error says what to do |
 | 2 | the command was written wrongly |
-| 3 | a gate says no: `check`, `compare --exit-code`; with `--strict`, the verdict warns or a goal was not reached |
+| 3 | a gate says no: `check`, `compare --exit-code`, or `--strict` |
 | 130 | interrupted |
 """
 

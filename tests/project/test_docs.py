@@ -1,4 +1,4 @@
-"""The pages of the documentation: their code runs, their links lead somewhere, their numbers hold."""
+"""The pages of the documentation: their code runs, their links lead somewhere."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import tomllib
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,7 @@ def test_every_page_is_in_the_navigation_and_the_other_way_round() -> None:
     assert sorted(_pages(project["nav"])) == sorted(PAGES)
 
 
-def _pages(entry: object) -> list[str]:
+def _pages(entry: Any) -> list[str]:
     if isinstance(entry, str):
         return [entry]
     members = entry.values() if isinstance(entry, dict) else entry
@@ -74,8 +75,8 @@ def test_links_lead_to_what_is_there(page: str) -> None:
 def _anchors(page: str) -> set[str]:
     """Of the headings, as Python-Markdown makes them."""
     heads = re.findall(r"^#+ (.*)$", PAGES[page], re.MULTILINE)
-    plain = [re.sub(r"[^\w\s-]", "", head).strip().lower() for head in heads]
-    return {re.sub(r"[-\s]+", "-", head) for head in plain}
+    plain = [re.sub(r"[^\w\s-]", "", h.encode("ascii", "ignore").decode()) for h in heads]
+    return {re.sub(r"[-\s]+", "-", head.strip().lower()) for head in plain}
 
 
 def test_pages_made_from_the_code_are_what_it_makes() -> None:
@@ -100,3 +101,18 @@ def test_errors_of_the_page_are_errors_of_the_code() -> None:
     said = [text for row in rows for text in re.findall(r"`([^`]+)`", row)]
     assert len(said) > 5
     assert [text for text in said if text not in flat] == []
+
+
+def test_the_study_is_what_its_runs_say() -> None:
+    from studies import page
+
+    assert PAGES["study.md"] == page.text()
+
+
+def test_figures_of_the_guide_stand_where_it_sends_the_reader() -> None:
+    """Each division, and each decimal number that is no word of an option."""
+    guide = re.sub(r"`[^`]*`|arXiv:[\d.]+", "", PAGES["guide.md"])
+    figures = re.findall(r"÷[\d.]+\d|(?<![\d.])[-+]?\d+\.\d+(?![\d.])", guide)
+    measured = PAGES["study.md"] + PAGES["finetuning.md"]
+    assert len(figures) > 3
+    assert [figure for figure in figures if figure not in measured] == []
