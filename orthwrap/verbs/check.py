@@ -66,7 +66,9 @@ def check(
             The figures are those that `max` names, or else the residual.
         operator: True puts the figures of each operator into the report, and holds its norm
             against the baseline, also where no limit asks for it.
-        upgrade, custom_objects, progress: as in `inspect`.
+        upgrade: as in `inspect`.
+        custom_objects: as in `inspect`.
+        progress: as in `inspect`.
 
     Returns:
         The report, whose `gate` has the `failures`, worst first. Singular values and conditions

@@ -42,10 +42,13 @@ def finetune(
 
     Args:
         model: a path, or a `keras.Model`, of which a copy is trained.
-        weights, data, progress: as in `apply`.
+        data: as in `apply`.
+        weights: as in `apply`.
+        progress: as in `apply`.
         **training: how to train:
             {words}
-        custom_objects, unsafe_lambda: as in `apply`.
+        custom_objects: as in `apply`.
+        unsafe_lambda: as in `apply`.
         output: from a path, None writes `name-tuned` beside the input.
     """
     check_effect(training)
