@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -115,7 +115,9 @@ def kept(run: Run, results: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def perform(experiment: Experiment, results: Path, cases: tuple[str, ...] = ()) -> Iterator[Run]:
+def perform(
+    experiment: Experiment, results: Path, cases: tuple[str, ...] = ()
+) -> Generator[Run, None, None]:
     """Runs what is not there yet; gives each run once it is kept."""
     for case in cases or experiment.cases:
         trials = [run for arm in experiment.arms for run in experiment.trials(case, arm)]
