@@ -535,6 +535,32 @@ def steps_of(optimizer: Any) -> Any:
     return optimizer._iterations
 
 
+def optimizer_at_work() -> Any:
+    """The optimizer, without a wrapper, that calls a constraint now; None outside of its step.
+
+    Keras ≥ 3.5: `keras.src.backend.common.global_state:get_global_attribute`, and what
+    `Optimizer.apply` leaves as the caller of its `name_scope`.
+    """
+    import keras
+    from keras.src.backend.common.global_state import get_global_attribute
+
+    scopes = get_global_attribute("name_scope_stack") or [None]
+    caller = getattr(scopes[-1], "caller", None)
+    return caller if isinstance(caller, keras.optimizers.Optimizer) else None
+
+
+def average_of(optimizer: Any, variable: Any) -> Any:
+    """The variable in which an optimizer with `use_ema` averages another one; None without.
+
+    Keras ≥ 3.5: `Optimizer._model_variables_moving_average`, `Optimizer._get_variable_index`.
+    """
+    import keras
+
+    if not (getattr(optimizer, "use_ema", False) and isinstance(variable, keras.Variable)):
+        return None
+    return optimizer._model_variables_moving_average[optimizer._get_variable_index(variable)]
+
+
 def track_in(optimizer: Any, variable: Any) -> None:
     """Makes a variable one of the optimizer's, so that JAX hands it to each step.
 
