@@ -167,11 +167,12 @@ def set_setting(layer: Any, key: str, value: Any) -> None:
 
 
 def training_settings(layer: Any) -> dict[str, Any]:
-    """A layer's regularizers and whether it is trained, for `set_training_settings`.
+    """A layer's regularizers, constraints, and whether it is trained: see `set_training_settings`.
 
     Keras ≥ 3.5: `Layer._trainable`, `MultiHeadAttention._kernel_regularizer`.
     """
-    return {k: v for k, v in vars(layer).items() if k.endswith(("regularizer", "_trainable"))}
+    ends = ("regularizer", "constraint", "_trainable")
+    return {k: v for k, v in vars(layer).items() if k.endswith(ends)}
 
 
 def set_training_settings(layer: Any, settings: dict[str, Any]) -> None:
@@ -180,7 +181,7 @@ def set_training_settings(layer: Any, settings: dict[str, Any]) -> None:
     Keras ≥ 3.5: `Layer._trainable`.
     """
     for key, value in settings.items():
-        if key.endswith("regularizer"):
+        if key.endswith(("regularizer", "constraint")):
             set_setting(layer, key, value)
         else:
             vars(layer)[key] = value

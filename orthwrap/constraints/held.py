@@ -58,7 +58,7 @@ class OrthogonalityConstraint(keras.constraints.Constraint):  # type: ignore[mis
         replaced: Any = None,
         absent: bool = False,
     ) -> None:
-        given = dict(scale=scale, alpha=alpha, every=every, layout=layout)
+        given = {"scale": scale, "alpha": alpha, "every": every, "layout": layout}
         self.constrained = Constrained.from_config(
             {"constrain": constrain, **given, "replaced": replaced, "absent": absent}
         )

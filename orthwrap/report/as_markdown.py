@@ -30,6 +30,8 @@ def text_of(report: Report | CompareReport) -> str:
 def _report_text(report: Report) -> str:
     summary = report.summary
     done = f"{summary['regularized']} of {summary['kernels']} kernels carry a regularizer"
+    if summary.get("constrained"):
+        done += f", {summary['constrained']} a constraint"
     if summary["penalty_before"] is not None:
         numbers = [summary["penalty_before"], summary["penalty_after"]]
         done += f"; penalty {_moved([n for n in numbers if n is not None], '.4g')}"
@@ -56,6 +58,9 @@ def _cells(row: LayerRecord) -> list[str]:
     regularizer = row.foreign or _NONE
     if row.regularizer is not None:
         regularizer = f"{row.regularizer.name} {row.regularizer.factor:.3g}"
+    if row.constraint is not None:
+        beside = () if row.regularizer is None else (regularizer,)
+        regularizer = ", ".join((*beside, f"held {row.constraint}"))
     return [
         _name(row),
         _shape(row.shape),

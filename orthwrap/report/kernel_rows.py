@@ -89,12 +89,13 @@ def compared_cells_of(row: Comparison) -> Iterator[Cell]:
 
 def carried(record: LayerRecord) -> str:
     """The regularizer in a few words, or what was decided instead."""
+    held = "" if record.constraint is None else f"held {record.constraint}"
     if record.regularizer is None:
-        return record.foreign or record.decision.replace("_", " ")
+        return held or record.foreign or record.decision.replace("_", " ")
     r = record.regularizer
     words = [f"{r.name} {r.factor:.3g}", "preserve" if r.scale == "preserve" else ""]
     words.append(f"+ {r.combined_with}" if r.combined_with else "")
-    words.append("" if record.trainable else "frozen")
+    words += [held, "" if record.trainable else "frozen"]
     return " ".join(word for word in words if word)
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from orthwrap.plan.decision import (
     ALREADY,
+    CONSTRAINED,
     EXCLUDED,
     KEPT,
     NOT_SELECTED,
@@ -44,6 +45,7 @@ from orthwrap.text import printable
 _STYLES = {
     REGULARIZED: "green",
     ALREADY: "cyan",
+    CONSTRAINED: "green",
     KEPT: "yellow",
     REMOVED: "green",
     UNSUPPORTED: "red",
@@ -303,6 +305,12 @@ def _what(record: LayerRecord, command: str, wide: bool) -> Text:
 
 def _carried(record: LayerRecord, command: str, wide: bool) -> Text:
     style = _STYLES[record.decision]
+    if record.constraint is not None:
+        held = Text(f"held {record.constraint}", style=style)
+        if record.regularizer is None:
+            return held
+        own = _carried(replace(record, constraint=None), command, wide)
+        return Text.assemble(own, ", ", held)
     if record.regularizer is not None:
         r = record.regularizer
         text = Text(f"{r.name} {r.factor:.3g}", style=style)

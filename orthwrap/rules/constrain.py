@@ -53,4 +53,8 @@ class Constrain:
 
     def __str__(self) -> str:
         numbers = (self.low, self.high)[2 - _NUMBERS[self.name] :]
-        return ":".join((self.name, ",".join(f"{n:.17g}" for n in numbers)) if numbers else (self.name,))
+        return f"{self.name}:{','.join(map(_shortest, numbers))}" if numbers else self.name
+
+
+def _shortest(number: float) -> str:
+    return f"{number:g}" if float(f"{number:g}") == number else repr(number)

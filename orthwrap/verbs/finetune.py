@@ -73,7 +73,7 @@ def finetune(
                     source.store, planned, known, saved=target is not None
                 )
             report = make_report("finetune", source, surveyed, planned, with_figures=measure)
-        if not any(r.carries for r in report.layers):
+        if not any(r.carries or r.constraint for r in report.layers):
             notes = (*notes, "no kernel carries an orthwrap regularizer: use apply to attach one")
         report, outcome = job.train(
             live, job.read(live), with_notes(report, notes), with_figures=measure
