@@ -317,7 +317,9 @@ def with_trained(report: Report, trained: Store, *, with_figures: bool) -> Repor
         report = with_notes(report, [f"frozen, so that their penalty is inactive: {listed(paths)}"])
     held = [r.place for r in layers if r.constraint is not None and not r.trainable]
     if held:
-        report = with_notes(report, [f"frozen, so that their constraint is inactive: {listed(held)}"])
+        report = with_notes(
+            report, [f"frozen, so that their constraint is inactive: {listed(held)}"]
+        )
     return replace(report, layers=tuple(layers))
 
 

@@ -57,7 +57,10 @@ def says_how_strong(training: Mapping[str, Any], rules: Sequence[Rule]) -> bool:
         return True
     return any(
         (r.constrain is not None and r.regularizer is not None)
-        or r.factor is not None or r.factor_for or r.schedule is not None or r.pull is not None
+        or r.factor is not None
+        or r.factor_for
+        or r.schedule is not None
+        or r.pull is not None
         for r in rules
     )
 
