@@ -74,21 +74,9 @@ def test_after_each_step_and_once_it_was_loaded(eager: bool, tmp_path: Path) -> 
     again = keras.models.load_model(path)
     again.compile(keras.optimizers.Adam(1e-2), "mse", run_eagerly=eager)
     assert max(steps(again)) < 1e-6
-    unconstrained = orthwrap.strip(again).model
-    assert unconstrained.get_config() == network_config(unconstrained)
-    unconstrained.compile(keras.optimizers.Adam(1e-2), "mse")
-    assert min(steps(unconstrained)) > 1e-3
-
-
-def network_config(model: Any) -> Any:
-    """The config of the plain network under the names of this one."""
-    config = network().get_config()
-    config["name"] = model.name
-    ours = {layer["config"]["name"]: layer for layer in model.get_config()["layers"]}
-    for mine, own in zip(config["layers"], ours.values(), strict=True):
-        if mine["class_name"] in ("Flatten", "InputLayer"):  # numbered through the process
-            mine["config"]["name"] = own["config"]["name"]
-    return config
+    free = orthwrap.strip(again).model
+    free.compile(keras.optimizers.Adam(1e-2), "mse", run_eagerly=eager)
+    assert min(steps(free)) > 1e-3
 
 
 def test_at_one_update_in_so_many() -> None:
@@ -135,7 +123,7 @@ def test_band_and_bound_and_their_numbers() -> None:
 
 def test_a_goal_beside_it_is_refused_by_name() -> None:
     words = {"constrain": "orthogonal", "regularizer": "so", "data": (X, Y), "epochs": 1}
-    with pytest.raises(orthwrap.ValueFault, match="conv is held orthogonal.*leave constrain out"):
+    with pytest.raises(orthwrap.ValueFault, match=r"conv is held orthogonal.*leave constrain out"):
         orthwrap.apply(network(), goal="10x", measure=False, progress=False, **words)
 
 
