@@ -74,21 +74,6 @@ def make_report(
         if with_operator:
             records = _with_operators(records, pairs, measuring or _unseen)
     source.check_unchanged()  # all that is shown has been read
-    warnings = planned.warnings
-    lacking = [r.place for r in records if _lacks_a_direction(r)]
-    if lacking:
-        warnings = (
-            *warnings,
-            f"{listed(lacking)}: rank-deficient, so that no nearest kernel is the only one: what "
-            "is lacking stays 0 or comes out as rounding has it, until training fills it",
-        )
-    large = [r.path for r in records if _was_estimated(r)]
-    if large:
-        warnings = (
-            *warnings,
-            f"{', '.join(large)}: more than {EXACT_LIMIT} singular values, so the residual and the "
-            "largest are estimated and the smallest is left out",
-        )
     return Report(
         command=command,
         model=source.store.record,
@@ -96,7 +81,7 @@ def make_report(
         layer_count=surveyed.layer_count,
         orthwrap_version=__version__,
         upgrades=tuple(u.to_json() for u in source.upgrades),
-        warnings=warnings,
+        warnings=(*planned.warnings, *_lacking(records), *_estimated(records)),
         versions=versions(),
         not_looked_into=surveyed.unseen if command in _LOOKING else (),
     )
@@ -165,6 +150,28 @@ def _lacks_a_direction(record: LayerRecord) -> bool:
     if held is None or held.low == 0 or figures is None or figures.sigma_min is None:
         return False
     return figures.sigma_min <= _LACKING * (figures.sigma_max or 0.0)
+
+
+def _lacking(records: Sequence[LayerRecord]) -> list[str]:
+    """A warning of kernels that are held to singular values above 0 and lack a direction."""
+    found = [r.place for r in records if _lacks_a_direction(r)]
+    if not found:
+        return []
+    return [
+        f"{listed(found)}: rank-deficient, so that no nearest kernel is the only one: what is "
+        "lacking stays 0 or comes out as rounding has it, until training fills it"
+    ]
+
+
+def _estimated(records: Sequence[LayerRecord]) -> list[str]:
+    """A warning of those figures that are estimates."""
+    large = [r.path for r in records if _was_estimated(r)]
+    if not large:
+        return []
+    return [
+        f"{', '.join(large)}: more than {EXACT_LIMIT} singular values, so the residual and the "
+        "largest are estimated and the smallest is left out"
+    ]
 
 
 def _was_estimated(record: LayerRecord) -> bool:
