@@ -67,7 +67,7 @@ test-jax: $(VENV)/backends
 	$(BIN)/pytest tests/training/test_devices.py
 	$(BIN)/pytest tests/training/test_without_tensorflow.py -k jax
 
-BACKEND_TESTS := tests/penalties tests/regularizers/test_regularizers.py tests/loading/test_optimizers.py \
+BACKEND_TESTS := tests/penalties tests/constraints tests/regularizers/test_regularizers.py tests/loading/test_optimizers.py \
 	$(addprefix tests/training/,test_factor_auto.py test_distillation.py test_schedules.py \
 		test_monitor.py test_pull.py test_true_figures.py test_carried_over.py)
 
@@ -107,6 +107,7 @@ LOWEST_TRAINING := make_up_the_loss or split or of_a_file or penalty_in_the_hist
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/bench_penalties.py
 	$(BIN)/python benchmarks/bench_files.py
+	$(BIN)/python benchmarks/bench_constraints.py
 
 # The pages that are made from the code, the schema and the study's runs.
 docs: $(VENV)/ready

@@ -101,6 +101,10 @@ def _cards(report: Report) -> Iterator[Mapping[str, str]]:
         f"{summary['regularized']} of {summary['kernels']}",
         f"{share:.0%} of all parameters" if summary["regularized"] else "",
     )
+    if summary.get("constrained"):
+        yield _card(
+            "kernels with a constraint", f"{summary['constrained']} of {summary['kernels']}"
+        )
     if summary["penalty_before"] is not None:
         values = [summary["penalty_before"], summary["penalty_after"]]
         yield _card("penalty", " → ".join(f"{v:.4g}" for v in values if v is not None))

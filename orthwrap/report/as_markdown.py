@@ -41,6 +41,8 @@ def text_of(report: Report | CompareReport) -> str:
 def _report_text(report: Report) -> str:
     summary = report.summary
     done = f"{summary['regularized']} of {summary['kernels']} kernels carry a regularizer"
+    if summary.get("constrained"):
+        done += f", {summary['constrained']} a constraint"
     if summary["penalty_before"] is not None:
         numbers = [summary["penalty_before"], summary["penalty_after"]]
         done += f"; penalty {_moved([n for n in numbers if n is not None], '.4g')}"
@@ -69,7 +71,7 @@ _COLUMNS = ("layer", "shape", "decision", "regularizer", "residual", "σ min …
 def _cells(row: LayerRecord) -> list[str]:
     last = row.after or row.before
     regularizer = row.foreign or _NONE
-    if row.regularizer is not None:
+    if row.regularizer is not None or row.constraint is not None:
         regularizer = " ".join(words for words, _ in carried(row, ""))
     return [
         _name(row),

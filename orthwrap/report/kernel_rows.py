@@ -105,6 +105,9 @@ def carried(record: LayerRecord, command: str) -> list[tuple[str, str]]:
         pieces += [(f"+ {r.combined_with}", "aside")] if r.combined_with else []
         if record.decision == ALREADY and command not in CHOOSE_NONE:
             pieces.append(("already", "aside"))
+    if record.constraint is not None:
+        pieces = pieces if record.regularizer is not None else []
+        pieces.append((f"held {record.constraint}", "what"))
     if record.trainable:
         return pieces
     return [*(p for p in pieces if p[0] != NOTHING), ("frozen", "frozen")]

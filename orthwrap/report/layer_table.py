@@ -16,6 +16,7 @@ from orthwrap.penalties.lorth import OPERATOR_RESIDUAL
 from orthwrap.penalties.penalty import Meaning
 from orthwrap.plan.decision import (
     ALREADY,
+    CONSTRAINED,
     EXCLUDED,
     KEPT,
     NOT_SELECTED,
@@ -44,6 +45,7 @@ from orthwrap.text import printable
 _STYLES = {
     REGULARIZED: "green",
     ALREADY: "cyan",
+    CONSTRAINED: "green",
     KEPT: "yellow",
     REMOVED: "green",
     UNSUPPORTED: "red",
