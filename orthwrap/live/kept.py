@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from orthwrap import keras_inside
+from orthwrap.errors import RebuildError
 from orthwrap.live.carried import layer_pairs
 from orthwrap.live.live_store import LiveStore, live_layers, variable_of
 from orthwrap.live.rebuild import _is_keras, _keep_functions, _named_nodes, live_objects
@@ -61,8 +62,14 @@ def lost_in_file(store: LiveStore, slots: Sequence[Slot]) -> list[Slot]:
 
     Raises:
         Exception: whatever the model's classes raise, where it cannot be made.
+        RebuildError: what two models share is made twice, where a file has its weights once.
     """
     again = _made_anew(store)
+    if len(again.weights) > len(store.model.weights):
+        raise RebuildError(
+            f"its config makes {len(again.weights)} weights where the model has "
+            f"{len(store.model.weights)}, so that Keras cannot load a file of it"
+        )
     pairs = list(layer_pairs(store.model, again))
     is_same = len(pairs) == len(keras_inside.layers_within(store.model))
     twins = {id(old): new for old, new in pairs} if is_same else {}
