@@ -12,7 +12,13 @@ from orthwrap import keras_inside
 from orthwrap.errors import RebuildError
 from orthwrap.live.carried import layer_pairs
 from orthwrap.live.live_store import LiveStore, live_layers, variable_of
-from orthwrap.live.rebuild import _is_keras, _keep_functions, _named_nodes, live_objects
+from orthwrap.live.rebuild import (
+    _is_keras,
+    _keep_functions,
+    _named_nodes,
+    held_by_several,
+    live_objects,
+)
 from orthwrap.survey import Slot
 
 
@@ -38,9 +44,13 @@ def acting(model: Any) -> int:
     return len({id(v) for v in model.variables if isinstance(v.regularizer, _Regularizer)})
 
 
-def builds_itself(model: Any) -> bool:
-    """Whether layers of a model lie within a class of others, which may make them as it likes."""
-    return any(
+def is_in_doubt(model: Any) -> bool:
+    """Whether a model made from its config may have other layers.
+
+    Those within a class of others are made as it likes; those with weights that two models hold
+    are made twice.
+    """
+    return any(layer.weights for layer in held_by_several(model)) or any(
         keras_inside.held_layers(layer) and not _is_keras(type(layer).__module__)
         for layer in keras_inside.every_layer(model)
     )
@@ -62,13 +72,13 @@ def lost_in_file(store: LiveStore, slots: Sequence[Slot]) -> list[Slot]:
 
     Raises:
         Exception: whatever the model's classes raise, where it cannot be made.
-        RebuildError: what two models share is made twice, where a file has its weights once.
+        RebuildError: what two models share is made twice, while a file may have its weights once.
     """
     again = _made_anew(store)
     if len(again.weights) > len(store.model.weights):
         raise RebuildError(
             f"its config makes {len(again.weights)} weights where the model has "
-            f"{len(store.model.weights)}, so that Keras cannot load a file of it"
+            f"{len(store.model.weights)}: Keras makes what two models share twice"
         )
     pairs = list(layer_pairs(store.model, again))
     is_same = len(pairs) == len(keras_inside.layers_within(store.model))

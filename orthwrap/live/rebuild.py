@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import types
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -49,7 +50,7 @@ def rebuild(store: LiveStore, edits: Sequence[Edit]) -> tuple[Any, tuple[str, ..
         node.pop("compile_config", None)  # the compiled state is copied from the live models
     _mark_shared(store, root)
     known = {**live_objects(store), **_keep_functions(store, root)}
-    ways = [_from_config, _clone] if _shares_between_models(model) else [_from_config]
+    ways = [_from_config, _clone] if held_by_several(model) else [_from_config]
     refused: list[RebuildError] = []
     for way in ways:
         try:
@@ -144,15 +145,12 @@ def _in_class(error: BaseException) -> str:
     return found
 
 
-def _shares_between_models(model: Any) -> bool:
-    """Whether two (sub)models hold one layer, which a config does not tell."""
-    owners: dict[int, int] = {}
-    for owner in {
-        id(m): m for m in keras_inside.every_layer(model) if isinstance(m, keras.Model)
-    }.values():
-        for layer in owner.layers:
-            owners[id(layer)] = owners.get(id(layer), 0) + 1
-    return any(count > 1 for count in owners.values())
+def held_by_several(model: Any) -> list[Any]:
+    """The layers that two (sub)models hold as their own, which a config does not tell."""
+    owners = [m for m in keras_inside.every_layer(model) if isinstance(m, keras.Model)]
+    held = [layer for owner in {id(m): m for m in owners}.values() for layer in owner.layers]
+    times = Counter(map(id, held))
+    return [layer for layer in held if times[id(layer)] > 1]
 
 
 def _mark_shared(store: LiveStore, root: Node) -> None:

@@ -364,12 +364,17 @@ def test_models_without_a_graph_around_them_share_in_the_copy_too(
     assert len(copy.losses) == len(carry)
 
 
-def test_file_that_keras_cannot_load_is_said_of_what_two_models_share(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_graph", [True, False])
+def test_what_two_models_share_is_said_not_to_be_shared_in_a_file(
+    has_graph: bool, tmp_path: Path
+) -> None:
     shared = layers.Dense(3, name="shared")
     made = [keras.Sequential([layers.Input((3,)), shared, layers.Dense(3)]) for _ in range(2)]
-    original = Both(*made)
+    x = layers.Input((3,))
+    original = keras.Model(x, made[0](x) + made[1](x)) if has_graph else Both(*made)
     original(np.ones((1, 3), "float32"))
     result = orthwrap.apply(original, tmp_path / "model.keras")
+    assert len(result.model.losses) == 3
     assert any("8 weights where the model has 6" in note for note in result.report.warnings)
 
 
