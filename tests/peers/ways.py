@@ -52,7 +52,7 @@ class Table:
         for way in WAYS:
             passed, told = self.counts[way, "passed"], self.counts[way, "told"]
             failed, lost = self.counts[way, "FAILED"], self.counts[way, "Keras"]
-            share = (passed + told) / max(passed + told + failed, 1)
+            share = 1 - failed / max(passed + told + failed, 1)
             enough = enough and share >= ENOUGH
             print(f"{way:8}{passed:8}{told:8}{failed:8}{share:9.1%}{lost:15}")
         print(f"{self.counts['', 'no model']} calls make no functional model")
