@@ -76,9 +76,12 @@ test-browser: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt selenium
 	$(BIN)/pytest tests/report/test_html_in_browser.py
 
-# What nobody here wrote: the layers of Keras's own layer tests, live and through both formats.
+# What nobody here wrote: the layers of Keras's own layer tests, and small models of KerasHub, live
+# and through both formats.
 test-peers: $(VENV)/ready
 	$(BIN)/python tests/peers/keras_layers.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]'
+	$(BIN)/python tests/peers/keras_hub_models.py
 
 # Models of earlier releases of Keras 3, each installed beside the environment for as long as it
 # writes them, read here: their outputs are what they were.

@@ -122,11 +122,11 @@ def _set_missing(model: Any, planned: Plan, functions: Mapping[str, Any]) -> Non
 
 def is_in_doubt(model: Any, planned: Plan) -> bool:
     """Whether a file of a live model may not keep what the plan attaches."""
-    from orthwrap.live.kept import builds_itself
+    from orthwrap.live import kept
 
     carried = carrying(planned)
     is_held = all(d.slot.layer.pointers for d in carried)
-    return bool(carried) and not (is_held and not builds_itself(model))
+    return bool(carried) and not (is_held and not kept.is_in_doubt(model))
 
 
 def _as_kept(

@@ -11,9 +11,16 @@ import keras
 
 from orthwrap import keras_inside
 from orthwrap.constraints import OrthogonalityConstraint
+from orthwrap.errors import RebuildError
 from orthwrap.live.carried import layer_pairs
 from orthwrap.live.live_store import LiveStore, live_layers, variable_of
-from orthwrap.live.rebuild import _is_keras, _keep_functions, _named_nodes, live_objects
+from orthwrap.live.rebuild import (
+    _is_keras,
+    _keep_functions,
+    _named_nodes,
+    held_by_several,
+    live_objects,
+)
 from orthwrap.survey import Slot
 
 
@@ -65,9 +72,13 @@ def acting(model: Any) -> int:
     return len({id(v) for v, *own in held if any(isinstance(o, ours) for o in own)})
 
 
-def builds_itself(model: Any) -> bool:
-    """Whether layers of a model lie within a class of others, which may make them as it likes."""
-    return any(
+def is_in_doubt(model: Any) -> bool:
+    """Whether a model made from its config may have other layers.
+
+    Those within a class of others are made as it likes; those with weights that two models hold
+    are made twice.
+    """
+    return any(layer.weights for layer in held_by_several(model)) or any(
         keras_inside.held_layers(layer) and not _is_keras(type(layer).__module__)
         for layer in keras_inside.every_layer(model)
     )
@@ -89,8 +100,14 @@ def lost_in_file(store: LiveStore, carried: Sequence[Wanted]) -> list[Slot]:
 
     Raises:
         Exception: whatever the model's classes raise, where it cannot be made.
+        RebuildError: what two models share is made twice, while a file may have its weights once.
     """
     again = _made_anew(store)
+    if len(again.weights) > len(store.model.weights):
+        raise RebuildError(
+            f"its config makes {len(again.weights)} weights where the model has "
+            f"{len(store.model.weights)}: Keras makes what two models share twice"
+        )
     pairs = list(layer_pairs(store.model, again))
     is_same = len(pairs) == len(keras_inside.layers_within(store.model))
     twins = {id(old): new for old, new in pairs} if is_same else {}
