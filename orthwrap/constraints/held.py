@@ -39,7 +39,8 @@ class OrthogonalityConstraint(keras.constraints.Constraint):  # type: ignore[mis
             Keras optimizer it acts at each call.
         layout: how the kernel becomes matrices (a `Layout` or its config). None: by the kernel's
             rank, 2 axes as Dense and 3 to 5 as Conv with one group.
-        replaced, absent: kept for `orthwrap.strip` alone.
+        replaced: kept for `orthwrap.strip` alone.
+        absent: the same.
 
     Call with a kernel of the layout's shape, any float dtype; returns one like it. float16 and
     bfloat16 are computed in float32. What is lacking in a kernel, see `projections.polar`.
