@@ -534,7 +534,14 @@ COMPILED: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", COMPILED)
+# What a traced step has of its own; what else a model is compiled with, a step shows as it is run.
+TRACED = ("accumulated", "scaled loss", "weighted", "own class", "eager", "no jit")
+
+
+@pytest.mark.usefixtures("eagerly")
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=pytest.mark.traced if k in TRACED else ()) for k in COMPILED]
+)
 def test_training_goes_on_in_the_copy_as_in_the_original(kind: str) -> None:
     original = fitted(models.dropout(), **COMPILED[kind]())
     result = orthwrap.apply(original, factor=0.0, measure=False)

@@ -71,9 +71,16 @@ MADE_UNDER = [
 ]
 
 
-@pytest.mark.parametrize(("dtype", "kind"), MADE_UNDER)
+# Each policy in each format and under another, and each pair of policies that differ in scaling.
 @pytest.mark.parametrize(
-    ("now", "suffix"), [("float32", ".keras"), ("mixed_float16", ".keras"), ("float32", ".h5")]
+    ("dtype", "kind", "now", "suffix"),
+    [
+        ("mixed_float16", "LossScaleOptimizer", "float32", ".keras"),
+        ("mixed_float16", "LossScaleOptimizer", "float32", ".h5"),
+        ("mixed_bfloat16", "Adam", "mixed_float16", ".keras"),
+        ("float32", "Adam", "mixed_float16", ".keras"),
+        ("mixed_bfloat16", "Adam", "float32", ".h5"),
+    ],
 )
 def test_file_is_trained_under_its_own_policy(
     dtype: str, kind: str, now: str, suffix: str, policy: Any, tmp_path: Path
