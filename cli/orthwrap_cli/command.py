@@ -32,7 +32,10 @@ from orthwrap_cli.report_outputs import ReportOutputs, export_options
 from orthwrap_cli.start import raise_at_interrupts
 
 # The options that name a command's own files, which no report may replace.
-_FILES = ("model", "weights", "output", "before", "after", "rules", "data", "validation", "log")
+_FILES = (
+    *("model", "weights", "output", "before", "after", "baseline"),
+    *("rules", "data", "validation", "log"),
+)
 
 
 def command(kind: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:

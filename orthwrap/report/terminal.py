@@ -441,7 +441,10 @@ def _compare_cells(row: Comparison, wide: bool) -> list[Text]:
 
 def console(file: Any = None) -> Console:
     """A console whose colours follow the terminal and NO_COLOR; pipes get plain text."""
-    return _SafeConsole(file=file, highlight=False, soft_wrap=False, markup=False, emoji=False)
+    made = _SafeConsole(file=file, highlight=False, soft_wrap=False, markup=False, emoji=False)
+    if made.width < 1:  # COLUMNS=0, where a terminal's size was asked for and there is none
+        made.width = 80
+    return made
 
 
 def text_of(report: Report | CompareReport) -> str:

@@ -540,7 +540,11 @@ TRACED = ("accumulated", "scaled loss", "weighted", "own class", "eager", "no ji
 
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=pytest.mark.traced if k in TRACED else ()) for k in COMPILED]
+    "kind",
+    [
+        pytest.param(k, marks=(pytest.mark.traced, pytest.mark.slow) if k in TRACED else ())
+        for k in COMPILED
+    ],
 )
 def test_training_goes_on_in_the_copy_as_in_the_original(kind: str) -> None:
     original = fitted(models.dropout(), **COMPILED[kind]())
@@ -573,6 +577,7 @@ def test_training_goes_on_in_the_copy_as_in_the_original(kind: str) -> None:
     assert any(moved)
 
 
+@pytest.mark.slow
 def test_mixed_precision_training_goes_on_with_its_loss_scale() -> None:
     keras.config.set_dtype_policy("mixed_float16")
     try:
@@ -608,6 +613,7 @@ def test_layer_frozen_after_compiling_trains_on_as_in_the_original() -> None:
     assert_same_weights(original, copy)
 
 
+@pytest.mark.slow
 def test_losses_by_name_of_several_outputs_are_carried_over() -> None:
     original = models.many_ports()
     original.compile(
@@ -632,6 +638,7 @@ def own_loss_of_size(y: Any, p: Any) -> Any:
     return ops.mean(ops.abs(y - p), axis=-1)
 
 
+@pytest.mark.slow
 def test_compiled_submodel_keeps_its_own_loss_and_optimizer() -> None:
     original = models.nested()
     inner = original.get_layer("middle")

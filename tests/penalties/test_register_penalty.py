@@ -201,6 +201,7 @@ def command(*words: str, code: int = 0) -> Any:
     return done
 
 
+@pytest.mark.slow
 def test_on_a_file_by_the_commands(folder: Path) -> None:
     """Each in a process of its own, where only `--custom-objects` names the module."""
     own = ["--custom-objects", "toy_module"]
@@ -257,6 +258,7 @@ def test_a_file_loads_only_where_it_is_registered(folder: Path, suffix: str, toy
     assert [float(x) for x in given.losses] == pytest.approx(losses)
 
 
+@pytest.mark.slow
 def test_the_example_of_the_docs_runs(folder: Path) -> None:
     page = (REPOSITORY / "docs" / "regularizers.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

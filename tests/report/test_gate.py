@@ -127,6 +127,17 @@ def test_a_figure_without_a_value_does_not_pass(folder: Path) -> None:
         assert "conv2" in {f["path"] for f in json.loads(out)["gate"]["failures"]}
 
 
+def test_no_report_replaces_the_baseline(folder: Path) -> None:
+    """What is worse today would be what tomorrow is held against."""
+    call("inspect", "model.h5", "--json", "old.json", "--quiet", code=0)
+    before = (folder / "old.json").read_bytes()
+    _, err = call("check", "model.h5", "--baseline", "old.json", "--json", "old.json", code=1)
+    assert err.endswith(
+        "is the baseline of this command, which it would replace: name another file\n"
+    )
+    assert (folder / "old.json").read_bytes() == before
+
+
 def test_a_baseline(folder: Path) -> None:
     call("inspect", "model.h5", "--json", "old.json", "--quiet", code=0)
     call("check", "model.h5", "--baseline", "old.json", code=0)

@@ -84,6 +84,14 @@ def test_a_report_stays_within_the_screen(width: int, suffix: str, tmp_path: Any
         assert any(line.startswith("outer/inner/") or line == "outer/inner/" for line in lines)
 
 
+def test_no_width_is_that_of_a_usual_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "0")
+    out = io.StringIO()
+    shown = console(out)
+    shown.print(render(orthwrap.inspect(small_file(".h5")), shown.width))
+    assert "3 kernels, none carries an orthwrap regularizer" in out.getvalue()
+
+
 def test_models_without_kernels() -> None:
     report = orthwrap.compare(small_file(".h5"), small_file(".h5"), measure=False)
     empty = replace(report, layers=())
