@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from orthwrap.errors import UsageError, ValueFault
-from orthwrap.model_config.layers import layout_by_rank
+from orthwrap.model_config.layers import layout_for
 from orthwrap.model_config.layout import Layout
 from orthwrap.penalties import activity
 from orthwrap.penalties.attachment import Attachment
@@ -93,8 +93,7 @@ class OrthogonalityRegularizer(_Regularizer):
     ) -> None:
         if not self.penalty:
             raise TypeError("OrthogonalityRegularizer is a base class: use one such as orthwrap.SO")
-        if isinstance(layout, Mapping):
-            layout = Layout.from_config(layout)
+        layout = Layout.from_config(layout) if isinstance(layout, Mapping) else layout
         _check_scale(scale, alpha)
         penalty = PENALTIES[self.penalty]
         taken = checked(self.penalty, penalty.options, options)
@@ -116,13 +115,14 @@ class OrthogonalityRegularizer(_Regularizer):
         self._words = penalty.words(taken)
         self._every: int = self.attachment.option(EVERY)
         self._estimate: str = self.attachment.option(ESTIMATE)
-        if on == "activity":
-            self._check_on_outputs()
+        self._check_on_outputs()
         self._clock = self if isinstance(self, Clock) else None
         if isinstance(self, Clock):
             Clock.__init__(self, self._own_seed(random.getrandbits(31)))
 
     def _check_on_outputs(self) -> None:
+        if self.attachment.on != "activity":
+            return
         has_form = self._descriptor.on_outputs is not None
         if self._estimate == "sketch" or not has_form or self.attachment.scale != "unit":
             of_kernels = [p.name for p in PENALTIES.values() if p.on_outputs is None]
@@ -252,13 +252,7 @@ class OrthogonalityRegularizer(_Regularizer):
 
     def layout_for(self, shape: tuple[int, ...]) -> Layout:
         """By which it reads a kernel of this shape; ValueFault where it does not describe it."""
-        layout = self.attachment.layout
-        if layout is not None:
-            return layout.for_shape(shape)
-        by_rank = layout_by_rank({}, shape)
-        if isinstance(by_rank, str):
-            raise ValueFault(f"{by_rank}; got shape {shape}: give the regularizer a layout")
-        return by_rank
+        return layout_for(self.attachment.layout, shape)
 
 
 def left_out(x: Tensor) -> Tensor:
