@@ -22,7 +22,6 @@ from orthwrap.errors import (
     origin,
     raised_at,
 )
-from orthwrap.report.record import Report
 from orthwrap.report.view import View
 from orthwrap.stores.written import noting
 from orthwrap.text import listed, printable
@@ -177,7 +176,7 @@ class Screen:
         if not process:
             report = getattr(done, "report", done)
             self._show(
-                replace(report, command_line=typed) if isinstance(report, Report) else report,
+                replace(report, command_line=typed) if hasattr(report, "command_line") else report,
                 view,
             )
         elif not self._quiet:
