@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orthwrap.penalties.options import ESTIMATE, EVERY
+from orthwrap.penalties.options import BFLOAT16, ESTIMATE, EVERY, PRECISION
 from orthwrap.penalties.table import PENALTIES
 
 
@@ -16,7 +16,7 @@ class Variant:
 
     Attributes:
         regularizer: its name.
-        how: the way, in words: `exact`, `sketch`, `every=4`, `pulled`.
+        how: the way, in words: `exact`, `sketch`, `bfloat16`, `every=4`, `pulled`.
         options: those that make it so.
         is_pull: the kernels are pulled after the step, and nothing is added to the loss.
     """
@@ -62,6 +62,8 @@ def _ways(name: str) -> Iterator[Variant]:
     if penalty.sketch is not None:
         for estimate in ("auto", "sketch"):
             yield Variant(name, estimate, {ESTIMATE.name: estimate})
+    if penalty.by_products:
+        yield Variant(name, BFLOAT16, {PRECISION.name: BFLOAT16})
     yield Variant(name, f"every={_EVERY}", {EVERY.name: _EVERY})
     if penalty.pull is not None:
         yield Variant(name, "pulled", is_pull=True)

@@ -77,4 +77,5 @@ PENALTY = Penalty(
     exact=mc,
     on_outputs=on_outputs,
     figure=figure,
+    by_products=True,
 )

@@ -82,4 +82,5 @@ PENALTY = Penalty(
     pull=pull,
     own_residual=True,
     takes_alpha=True,
+    by_products=True,
 )

@@ -17,7 +17,7 @@ from orthwrap.model_config.layout import Layout
 from orthwrap.penalties import activity
 from orthwrap.penalties.attachment import Attachment
 from orthwrap.penalties.cheapest import exact_is_cheaper
-from orthwrap.penalties.options import ESTIMATE, EVERY, PROBES, SEED, checked
+from orthwrap.penalties.options import ESTIMATE, EVERY, PRECISION, PROBES, SEED, checked
 from orthwrap.penalties.penalty import Penalty
 from orthwrap.penalties.table import PENALTIES, with_each_penalty
 from orthwrap.penalties.template import template
@@ -26,6 +26,7 @@ from orthwrap.penalties.tensors import (
     gaussian,
     on_processor,
     per_matrix,
+    products_in,
     rademacher,
     unbatched,
 )
@@ -116,6 +117,7 @@ class OrthogonalityRegularizer(_Regularizer):
         self._words = penalty.words(taken)
         self._every: int = self.attachment.option(EVERY)
         self._estimate: str = self.attachment.option(ESTIMATE)
+        self._precision: str | None = self.attachment.option(PRECISION)
         if on == "activity":
             self._check_on_outputs()
         self._clock = self if isinstance(self, Clock) else None
@@ -124,10 +126,12 @@ class OrthogonalityRegularizer(_Regularizer):
 
     def _check_on_outputs(self) -> None:
         has_form = self._descriptor.on_outputs is not None
-        if self._estimate == "sketch" or not has_form or self.attachment.scale != "unit":
+        is_of_kernels = self.attachment.scale != "unit" or self._precision is not None
+        if self._estimate == "sketch" or not has_form or is_of_kernels:
             of_kernels = [p.name for p in PENALTIES.values() if p.on_outputs is None]
             raise UsageError(
-                f"on activity there is no {', '.join(of_kernels)}, no sketch and no scale preserve"
+                f"on activity there is no {', '.join(of_kernels)}, no sketch, no scale preserve "
+                "and no precision"
             )
 
     @property
@@ -200,7 +204,8 @@ class OrthogonalityRegularizer(_Regularizer):
             x = x / alpha
         given = (x, layout) if penalty.of_kernel else (self._matrices(x, layout),)
         if penalty.sketch is None or not self._is_sketched(x):
-            value = penalty.exact(*given, **words)
+            with products_in(self._precision):
+                value = penalty.exact(*given, **words)
         else:
             value = penalty.sketch(*given, **words, probes=attachment.option(PROBES))
         return value if factor == 1.0 else factor * value
@@ -231,7 +236,8 @@ class OrthogonalityRegularizer(_Regularizer):
         scaled = scaled if alpha == 1.0 else scaled / alpha
         w = scaled if penalty.of_kernel else unbatched(layout.to_matrices(scaled, ops))
         given = (w, layout) if penalty.of_kernel else (w,)
-        direction, bound = penalty.pull(*given, **self._words)
+        with products_in(self._precision):
+            direction, bound = penalty.pull(*given, **self._words)
         # On PyTorch, Keras's minimum and maximum make float32 of float64 scalars.
         limit = 0.5 / ops.where(bound > 1, bound, ops.ones_like(bound))
         beta = ops.cast(rate, w.dtype)

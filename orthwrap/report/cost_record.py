@@ -31,7 +31,7 @@ class CostRow:
 
     Attributes:
         regularizer: its name.
-        how: the way: `exact`, `auto`, `sketch`, `every=4`, `pulled`.
+        how: the way: `exact`, `auto`, `sketch`, `bfloat16`, `every=4`, `pulled`.
         options: those that make it so.
         kernels: on so many; fewer than the model's where it is no penalty of all.
         seconds: that it adds to a step, at least 0.

@@ -42,7 +42,7 @@ def test_every_penalty_is_measured_as_it_is_and_each_way_once() -> None:
     found = variants()
     assert [v.regularizer for v in found if v.how == "exact"] == list(PENALTIES)
     assert len({v.name for v in found}) == len(found)
-    assert {v.how for v in found} == {"exact", "auto", "sketch", "every=4", "pulled"}
+    assert {v.how for v in found} == {"exact", "auto", "sketch", "bfloat16", "every=4", "pulled"}
     assert {v.regularizer for v in variants(["srip", "mc"])} == {"srip", "mc"}
 
 
@@ -87,7 +87,7 @@ def test_a_model_and_its_report(whole: bool) -> None:
     attached = orthwrap.apply(model, regularizer="mc").model
     report = orthwrap.bench(attached, batch=4, regularizer=("so", "srip"), whole=whole, seconds=1e4)
     assert [(r.regularizer, r.how) for r in report.rows] == [
-        *(("so", how) for how in ("exact", "sketch", "every=4", "pulled")),
+        *(("so", how) for how in ("exact", "sketch", "bfloat16", "every=4", "pulled")),
         *(("srip", how) for how in ("exact", "every=4")),
     ]
     assert (report.kernels, report.parameters) == (2, 6 * 9 + 9 * 3)
@@ -114,7 +114,7 @@ def test_what_there_is_no_time_for_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     assert report.left_out[0] == "so, sketch"
     assert "dso, exact" in report.left_out
     text = " ".join(shown(report).split())
-    assert "no time for so (sketch, every=4, pulled), dso" in text
+    assert "no time for so (sketch, bfloat16, every=4, pulled), dso" in text
     assert "the mean of the outputs" in text
 
 
