@@ -51,18 +51,19 @@ class PullConstraint(keras.constraints.Constraint):  # type: ignore[misc]  # Ker
 
     def __call__(self, w: Tensor) -> Tensor:
         self.was_called = True
+        split = self._regularizer.split_of(w)
         w = ops.convert_to_tensor(w)
         period = self._every * (getattr(self._optimizer, "gradient_accumulation_steps", None) or 1)
         if period == 1:
-            pulled = self._pulled(w)
+            pulled = self._pulled(w, split)
         else:  # Keras counts the step once its constraints are done
             step = ops.convert_to_tensor(keras_inside.steps_of(self._optimizer)) + 1
             counts = ops.equal(step % period, 0)
-            pulled = ops.cond(counts, lambda: self._pulled(w), lambda: w)
+            pulled = ops.cond(counts, lambda: self._pulled(w, split), lambda: w)
         return pulled if self.own is None else self.own(pulled)
 
-    def _pulled(self, w: Tensor) -> Tensor:
-        return self._regularizer.pulled(w, self._every * self._rate())
+    def _pulled(self, w: Tensor, split: Any) -> Tensor:
+        return self._regularizer.pulled(w, self._every * self._rate(), split)
 
     def get_config(self) -> dict[str, Any]:
         raise TypeError("a pull is of a training, not of a file")
