@@ -106,6 +106,7 @@ LOWEST_TRAINING := make_up_the_loss or split or of_a_file or penalty_in_the_hist
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/bench_penalties.py
+	$(BIN)/python benchmarks/bench_steps.py resnet50 --batch 8 --policy float32
 	$(BIN)/python benchmarks/bench_files.py
 
 # The pages that are made from the code: the penalties' descriptors, the tables of words.
