@@ -8,7 +8,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 1
 
 .PHONY: demo test test-fast lint types unit coverage test-backends test-torch test-jax test-lowest \
-	test-browser test-peers test-older bench docs pictures fuzz release-check clean
+	test-browser test-peers test-older bench docs site study study-quick pictures fuzz release-check clean
 
 # The environment is made anew when its ingredients change.
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -109,10 +109,38 @@ bench: $(VENV)/ready
 	$(BIN)/python benchmarks/bench_steps.py resnet50 --batch 8 --policy float32
 	$(BIN)/python benchmarks/bench_files.py
 
-# The pages that are made from the code: the penalties' descriptors, the tables of words.
+# The pages that are made from the code, the schema and the study's runs.
 docs: $(VENV)/ready
 	$(BIN)/python docs/regularizers.py
-	$(BIN)/python -m orthwrap_cli.reference > docs/words.md
+	$(BIN)/python docs/schema.py
+	$(BIN)/python -m orthwrap_cli.reference words > docs/words.md
+	$(BIN)/python -m orthwrap_cli.reference commands > docs/commands.md
+	$(BIN)/python -m studies.page
+
+$(VENV)/site: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[site]'
+	touch $@
+
+# The documentation in site/, of what is in docs/. A link that leads nowhere is an error, and so is
+# what is said of docstrings, which `--strict` lets pass.
+site: $(VENV)/site
+	$(BIN)/zensical build --strict --clean 2>&1 | tee $(VENV)/site.log
+	@! grep -qE "^griffe:|Aborted" $(VENV)/site.log
+
+# aeon for the series that it ships alone: what it requires does not go with what is tested here.
+$(VENV)/study: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[study]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps aeon
+	touch $@
+
+# Runs of which there is no JSON yet, for as long as it is let: docs/study.md says how long that is.
+study: $(VENV)/study
+	$(BIN)/python -m studies
+	$(BIN)/python -m studies.page
+
+# A run of two arms of each experiment, to see that they work: under 5 minutes on 2 cores.
+study-quick: $(VENV)/study
+	$(BIN)/python -m studies --quick
 
 # The pictures of the README, of what the demo gives. Needs Chromium.
 pictures: demo

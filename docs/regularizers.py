@@ -95,6 +95,7 @@ orthwrap.register_penalty(
         source="ours",
         exact=log_barrier,
         figure=lambda matrices: float(np.sum(np.log(matrices.singular_values**2) ** 2)),
+        meaning=orthwrap.Meaning("log barrier", "barrier", "Σ (log σ²)²; 0 is orthonormal"),
     )
 )
 ```
@@ -107,9 +108,10 @@ $ orthwrap apply model.h5 --regularizer log_barrier --custom-objects my_penaltie
 ```
 
 A file that carries it is read, loaded and stripped only where it is registered: `--custom-objects
-my_penalties`, or `import my_penalties` in Python. `help(orthwrap.Penalty)` says what else a penalty
-can have: options, an estimate by random probes, a form on outputs. One for everybody is a file like
-these in `orthwrap/penalties`, and a line in `table.py` there.
+my_penalties`, or `import my_penalties` in Python. Reports show its figure under its `meaning`, and
+the residual where it has none. `help(orthwrap.Penalty)` says what else a penalty can have: options,
+an estimate by random probes, a form on outputs. One for everybody is a file like these in
+`orthwrap/penalties`, and a line in `table.py` there.
 '''
 
 

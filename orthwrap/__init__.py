@@ -33,7 +33,7 @@ from orthwrap.errors import (
 
 if TYPE_CHECKING:
     from orthwrap.loading.loading import load_model
-    from orthwrap.penalties.penalty import Penalty
+    from orthwrap.penalties.penalty import Meaning, Penalty
     from orthwrap.penalties.table import register_penalty
     from orthwrap.regularizers import OrthogonalityRegularizer, regularizer
     from orthwrap.report.record import Report
@@ -62,7 +62,7 @@ _WHERE = {
     "Report": "orthwrap.report.record",
     "Rule": "orthwrap.rules.rule",
     **dict.fromkeys(("OrthogonalityRegularizer", "regularizer"), "orthwrap.regularizers"),
-    "Penalty": "orthwrap.penalties.penalty",
+    **dict.fromkeys(("Meaning", "Penalty"), "orthwrap.penalties.penalty"),
     "register_penalty": "orthwrap.penalties.table",
     "Result": "orthwrap.verbs.endings",
     **{verb: f"orthwrap.verbs.{verb}" for verb in _VERBS},
@@ -87,6 +87,7 @@ __all__ = [
     "Goal",
     "Interrupted",
     "LOrth",
+    "Meaning",
     "NoMatchError",
     "OffDiag",
     "OrthogonalityRegularizer",

@@ -20,7 +20,7 @@ from orthwrap.model_config.layout import Layout
 from orthwrap.model_config.tree import Layer, class_of, is_ours
 from orthwrap.penalties.attachment import Attachment
 from orthwrap.rules.patterns import Candidate
-from orthwrap.stores.store import Below, Store, WeightRef
+from orthwrap.stores.store import Store, Unclaimed, WeightRef
 
 KEY_END = "_regularizer"
 
@@ -187,7 +187,7 @@ def survey(store: Store, *, is_tried: bool = False) -> Survey:
     return Survey(layers, tuple(slots.values()), tuple(activities), unseen)
 
 
-def _unseen(store: Store, below: Below) -> Unseen:
+def _unseen(store: Store, below: Unclaimed) -> Unseen:
     layer = below.layer
     name = class_of(store.root) if layer is None else layer.class_name
     if below.is_own and layer is not None and layer.twin is None:

@@ -6,7 +6,7 @@ import shlex
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from orthwrap._version import __version__
 from orthwrap_cli import (
@@ -33,6 +33,15 @@ def _without_types(flags: list[Any]) -> list[Any]:
 
 class _Command(TyperCommand):
     """One command."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """With the choices of --regularizer, which no other command waits for."""
+        from orthwrap.penalties.table import PENALTIES
+
+        for option in self.params:
+            if isinstance(option, TyperOption) and option.name == "regularizer":
+                option.help = f"One of {', '.join(PENALTIES)}. {option.help}"
+        super().format_help(ctx, formatter)
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _without_types(super().get_params(ctx))

@@ -10,11 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from orthwrap.errors import UsageError
-from orthwrap.penalties.table import PENALTIES
 from orthwrap.rules.words import AUTO, Word, words_of
-
-# What a rule takes by name, and is known in a higher room than rules are.
-_CHOICES = {"regularizer": f"One of {', '.join(PENALTIES)}. "}
 
 
 def one_of(table: type, name: str) -> Any:
@@ -27,7 +23,7 @@ def _annotation(name: str, word: Word) -> Any:
     option = typer.Option(
         *word.options(name),
         metavar=word.metavar,
-        help=_CHOICES.get(name, "") + word.help,
+        help=word.help,
         rich_help_panel=word.panel,
     )
     return Annotated[kind if kind is bool else kind | None, option]

@@ -31,7 +31,7 @@ def _frobenius(w: Tensor, *, alpha: float, factor: float) -> tuple[Tensor, Any]:
 
     def pullback(upstream: Tensor) -> Tensor:
         scale = t.per_matrix(((2 * factor) * upstream) / (norms + t.TINY))
-        return t.times(t.multiplied(w, t.whole(deviation)), scale)
+        return t.times_scalar(t.multiplied(w, t.whole(deviation)), scale)
 
     return factor * (ops.sum(norms) if len(norms.shape) else norms), pullback
 

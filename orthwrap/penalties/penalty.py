@@ -23,6 +23,21 @@ _TAKEN = (
 
 
 @dataclass(frozen=True)
+class Meaning:
+    """A figure of a report in plain words.
+
+    Attributes:
+        word: what a table calls it.
+        tag: the same, where a row has another figure than its column.
+        text: what it is, and what a good value is.
+    """
+
+    word: str
+    tag: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Penalty:
     """A penalty, as commands, rules, reports, files and docs know it.
 
@@ -63,8 +78,10 @@ class Penalty:
             optimizer step instead, W ← W − β·direction: a direction in the shape of w, and for each
             matrix (of a kernel: for all) a bound b ≥ σ², by which β is limited to 1/(2·max(1, b)).
             None where it has no such form.
+        meaning: of the figure that reports show for it, penalty / count; None where they show the
+            residual.
         own_residual: what it drives is √(penalty / (count·r)) of W/α, not the residual of W/α,
-            which leaves it free what it does not concern.
+            which leaves it free what it does not concern; it is then what `meaning` is of.
         takes_alpha: `exact` and `sketch` take `alpha=…` and `factor=…`, and give factor × the
             penalty of W/α without making W/α; their `w` may also be a single matrix (m, n).
         by_products: `exact` and `pull` are products of matrices for the most part, all by
@@ -91,6 +108,7 @@ class Penalty:
     says_scale: bool = False
     problem: Callable[[Layout, tuple[int, ...]], str] = lambda layout, shape: ""
     pull: Callable[..., tuple[Tensor, Tensor]] | None = None
+    meaning: Meaning | None = None
     own_residual: bool = False
     takes_alpha: bool = False
     by_products: bool = False

@@ -349,12 +349,12 @@ def square_of_gram(w: Tensor, change: Change, factor: float = 1.0) -> tuple[Tens
     changed = on_diagonal_blocks(half_gram(w), change)
 
     def pullback(upstream: Tensor) -> Tensor:
-        return times(multiplied(w, whole(changed)), (4 * factor) * upstream)
+        return times_scalar(multiplied(w, whole(changed)), (4 * factor) * upstream)
 
     return sum_of_squares(changed, factor), pullback
 
 
-def times(x: Tensor, scalar: Tensor) -> Tensor:
+def times_scalar(x: Tensor, scalar: Tensor) -> Tensor:
     """x · scalar, for an x that nobody else holds."""
     return x.mul_(scalar) if keras.backend.backend() == "torch" else x * scalar
 

@@ -29,7 +29,7 @@ def as_kept(planned: Plan, lost: Mapping[Place, str], *, saved: bool) -> Plan:
         saved: what a file loses is not attached then; else it acts in memory.
     """
 
-    def told(decision: Decision) -> Decision:
+    def with_loss(decision: Decision) -> Decision:
         maker = lost.get(place_of(decision.slot))
         if maker is None or decision.decision not in CARRYING:
             return decision
@@ -42,4 +42,4 @@ def as_kept(planned: Plan, lost: Mapping[Place, str], *, saved: bool) -> Plan:
             decision.slot, UNSUPPORTED, reasons, decision.rule, measured=True, lost_to=maker
         )
 
-    return replace(planned, decisions=tuple(map(told, planned.decisions)))
+    return replace(planned, decisions=tuple(map(with_loss, planned.decisions)))

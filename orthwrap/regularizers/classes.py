@@ -95,8 +95,7 @@ class OrthogonalityRegularizer(_Regularizer):
     ) -> None:
         if not self.penalty:
             raise TypeError("OrthogonalityRegularizer is a base class: use one such as orthwrap.SO")
-        if isinstance(layout, Mapping):
-            layout = Layout.from_config(layout)
+        layout = Layout.from_config(layout) if isinstance(layout, Mapping) else layout
         _check_scale(scale, alpha)
         penalty = PENALTIES[self.penalty]
         taken = checked(self.penalty, penalty.options, options)
@@ -119,14 +118,15 @@ class OrthogonalityRegularizer(_Regularizer):
         self._every: int = self.attachment.option(EVERY)
         self._estimate: str = self.attachment.option(ESTIMATE)
         self._precision: str | None = self.attachment.option(PRECISION)
-        if on == "activity":
-            self._check_on_outputs()
+        self._check_on_outputs()
         self._splits = Splits()
         self._clock = self if isinstance(self, Clock) else None
         if isinstance(self, Clock):
             Clock.__init__(self, self._own_seed(random.getrandbits(31)))
 
     def _check_on_outputs(self) -> None:
+        if self.attachment.on != "activity":
+            return
         has_form = self._descriptor.on_outputs is not None
         is_of_kernels = self.attachment.scale != "unit" or self._precision is not None
         if self._estimate == "sketch" or not has_form or is_of_kernels:

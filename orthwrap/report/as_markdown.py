@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 from orthwrap.report.judged import AT_WHICH_FACTORS
+from orthwrap.report.kernel_rows import sigma_range
 from orthwrap.report.record import (
     CompareReport,
     Comparison,
@@ -15,6 +16,7 @@ from orthwrap.report.record import (
     Training,
     place_of,
 )
+from orthwrap.report.training_rows import training_rows
 from orthwrap.stores.store import ModelRecord
 from orthwrap.text import markdown_text
 
@@ -62,19 +64,14 @@ def _cells(row: LayerRecord) -> list[str]:
         row.decision.replace("_", " "),
         regularizer,
         _residuals(row.before, row.after),
-        _NONE if last is None or last.sigma_max is None else _sigmas(last),
+        sigma_range(last) or _NONE,
         row.reason,
     ]
 
 
 def _training(training: Training) -> str:
-    where = "validation data" if training.held_out else "training data"
-    rows = (
-        [name.replace("_", " "), *(f"{m[name]:.4f}" if name in m else _NONE for m in both)]
-        for both in [(training.metrics_before, training.metrics_after)]
-        for name in training.metrics_before
-    )
-    table = _table((f"on {where}", "before", "after"), rows)
+    found = training_rows(training)
+    table = _table((found.on, *found.columns), found.rows)
     return (
         f"Trained for {training.epochs} epochs; weights of epoch {training.kept_epoch}.\n\n{table}"
     )
@@ -148,8 +145,3 @@ def _residuals(before: Deviation | None, after: Deviation | None) -> str:
 
 def _moved(values: Iterable[float] | Iterable[str], form: str = "") -> str:
     return " → ".join(format(value, form) for value in values)
-
-
-def _sigmas(figures: Deviation) -> str:
-    low = "?" if figures.sigma_min is None else f"{figures.sigma_min:.2f}"
-    return f"{low} … {figures.sigma_max:.2f}"

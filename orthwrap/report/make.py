@@ -67,14 +67,6 @@ def make_report(
         if with_operator:
             records = _with_operators(records, pairs, measuring or _unseen)
     source.check_unchanged()  # all that is shown has been read
-    warnings = planned.warnings
-    large = [r.path for r in records if _was_estimated(r)]
-    if large:
-        warnings = (
-            *warnings,
-            f"{', '.join(large)}: more than {EXACT_LIMIT} singular values, so the residual and the "
-            "largest are estimated and the smallest is left out",
-        )
     return Report(
         command=command,
         model=source.store.record,
@@ -82,7 +74,7 @@ def make_report(
         layer_count=surveyed.layer_count,
         orthwrap_version=__version__,
         upgrades=tuple(u.to_json() for u in source.upgrades),
-        warnings=warnings,
+        warnings=(*planned.warnings, *_estimated(records)),
         versions=versions(),
         not_looked_into=surveyed.unseen if command in _LOOKING else (),
     )
@@ -139,6 +131,17 @@ def with_products(records: Sequence[LayerRecord], when: str) -> list[LayerRecord
 def with_notes(report: Report, notes: Sequence[str]) -> Report:
     """The report with more warnings."""
     return replace(report, warnings=(*report.warnings, *notes))
+
+
+def _estimated(records: Sequence[LayerRecord]) -> list[str]:
+    """A warning of those figures that are estimates."""
+    large = [r.path for r in records if _was_estimated(r)]
+    if not large:
+        return []
+    return [
+        f"{', '.join(large)}: more than {EXACT_LIMIT} singular values, so the residual and the "
+        "largest are estimated and the smallest is left out"
+    ]
 
 
 def _was_estimated(record: LayerRecord) -> bool:

@@ -70,7 +70,9 @@ def _report_parts(report: Report) -> list[str]:
     facts = f"{report.model.format} · {report.model.parameters:,} parameters"
     shown = [r for r in report.layers if not is_quiet(r)] or report.layers
     *columns, _ = every = columns_of(shown)  # all but why
-    rows = [list(cells_of(record, every))[: len(columns)] for record in shown[:_MOST]]
+    rows = [
+        list(cells_of(record, every, report.command))[: len(columns)] for record in shown[:_MOST]
+    ]
     summary = report.summary
     lines = [f"{summary['regularized']} of {summary['kernels']} kernels carry a regularizer"]
     if len(shown) > _MOST:

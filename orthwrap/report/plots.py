@@ -8,14 +8,10 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import matplotlib
+from matplotlib.figure import Figure
+
 from orthwrap.errors import ValueFault
-
-try:
-    import matplotlib
-    from matplotlib.figure import Figure
-except ImportError:
-    raise ValueFault("drawing needs matplotlib: pip install 'orthwrap[report]'") from None
-
 from orthwrap.report.about import figure_of
 from orthwrap.report.goal_progress import GoalProgress
 from orthwrap.report.record import LayerRecord, Report, Training

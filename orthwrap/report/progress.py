@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from orthwrap.report.terminal import in_order
+from orthwrap.report.training_rows import in_order
 from orthwrap.text import printable
 
 _EVERY = 60.0  # seconds of an epoch after which a line says that it goes on

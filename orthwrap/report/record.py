@@ -362,6 +362,7 @@ class Report(_Shown):
             ValueFault: matplotlib is not installed (`pip install 'orthwrap[report]'`), or no
                 kernel was measured.
         """
+        _found("export").check_installed("drawing", ("matplotlib",))
         return _found("plots").drawing_of(self)
 
     def __repr__(self) -> str:

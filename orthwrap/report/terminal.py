@@ -30,7 +30,7 @@ from orthwrap.report.fitting import fitted
 from orthwrap.report.folding import Block, rows_of
 from orthwrap.report.gate_table import gate_parts
 from orthwrap.report.going_on import going_on
-from orthwrap.report.judged import AT_WHICH_FACTORS, judged, kept, residual_rows, with_repeats
+from orthwrap.report.judged import AT_WHICH_FACTORS, judged, kept, with_repeats
 from orthwrap.report.kernel_rows import is_quiet, rounded_up
 from orthwrap.report.layer_table import (
     WIDE,
@@ -51,6 +51,7 @@ from orthwrap.report.record import (
     Training,
 )
 from orthwrap.report.signs import Text
+from orthwrap.report.training_rows import training_rows
 from orthwrap.report.view import View
 from orthwrap.stores.store import ModelRecord
 from orthwrap.text import PLAINLY, listed, plainly, printable
@@ -388,30 +389,14 @@ def _training(report: Report, training: Training, with_choices: bool) -> Rendera
 
 def _figures(training: Training) -> Table:
     """Losses and metrics before and after; with a control, beside it."""
-    control = training.control
+    found = training_rows(training)
     table = plain_table()
-    table.add_column("on validation data" if training.held_out else "on training data")
-    columns = ("before", "after") if control is None else ("original", "control", "orthogonal")
-    for column in columns:
+    table.add_column(found.on)
+    for column in found.columns:
         table.add_column(column, justify="right")
-    before, after = training.metrics_before, training.metrics_after
-    beside = {} if control is None else control.metrics
-    rows = [(name, before.get(name), beside.get(name), after.get(name)) for name in before]
-    order = {name: i for i, name in enumerate(in_order(before))}
-    for name, first, other, last in sorted(rows, key=lambda row: order[row[0]]):
-        shown = (first, last) if control is None else (first, other, last)
-        cells = ("–" if v is None else f"{v:.4f}" for v in shown)
-        table.add_row(name.replace("_", " "), *cells)
-    for name, *residuals in residual_rows(training):
-        table.add_row(name, *("–" if v is None else f"{v:.3g}" for v in residuals))
+    for row in found.rows:
+        table.add_row(*row)
     return table
-
-
-def in_order(metrics: Mapping[str, float]) -> Iterator[str]:
-    """Task loss and penalty first, then what adds up to them, then the rest."""
-    first = [n for n in ("task_loss", "penalty", "own_penalty", "loss") if n in metrics]
-    yield from first
-    yield from (n for n in metrics if n not in first)
 
 
 def _note(warning: str) -> RenderableType:

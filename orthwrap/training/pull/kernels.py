@@ -96,7 +96,10 @@ def _square_and_speed(kernel: Any, layout: Layout, attachment: Attachment) -> tu
     gram = np.swapaxes(w, 1, 2) @ w
     pulled = gram / attachment.alpha**2
     if own is not None and not own.of_kernel:
-        matrices = Matrices(pulled, np.zeros(gram.shape[:2]), w.shape[1])
+        scaled = w / attachment.alpha
+        matrices = Matrices(
+            pulled, lambda: np.linalg.svd(scaled, compute_uv=False)[:, ::-1], w.shape[1]
+        )
         found = own.figure(matrices, **own.words(attachment.options))
         if found is not None:
             return found, 1.0
