@@ -67,7 +67,7 @@ test-jax: $(VENV)/backends
 	$(BIN)/pytest tests/training/test_devices.py
 	$(BIN)/pytest tests/training/test_without_tensorflow.py -k jax
 
-BACKEND_TESTS := tests/penalties tests/regularizers/test_regularizers.py tests/loading/test_optimizers.py \
+BACKEND_TESTS := tests/penalties tests/constraints tests/regularizers/test_regularizers.py tests/loading/test_optimizers.py \
 	$(addprefix tests/training/,test_factor_auto.py test_distillation.py test_schedules.py \
 		test_monitor.py test_pull.py test_true_figures.py test_carried_over.py)
 
@@ -76,9 +76,12 @@ test-browser: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt selenium
 	$(BIN)/pytest tests/report/test_html_in_browser.py
 
-# What nobody here wrote: the layers of Keras's own layer tests, live and through both formats.
+# What nobody here wrote: the layers of Keras's own layer tests, and small models of KerasHub, live
+# and through both formats.
 test-peers: $(VENV)/ready
 	$(BIN)/python tests/peers/keras_layers.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]'
+	$(BIN)/python tests/peers/keras_hub_models.py
 
 # Models of earlier releases of Keras 3, each installed beside the environment for as long as it
 # writes them, read here: their outputs are what they were.
@@ -108,6 +111,7 @@ bench: $(VENV)/ready
 	$(BIN)/python benchmarks/bench_penalties.py
 	$(BIN)/python benchmarks/bench_steps.py resnet50 --batch 8 --policy float32
 	$(BIN)/python benchmarks/bench_files.py
+	$(BIN)/python benchmarks/bench_constraints.py
 
 # The pages that are made from the code, the schema and the study's runs.
 docs: $(VENV)/ready

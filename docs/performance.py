@@ -26,10 +26,11 @@ docs/performance.py`; `make bench` measures anew.
 TAIL = """
 ## Training
 
-An epoch with a goal takes about as long as one without: [measured](finetuning.md#what-it-comes-to).
-What a penalty costs depends on how large the kernels are against the batch. Loss and gradient of
-`so` are two matrix products for each kernel and step, whatever the batch; `make bench` times every
-penalty against them and against automatic differentiation of the one-liner.
+An epoch with a goal takes about as long as one without
+([measured](finetuning.md#what-it-comes-to)).
+What a penalty costs depends on how large the kernels are against the batch: loss and gradient of
+`so` are two matrix products for each kernel and step, whatever the batch. `make bench` times every
+penalty against them, and against automatic differentiation of the one-liner.
 """
 
 

@@ -32,6 +32,7 @@ from orthwrap.errors import (
 )
 
 if TYPE_CHECKING:
+    from orthwrap.constraints import OrthogonalityConstraint
     from orthwrap.loading.loading import load_model
     from orthwrap.penalties.penalty import Meaning, Penalty
     from orthwrap.penalties.table import register_penalty
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 
 _VERBS = ("apply", "bench", "check", "compare", "finetune", "inspect", "strip", "upgrade")
 _WHERE = {
+    "OrthogonalityConstraint": "orthwrap.constraints",
     "Report": "orthwrap.report.record",
     "Rule": "orthwrap.rules.rule",
     **dict.fromkeys(("OrthogonalityRegularizer", "regularizer"), "orthwrap.regularizers"),
@@ -90,6 +92,7 @@ __all__ = [
     "Meaning",
     "NoMatchError",
     "OffDiag",
+    "OrthogonalityConstraint",
     "OrthogonalityRegularizer",
     "OrthwrapError",
     "Penalty",
@@ -130,11 +133,14 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    from orthwrap.penalties.table import PENALTIES
+
+    return sorted({*__all__, *(penalty.class_name for penalty in PENALTIES.values())})
 
 
 @wrapt.when_imported("keras")
 def _register_classes(module: Any) -> None:
     """Keras looks classes up in its registry and imports nothing by itself."""
     importlib.import_module("orthwrap.regularizers")
+    importlib.import_module("orthwrap.constraints")
     importlib.import_module("orthwrap.upgrades.functions").register()

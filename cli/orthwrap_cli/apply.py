@@ -88,7 +88,7 @@ def _given(attach: Mapping[str, Any], rules: Path | None) -> dict[str, Any]:
         from orthwrap.rules.file import read_rules
 
         given = {"rules": read_rules(rules)}
-    used = [rule.regularizer for rule in given.get("rules", ())] or [attach["regularizer"] or ""]
-    if any(":" in name for name in used):
+    used = [rule.regularizer for rule in given.get("rules", ())] or [attach["regularizer"]]
+    if any(":" in name for name in used if name is not None):
         o.look_here()
     return given

@@ -21,6 +21,7 @@ from orthwrap_cli import (
     upgrade,
 )
 from orthwrap_cli.examples import epilog
+from orthwrap_cli.word_options import PENALTY_NAMES
 
 
 def _without_types(flags: list[Any]) -> list[Any]:
@@ -39,8 +40,8 @@ class _Command(TyperCommand):
         from orthwrap.penalties.table import PENALTIES
 
         for option in self.params:
-            if isinstance(option, TyperOption) and option.name == "regularizer":
-                option.help = f"One of {', '.join(PENALTIES)}. {option.help}"
+            if isinstance(option, TyperOption) and option.help:
+                option.help = option.help.replace(PENALTY_NAMES, ", ".join(PENALTIES))
         super().format_help(ctx, formatter)
 
     def get_params(self, ctx: Any) -> list[Any]:

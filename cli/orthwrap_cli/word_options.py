@@ -12,19 +12,23 @@ import typer
 from orthwrap.errors import UsageError
 from orthwrap.rules.words import AUTO, Word, words_of
 
+PENALTY_NAMES = "{penalties}"
+"""In a help, where the names stand of all penalties that there are once it is shown."""
+_CHOICES = {"regularizer": f"One of {PENALTY_NAMES}. "}
 
-def one_of(table: type, name: str) -> Any:
-    """The annotation of a parameter that is the option for one word."""
-    return _annotation(name, words_of(table)[name])
+
+def one_of(table: type, name: str, panel: str) -> Any:
+    """The annotation of a parameter that is the option for one word, in a panel of the help."""
+    return _annotation(name, words_of(table)[name], panel)
 
 
-def _annotation(name: str, word: Word) -> Any:
+def _annotation(name: str, word: Word, panel: str | None = None) -> Any:
     kind = word.kind.option
     option = typer.Option(
         *word.options(name),
         metavar=word.metavar,
-        help=word.help,
-        rich_help_panel=word.panel,
+        help=_CHOICES.get(name, "") + word.help,
+        rich_help_panel=panel or word.panel,
     )
     return Annotated[kind if kind is bool else kind | None, option]
 

@@ -43,7 +43,7 @@ class LiveStore:
                 f"expected a keras.Model or a path, got {type(model).__module__}."
                 f"{type(model).__name__}: give a Keras 3 model"
             )
-        if not model.weights:
+        if not (model.weights or model.built):
             raise ValueFault(
                 f"model {model.name!r} has no weights yet: call it once on an input, or build it"
             )

@@ -17,8 +17,8 @@ def place_of(slot: Slot) -> Place:
 
 
 def carrying(planned: Plan) -> tuple[Decision, ...]:
-    """The decisions by which a slot carries a regularizer of ours."""
-    return tuple(d for d in planned.decisions if d.decision in CARRYING)
+    """The decisions by which a slot carries a regularizer or a constraint of ours."""
+    return tuple(d for d in planned.decisions if d.decision in CARRYING or d.constraint is not None)
 
 
 def as_kept(planned: Plan, lost: Mapping[Place, str], *, saved: bool) -> Plan:
@@ -31,7 +31,7 @@ def as_kept(planned: Plan, lost: Mapping[Place, str], *, saved: bool) -> Plan:
 
     def with_loss(decision: Decision) -> Decision:
         maker = lost.get(place_of(decision.slot))
-        if maker is None or decision.decision not in CARRYING:
+        if maker is None or not (decision.decision in CARRYING or decision.constraint):
             return decision
         why = f"class {maker} makes this layer anew, not from its config"
         if not saved:

@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from orthwrap.errors import UsageError, ValueFault
-from orthwrap.model_config.layers import layout_by_rank
+from orthwrap.model_config.layers import layout_for
 from orthwrap.model_config.layout import Layout
 from orthwrap.penalties import activity
 from orthwrap.penalties.attachment import Attachment
@@ -270,13 +270,7 @@ class OrthogonalityRegularizer(_Regularizer):
 
     def layout_for(self, shape: tuple[int, ...]) -> Layout:
         """By which it reads a kernel of this shape; ValueFault where it does not describe it."""
-        layout = self.attachment.layout
-        if layout is not None:
-            return layout.for_shape(shape)
-        by_rank = layout_by_rank({}, shape)
-        if isinstance(by_rank, str):
-            raise ValueFault(f"{by_rank}; got shape {shape}: give the regularizer a layout")
-        return by_rank
+        return layout_for(self.attachment.layout, shape)
 
 
 def left_out(x: Tensor) -> Tensor:

@@ -85,6 +85,18 @@ def _operator_rank(record: LayerRecord, m: int, n: int) -> int:
     return min(n, m // taps * math.prod(record.strides))
 
 
+def meanings_of(records: Iterable[LayerRecord]) -> list[Meaning]:
+    """What the figures are that the records' regularizers are about, each once.
+
+    One column holds residuals and scaled ones alike; a line then says which are which.
+    """
+    found = list(dict.fromkeys(meaning_of(r) for r in records if r.before is not None))
+    if RESIDUAL in found and SCALED_RESIDUAL in found:
+        others = [m for m in found if m not in (RESIDUAL, SCALED_RESIDUAL)]
+        return [RESIDUAL, PRESERVED, *others]
+    return found
+
+
 def legend(meanings: Iterable[Meaning]) -> Iterator[tuple[str, str]]:
     """(word, text) of each, once."""
     yield from dict.fromkeys((meaning.word, meaning.text) for meaning in meanings)

@@ -20,7 +20,7 @@ from orthwrap.report.about import (
     SIGMAS,
     figure_of,
     legend,
-    meaning_of,
+    meanings_of,
 )
 from orthwrap.report.kernel_rows import NUMBERS, SPARK, cells_of, columns_of, is_quiet
 from orthwrap.report.record import Report
@@ -101,6 +101,10 @@ def _cards(report: Report) -> Iterator[Mapping[str, str]]:
         f"{summary['regularized']} of {summary['kernels']}",
         f"{share:.0%} of all parameters" if summary["regularized"] else "",
     )
+    if summary.get("constrained"):
+        yield _card(
+            "kernels with a constraint", f"{summary['constrained']} of {summary['kernels']}"
+        )
     if summary["penalty_before"] is not None:
         values = [summary["penalty_before"], summary["penalty_after"]]
         yield _card("penalty", " → ".join(f"{v:.4g}" for v in values if v is not None))
@@ -126,7 +130,7 @@ def _table(report: Report) -> dict[str, Any]:
         {"quiet": is_quiet(r), "cells": list(cells_of(r, columns, report.command))}
         for r in report.layers
     ]
-    meanings = [meaning_of(r) for r in report.layers if r.before is not None]
+    meanings = meanings_of(report.layers)
     meanings += [m for m in (SIGMAS, OPERATOR_SIGMAS, COHERENCE) if m.word in columns]
     return {
         "rows": rows,

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
+from orthwrap.report.about import (
+    RESIDUAL,
+    SCALED_RESIDUAL,
+    SIGMAS,
+    figure_of,
+    legend,
+    meaning_of,
+    meanings_of,
+)
 from orthwrap.report.judged import AT_WHICH_FACTORS
-from orthwrap.report.kernel_rows import sigma_range
+from orthwrap.report.kernel_rows import carried, sigma_range
 from orthwrap.report.record import (
     CompareReport,
     Comparison,
@@ -32,6 +41,8 @@ def text_of(report: Report | CompareReport) -> str:
 def _report_text(report: Report) -> str:
     summary = report.summary
     done = f"{summary['regularized']} of {summary['kernels']} kernels carry a regularizer"
+    if summary.get("constrained"):
+        done += f", {summary['constrained']} a constraint"
     if summary["penalty_before"] is not None:
         numbers = [summary["penalty_before"], summary["penalty_after"]]
         done += f"; penalty {_moved([n for n in numbers if n is not None], '.4g')}"
@@ -45,6 +56,10 @@ def _report_text(report: Report) -> str:
         parts.append("\n".join([f"{report.gate.text}.", *([""] if failures else []), *failures]))
     if report.layers:
         parts.append(_table(_COLUMNS, map(_cells, report.layers)))
+        words = legend([*meanings_of(report.layers), SIGMAS])
+        lines = (": ".join(filter(None, pair)) for pair in words)
+        if any(row.before is not None for row in report.layers):
+            parts.append("\n".join(f"- {markdown_text(line)}" for line in lines))
     if report.training is not None:
         parts.append(_training(report.training))
     return _section(parts, [f"{u['name']} ({u['vintage']})" for u in report.upgrades], report)
@@ -56,14 +71,14 @@ _COLUMNS = ("layer", "shape", "decision", "regularizer", "residual", "σ min …
 def _cells(row: LayerRecord) -> list[str]:
     last = row.after or row.before
     regularizer = row.foreign or _NONE
-    if row.regularizer is not None:
-        regularizer = f"{row.regularizer.name} {row.regularizer.factor:.3g}"
+    if row.regularizer is not None or row.constraint is not None:
+        regularizer = " ".join(words for words, _ in carried(row, ""))
     return [
         _name(row),
         _shape(row.shape),
         row.decision.replace("_", " "),
         regularizer,
-        _residuals(row.before, row.after),
+        _figures(row),
         sigma_range(last) or _NONE,
         row.reason,
     ]
@@ -136,6 +151,15 @@ def _name(row: LayerRecord | Comparison) -> str:
 
 def _shape(shape: tuple[int, ...] | None) -> str:
     return _NONE if shape is None else "×".join(map(str, shape))
+
+
+def _figures(row: LayerRecord) -> str:
+    """The figure that its regularizer is about; which that is, where it is no residual."""
+    found = [figure_of(row, figures) for figures in (row.before, row.after)]
+    meaning = meaning_of(row)
+    tag = "" if meaning in (RESIDUAL, SCALED_RESIDUAL) else f"{meaning.tag} "
+    moved = _moved((value for value in found if value is not None), ".3g")
+    return f"{tag}{moved}" if moved else _NONE
 
 
 def _residuals(before: Deviation | None, after: Deviation | None) -> str:

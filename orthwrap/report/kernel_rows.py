@@ -62,7 +62,8 @@ def cells_of(record: LayerRecord, columns: Sequence[str], command: str) -> Itera
         name += f" {record.kernel}"
     yield Cell(name, "name")
     yield Cell(_shape(record.shape), name="shape")
-    yield Cell(" ".join(words for words, _ in carried(record, command)), "carried")
+    held = " ".join(words for words, _ in carried(record, command))
+    yield Cell(held, "carried", name="regularizer" if held == NOTHING else "")
     meaning = meaning_of(record)
     named = meaning.word if meaning not in (RESIDUAL, SCALED_RESIDUAL) else "residual"
     yield _moved(named, figure_of(record, record.before), figure_of(record, record.after))
@@ -104,6 +105,9 @@ def carried(record: LayerRecord, command: str) -> list[tuple[str, str]]:
         pieces += [(f"+ {r.combined_with}", "aside")] if r.combined_with else []
         if record.decision == ALREADY and command not in CHOOSE_NONE:
             pieces.append(("already", "aside"))
+    if record.constraint is not None:
+        pieces = pieces if record.regularizer is not None else []
+        pieces.append((f"held {record.constraint}", "what"))
     if record.trainable:
         return pieces
     return [*(p for p in pieces if p[0] != NOTHING), ("frozen", "frozen")]
@@ -149,8 +153,10 @@ def operator_range(operator: OperatorFigures | None) -> str:
 
 
 def rounded_up(bound: float) -> str:
-    """To two digits, never below it."""
-    return f"{math.ceil(bound * 100 - 1e-3) / 100:.2f}"
+    """To two digits behind the point, of a large one to four in all, and never below it."""
+    digits = 2 if bound < 1e6 else 3 - math.floor(math.log10(bound))
+    up = math.ceil(bound * 10.0**digits - 1e-3) / 10.0**digits
+    return f"{up:.2f}" if digits == 2 else f"{up:.4g}"
 
 
 def _number(name: str, value: float | None) -> Cell:

@@ -16,6 +16,7 @@ from orthwrap.penalties.lorth import OPERATOR_RESIDUAL
 from orthwrap.penalties.penalty import Meaning
 from orthwrap.plan.decision import (
     ALREADY,
+    CONSTRAINED,
     EXCLUDED,
     KEPT,
     NOT_SELECTED,
@@ -26,13 +27,13 @@ from orthwrap.plan.decision import (
 from orthwrap.report.about import (
     COHERENCE,
     OPERATOR_SIGMAS,
-    PRESERVED,
     RESIDUAL,
     SCALED_RESIDUAL,
     SIGMAS,
     figure_of,
     legend,
     meaning_of,
+    meanings_of,
 )
 from orthwrap.report.fitting import broken, fitted
 from orthwrap.report.folding import Block
@@ -44,6 +45,7 @@ from orthwrap.text import printable
 _STYLES = {
     REGULARIZED: "green",
     ALREADY: "cyan",
+    CONSTRAINED: "green",
     KEPT: "yellow",
     REMOVED: "green",
     UNSUPPORTED: "red",
@@ -246,14 +248,12 @@ def _share(parameters: int, total: int) -> Text:
 
 def legend_table(shown: Sequence[LayerRecord], width: int) -> RenderableType:
     """What the figures mean that are shown."""
-    meanings = list(dict.fromkeys(meaning_of(r) for r in shown if r.before is not None))
-    if RESIDUAL in meanings and SCALED_RESIDUAL in meanings:
-        others = [m for m in meanings if m not in (RESIDUAL, SCALED_RESIDUAL)]
-        meanings = [RESIDUAL, PRESERVED, *others]
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, style="dim")
     table.add_column(style="dim")
-    for word, text in legend([*meanings, *(meaning for meaning, _ in _beside(shown, width))]):
+    for word, text in legend(
+        [*meanings_of(shown), *(meaning for meaning, _ in _beside(shown, width))]
+    ):
         table.add_row(Text(word), Text(text))
     return table
 

@@ -75,6 +75,8 @@ def _report_parts(report: Report) -> list[str]:
     ]
     summary = report.summary
     lines = [f"{summary['regularized']} of {summary['kernels']} kernels carry a regularizer"]
+    if summary.get("constrained"):
+        lines[0] += f", {summary['constrained']} a constraint"
     if len(shown) > _MOST:
         lines.append(f"the first {_MOST} are shown; print(report) shows all")
     parts = [_head(report.command, title, facts), _table(columns, rows)]

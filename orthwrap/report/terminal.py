@@ -191,7 +191,7 @@ def render_regularizers(rows: Iterable[Mapping[str, Any]], width: int) -> Render
         "transfer. Keras's l1, l2, l1_l2 (factor 0.01) and package.module:function fit as well.",
         style="dim",
     )
-    return Group(table, foot)
+    return _paragraphs([table, foot])
 
 
 def regularizer_rows() -> list[dict[str, Any]]:
@@ -302,8 +302,11 @@ def _overall(report: Report) -> list[Text]:
 def _done(report: Report, counts: Mapping[str, int]) -> Text:
     """What the command did, or what it found, in a line."""
     summary = report.summary
-    if report.command in ("apply", "finetune", "inspect") and summary["regularized"]:
-        return _carriers(report)
+    if report.command in ("apply", "finetune", "inspect"):
+        if summary["regularized"]:
+            return _carriers(report)
+        if summary.get("constrained"):
+            return Text(f"{_held(summary)} a constraint", style="bold green")
     if report.command == "upgrade":
         done = len(report.upgrades)
         text = _count(done, "rewrite") if done else "nothing to do: a copy"
@@ -311,10 +314,18 @@ def _done(report: Report, counts: Mapping[str, int]) -> Text:
     if report.command == "strip":
         removed = counts[REMOVED]
         text = f"{_count(removed, 'regularizer')} removed" if removed else "nothing to remove"
+        if any(r.decision == REMOVED and r.previous is None for r in report.layers):
+            text = f"regularizers and constraints of {_count(removed, 'kernel')} removed"
         return Text(text, style="bold green")
     count = summary["kernels"]
     kernels = "1 kernel carries no" if count == 1 else f"{count} kernels, none carries an"
     return Text(f"{kernels} orthwrap regularizer")
+
+
+def _held(summary: Mapping[str, Any]) -> str:
+    held = summary["constrained"]
+    carry = "carries" if held == 1 else "carry"
+    return f"{held} of {_count(summary['kernels'], 'kernel')} {carry}"
 
 
 def _frozen(frozen: int, regularized: int) -> str:
@@ -338,6 +349,8 @@ def _carriers(report: Report) -> Text:
         text.append(f"{kernels} of {_count(known, 'kernel')}", "bold green")
         text.append(f" {'carries' if kernels == 1 else 'carry'} a regularizer")
         text.append(f" ({'<1%' if share < 0.005 else f'{share:.0%}'} of all parameters)")
+    if summary.get("constrained"):
+        text.append(f", {summary['constrained']} a constraint")
     if outputs:
         text.append(", and " if kernels else "")
         text.append(f"the outputs of {_count(outputs, 'layer')}", "bold green")

@@ -73,7 +73,7 @@ def finetune(
                 made = copied_model(source.store, planned, known, saved=target is not None)
             live, planned, notes = made
             report = make_report("finetune", source, surveyed, planned, with_figures=measure)
-        if not any(r.carries for r in report.layers):
+        if not any(r.carries or r.constraint for r in report.layers):
             notes = (*notes, "no kernel carries an orthwrap regularizer: use apply to attach one")
         report = with_notes(report, notes)
         report, outcome = job.train(live, job.read(live), report, with_figures=measure)
