@@ -179,7 +179,7 @@ class Screen:
         process = getattr(done, "process", 0)
         if not process:
             report = getattr(done, "report", done)
-            if self._kind == "report":
+            if self._kind in ("report", "bench"):
                 report = replace(report, command_line=typed)
             self._show(report, view)
         elif not self._quiet:
