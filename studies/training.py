@@ -58,7 +58,7 @@ def _compiled(
     model.optimizer.build(model.trainable_variables)
     if arm == "pull":  # for good: as a callback it would have the steps traced anew for each seed
         orthwrap.Pull(strength).start(model)
-    return model, [np.array(v) for v in model.optimizer.variables]
+    return model, [keras.ops.convert_to_numpy(v) for v in model.optimizer.variables]
 
 
 def fit(model: Any, x: Array, y: Array, seed: int, how: Recipe) -> None:

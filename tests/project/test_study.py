@@ -10,7 +10,8 @@ import pytest
 from scipy.stats import bootstrap
 from sklearn.metrics import brier_score_loss, log_loss
 
-from studies import training
+from studies import networks, training
+from studies.data import split
 from studies.experiment import RESULTS, TUNING, Arm, Experiment, Run, kept, perform, planned
 from studies.figures import Cell, cells, difference
 
@@ -106,3 +107,22 @@ def test_what_is_kept_is_small_and_whole() -> None:
         assert again.file(RESULTS) == path
         assert path.stat().st_size < 1000
     assert kept(Run("none", "a", "so", 1, 0), RESULTS) is None
+
+
+@pytest.mark.usefixtures("eagerly")
+@pytest.mark.parametrize("arm", ["decay", "so", "pull"])
+def test_a_model_that_is_used_for_several_seeds_begins_anew_each_time(arm: str) -> None:
+    data, how = split("digits", 0, per_class=5), training.Recipe(epochs=2)
+
+    def weights(seed: int) -> list[np.ndarray]:
+        return training.trained(networks.mlp, data, arm, 0.1, seed, how).get_weights()
+
+    training._compiled.cache_clear()
+    fresh = weights(3)
+    training._compiled.cache_clear()
+    weights(2)
+    for one, other in zip(fresh, weights(3), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    model = training.trained(networks.mlp, data, arm, 0.1, 3, how)
+    worst = training.residuals(model)["residual_worst"]
+    assert (worst < 0.8) == (arm == "pull")  # the others hardly move in four steps
