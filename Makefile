@@ -109,6 +109,7 @@ LOWEST_TRAINING := make_up_the_loss or split or of_a_file or penalty_in_the_hist
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/bench_penalties.py
+	$(BIN)/python benchmarks/bench_steps.py resnet50 --batch 8 --policy float32
 	$(BIN)/python benchmarks/bench_files.py
 	$(BIN)/python benchmarks/bench_constraints.py
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from orthwrap.training.pull.pull_callback import Pull
     from orthwrap.training.settings import TrainingWords
     from orthwrap.verbs.apply import apply
+    from orthwrap.verbs.bench import bench
     from orthwrap.verbs.check import check
     from orthwrap.verbs.compare import compare
     from orthwrap.verbs.endings import Result
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
     SO = DSO = MC = SRIP = LOrth = OffDiag = Cosine = Frobenius = OrthogonalityRegularizer
     Spectral = Band = OrthogonalityRegularizer
 
-_VERBS = ("apply", "check", "compare", "finetune", "inspect", "strip", "upgrade")
+_VERBS = ("apply", "bench", "check", "compare", "finetune", "inspect", "strip", "upgrade")
 _WHERE = {
     "OrthogonalityConstraint": "orthwrap.constraints",
     "Report": "orthwrap.report.record",
@@ -107,6 +108,7 @@ __all__ = [
     "ValueFault",
     "__version__",
     "apply",
+    "bench",
     "check",
     "compare",
     "finetune",

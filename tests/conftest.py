@@ -19,6 +19,10 @@ from tests.support.originals import VERBS, keeping_bits
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # On by default on most processors, not on all; without it TensorFlow's CPU lacks NCHW convolutions.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+# A process a core: threads that spin while they wait for one another take twenty times what small
+# matrices do. Read as NumPy and TensorFlow are imported, which is later.
+for _threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
+    os.environ.setdefault(_threads, "1")
 
 # Started in the background of a shell, a run inherits that Ctrl-C is ignored, and so would all that
 # tests start and send it to.

@@ -31,7 +31,10 @@ from orthwrap_cli.report_outputs import ReportOutputs, export_options
 from orthwrap_cli.start import raise_at_interrupts
 
 # The options that name a command's own files, which no report may replace.
-_FILES = ("model", "weights", "output", "before", "after", "rules", "data", "validation", "log")
+_FILES = (
+    *("model", "weights", "output", "before", "after", "baseline"),
+    *("rules", "data", "validation", "log"),
+)
 
 
 def command(kind: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
@@ -176,7 +179,7 @@ class Screen:
         process = getattr(done, "process", 0)
         if not process:
             report = getattr(done, "report", done)
-            if self._kind == "report":
+            if self._kind in ("report", "bench"):
                 report = replace(report, command_line=typed)
             self._show(report, view)
         elif not self._quiet:

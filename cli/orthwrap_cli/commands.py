@@ -9,7 +9,17 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from orthwrap._version import __version__
-from orthwrap_cli import apply, check, compare, finetune, inspect, regularizers, strip, upgrade
+from orthwrap_cli import (
+    apply,
+    bench,
+    check,
+    compare,
+    finetune,
+    inspect,
+    regularizers,
+    strip,
+    upgrade,
+)
 from orthwrap_cli.examples import epilog
 from orthwrap_cli.word_options import PENALTY_NAMES
 
@@ -84,6 +94,7 @@ for _name, _function in (
     ("upgrade", upgrade.upgrade),
     ("compare", compare.compare),
     ("check", check.check),
+    ("bench", bench.bench),
     ("regularizers", regularizers.regularizers),
 ):
     app.command(_name, cls=_Command, epilog=epilog(_name))(_function)

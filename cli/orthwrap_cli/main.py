@@ -33,6 +33,8 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # The eigenvalues' many small steps lose more by waiting for one another than threads gain.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if os.environ.get("COLUMNS") == "0":  # asked of what is no terminal; nothing would be shown
+        del os.environ["COLUMNS"]
     try:
         from orthwrap.text import PLAINLY
         from orthwrap_cli.commands import app
@@ -40,7 +42,7 @@ def main() -> None:
 
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors=PLAINLY)
+                stream.reconfigure(encoding=_usable(stream.encoding), errors=PLAINLY)
         with without_chatter():
             app()
     except MemoryError:
@@ -54,6 +56,17 @@ def main() -> None:
     finally:
         end_at_interrupts()
         flush_output()
+
+
+def _usable(encoding: str) -> str:
+    """The encoding, or ASCII for one that takes no error handler, as `idna`."""
+    from orthwrap.text import PLAINLY
+
+    try:
+        "→".encode(encoding, PLAINLY)
+    except UnicodeError:
+        return "ascii"
+    return encoding
 
 
 def _why(error: BaseException) -> str:

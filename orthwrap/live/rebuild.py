@@ -192,7 +192,7 @@ def _clone(store: LiveStore, root: Node, known: Mapping[str, Any]) -> Any:
     with known_objects(known):
         if has_graph(store.model):
             return clone(store.model)
-        clones = {}
+        clones: dict[str, Any] = {}
         for layer in store.layers():
             live = store.object_of(layer)
             if isinstance(live, keras.Model) and has_graph(live) and _is_outermost(layer, clones):

@@ -58,4 +58,5 @@ PENALTY = Penalty(
     figure=lambda matrices: float(np.sqrt(matrices.square_deviation()).sum()),
     pull=pull,
     takes_alpha=True,
+    by_products=True,
 )

@@ -189,7 +189,7 @@ def _complex_deviation(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """R − I and J."""
     from orthwrap.penalties import tensors as t
 
-    cross = t.transposed(a) @ b if t.is_tall(a) else a @ t.transposed(b)
+    cross = t.cross(a, b, t.is_tall(a))
     return t.gram(a) + t.gram(b) - t.eye_like(a), cross - t.transposed(cross)
 
 
@@ -310,4 +310,5 @@ PENALTY = Penalty(
     pull=_pull,
     meaning=OPERATOR_RESIDUAL,
     own_residual=True,
+    by_products=True,
 )

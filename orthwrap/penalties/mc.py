@@ -77,5 +77,6 @@ PENALTY = Penalty(
     exact=mc,
     on_outputs=on_outputs,
     figure=figure,
+    by_products=True,
     meaning=Meaning("largest deviation", "largest", "the largest entry of |G−I|; 0 is orthonormal"),
 )

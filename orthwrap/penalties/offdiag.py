@@ -87,4 +87,5 @@ PENALTY = Penalty(
     ),
     own_residual=True,
     takes_alpha=True,
+    by_products=True,
 )

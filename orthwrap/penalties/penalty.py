@@ -8,7 +8,7 @@ from typing import Any
 
 from orthwrap.errors import ValueFault
 from orthwrap.model_config.layout import Layout
-from orthwrap.penalties.options import COMMON, ESTIMATE, PROBES, SEED, Option, checked
+from orthwrap.penalties.options import COMMON, ESTIMATE, PRECISION, PROBES, SEED, Option, checked
 
 Tensor = Any
 
@@ -18,7 +18,7 @@ NOT_SQUARED = "not squared, summed over a kernel's matrices"
 # What stands beside the options in a config or in a call.
 _TAKEN = (
     *("factor", "scale", "alpha", "layout", "on", "combined_with", "replaced", "absent", "draw"),
-    *(option.name for option in (ESTIMATE, PROBES, SEED, *COMMON)),
+    *(option.name for option in (ESTIMATE, PROBES, PRECISION, SEED, *COMMON)),
 )
 
 
@@ -84,6 +84,8 @@ class Penalty:
             which leaves it free what it does not concern; it is then what `meaning` is of.
         takes_alpha: `exact` and `sketch` take `alpha=…` and `factor=…`, and give factor × the
             penalty of W/α without making W/α; their `w` may also be a single matrix (m, n).
+        by_products: `exact` and `pull` are products of matrices for the most part, all by
+            `tensors.cross` and `tensors.multiplied`, so that it has the option `precision`.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Penalty:
     meaning: Meaning | None = None
     own_residual: bool = False
     takes_alpha: bool = False
+    by_products: bool = False
 
     def __post_init__(self) -> None:
         if not (self.name.isidentifier() and self.name == self.name.lower()):
@@ -130,7 +133,8 @@ class Penalty:
         """What it takes beside what every penalty takes."""
         sketch = () if self.sketch is None else (ESTIMATE, PROBES)
         seed = (SEED,) if self.sketch is not None or self.draws else ()
-        return (*sketch, *self.own_options, *seed)
+        precision = (PRECISION,) if self.by_products else ()
+        return (*sketch, *precision, *self.own_options, *seed)
 
     @property
     def options(self) -> tuple[Option, ...]:

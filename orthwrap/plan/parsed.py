@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from orthwrap.errors import UsageError, ValueFault
 from orthwrap.penalties.attachment import Attachment
-from orthwrap.penalties.options import ESTIMATE
+from orthwrap.penalties.options import ESTIMATE, PRECISION
 from orthwrap.rules.patterns import Pattern, parse
 from orthwrap.rules.rule import Rule
 from orthwrap.survey import Slot
@@ -46,6 +46,8 @@ def parse_rule(rule: Rule, attachment: Attachment | None) -> ParsedRule:
             )
         if attachment.option(ESTIMATE) == "sketch":
             raise UsageError("estimate sketch works on kernels: leave it out with on activity")
+        if attachment.option(PRECISION) is not None:
+            raise UsageError("precision is of products of kernels: leave it out with on activity")
         if attachment.scale == "preserve":
             raise UsageError("scale preserve works on kernels: leave it out with on activity")
         if rule.is_auto:

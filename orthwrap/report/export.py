@@ -33,7 +33,7 @@ class Export:
         suffixes: of the files that `report.save` writes so.
         marks: one of which stands in the first 200 characters of every such file, and by which it
             is told from a file of somebody else's, which is not replaced.
-        kinds: of the reports that have this form: `report`, `compare`, `regularizers`.
+        kinds: of the reports that have this form: `report`, `compare`, `bench`, `regularizers`.
         renderer: `module:function`, a report of one of these kinds → text; imported when called.
         needs: packages of the extra `report` that must be installed for it.
     """

@@ -17,7 +17,7 @@ _ROWS = (
     Export(
         *("json", "JSON", "Write the report as JSON", (".json",)),
         marks=('"schema": "orthwrap.', '"formula"'),
-        kinds=(*_REPORTS, "regularizers"),
+        kinds=(*_REPORTS, "bench", "regularizers"),
         renderer="orthwrap.report.as_json:text_of",
     ),
     Export(

@@ -17,7 +17,7 @@ from orthwrap.penalties.attachment import Attachment, describe
 from orthwrap.penalties.cheapest import taken
 from orthwrap.penalties.constrained import Constrained
 from orthwrap.penalties.conv_operator import OperatorFigures
-from orthwrap.penalties.options import ESTIMATE, EVERY, PROBES
+from orthwrap.penalties.options import ESTIMATE, EVERY, PRECISION, PROBES
 from orthwrap.plan.decision import KEPT, Decision, Plan
 from orthwrap.plan.reasons import FROZEN, IS_FROZEN, about_anew
 from orthwrap.report.measure import EXACT_LIMIT, measure, together
@@ -244,6 +244,7 @@ def regularizer_record(attachment: Attachment, kernel: Kernel | None = None) -> 
         alpha=attachment.alpha,
         estimate=_estimate(attachment, kernel),
         every=attachment.option(EVERY),
+        precision=attachment.option(PRECISION),
         combined_with=combined,
     )
 

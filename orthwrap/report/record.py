@@ -137,12 +137,13 @@ class RegularizerRecord(_Flat):
     estimate: str | None = None
     every: int | None = None
     combined_with: str | None = None
+    precision: str | None = None  # of products, where the kernel's own is not taken
     pull: float | None = None  # the rate, in the epoch that is kept
 
     def to_json(self) -> dict[str, Any]:
-        """A rate stands there only where there is one."""
-        data = super().to_json()
-        return data if self.pull is not None else {k: v for k, v in data.items() if k != "pull"}
+        """A precision, or a rate, stands there only where there is one."""
+        optional = ("precision", "pull")
+        return {k: v for k, v in super().to_json().items() if v is not None or k not in optional}
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from orthwrap.plan.decision import (
     REMOVED,
 )
 from orthwrap.report.about import figure_of, meaning_of
+from orthwrap.report.cost_record import BenchReport
+from orthwrap.report.cost_table import cost_parts
 from orthwrap.report.fitting import fitted
 from orthwrap.report.folding import Block, rows_of
 from orthwrap.report.gate_table import gate_parts
@@ -439,7 +441,10 @@ def _compare_cells(row: Comparison, wide: bool) -> list[Text]:
 
 def console(file: Any = None) -> Console:
     """A console whose colours follow the terminal and NO_COLOR; pipes get plain text."""
-    return _SafeConsole(file=file, highlight=False, soft_wrap=False, markup=False, emoji=False)
+    made = _SafeConsole(file=file, highlight=False, soft_wrap=False, markup=False, emoji=False)
+    if made.width < 1:  # COLUMNS=0, where a terminal's size was asked for and there is none
+        made.width = 80
+    return made
 
 
 def text_of(report: Report | CompareReport) -> str:
@@ -448,7 +453,7 @@ def text_of(report: Report | CompareReport) -> str:
 
 
 def renderable(
-    report: Report | CompareReport | list[Any],
+    report: Report | CompareReport | BenchReport | list[Any],
     width: int,
     *,
     choices: bool = True,
@@ -459,6 +464,10 @@ def renderable(
         return render(report, width, choices=choices, view=view)
     if isinstance(report, CompareReport):
         return render_compare(report, width)
+    if isinstance(report, BenchReport):
+        parts = cost_parts(report, plain_table(), width)
+        notes = [Group(*map(_note, report.warnings))] if report.warnings else []
+        return _paragraphs([_head("bench", report.model, None), *parts, *notes])
     return render_regularizers(report, width)
 
 

@@ -11,21 +11,30 @@ from orthwrap.errors import FileFault, ValueFault
 from orthwrap.rules.rule import Rule, RuleWords
 from orthwrap.rules.words import words_of
 
+_LONGEST = 1 << 20  # bytes
+
 
 def read_rules(path: Path) -> tuple[Rule, ...]:
     """The rules of a TOML file, in its order.
 
     Raises:
-        FileFault: the file is missing or no TOML.
+        FileFault: the file is missing, no TOML, or longer than 1 MB.
         ValueFault: a table or a key that is none of ours, or a value that does not fit.
     """
     try:
         with path.open("rb") as f:
-            document = tomllib.load(f)
+            text = f.read(_LONGEST + 1)
+        if len(text) > _LONGEST:
+            raise FileFault(
+                f"rules file {path} is longer than 1 MB: name the file of [[rule]] tables"
+            )
+        document = tomllib.loads(text.decode())
     except OSError as e:
         raise FileFault(f"rules file {path} cannot be read: {e.strerror}") from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise FileFault(f"rules file {path} is no TOML: {e}") from e
+    except RecursionError as e:
+        raise FileFault(f"rules file {path} is nested deeper than Python reads") from e
     tables = document.get("rule")
     if set(document) != {"rule"} or not isinstance(tables, list) or not tables:
         raise ValueFault(f"rules file {path} must hold [[rule]] tables and nothing else")

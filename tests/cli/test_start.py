@@ -65,8 +65,10 @@ def start(
     )
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
-@pytest.mark.parametrize("at", MODULES)
+@pytest.mark.parametrize(
+    ("entry", "at"),
+    [*(("module", at) for at in MODULES), ("script", "orthwrap.errors"), ("script", "typer")],
+)
 def test_interrupted_while_it_is_loaded(tmp_path: Path, entry: str, at: str) -> None:
     done = start(entry, tmp_path, at, "interrupt")
     assert (done.returncode, done.stdout) == (130, "")
@@ -89,8 +91,10 @@ def test_an_ignored_interrupt_stays_ignored(tmp_path: Path, entry: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("entry", ENTRIES)
-@pytest.mark.parametrize("at", ["typer", "numpy", "h5py"])
+@pytest.mark.parametrize(
+    ("entry", "at"),
+    [("module", "typer"), ("module", "numpy"), ("module", "h5py"), ("script", "numpy")],
+)
 @pytest.mark.parametrize(
     ("error", "words"),
     [

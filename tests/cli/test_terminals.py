@@ -136,6 +136,17 @@ def test_commands_on_many_terminals(folder: Path, terminal: dict[str, str]) -> N
     assert (folder / "m-orth.h5").exists()
 
 
+def test_an_encoding_that_takes_no_error_handler_is_shown_in_ascii(folder: Path) -> None:
+    done = subprocess.run(
+        [*PROGRAM, "inspect", "größe→.h5"],
+        env=os.environ | {"PYTHONIOENCODING": "idna"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"error: gro\\xdfe->.h5 does not exist")
+
+
 # Streams that take nothing
 
 

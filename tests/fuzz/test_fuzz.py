@@ -21,7 +21,7 @@ from tests.support.samples import small_file
 TIMES = int(os.environ.get("ORTHWRAP_FUZZ", "1"))
 KINDS = (*("model_configs", "training_configs", "checkpoints", "toml_rules", "zips", "structures"),)
 COUNT = 85 * TIMES  # of each kind
-SECONDS = 4.5 if TIMES == 1 else 1e9
+SECONDS = 3.0 if TIMES == 1 else 1e9
 # How a crash inside a library ends a process. What takes too long is ended by SIGXCPU.
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 

@@ -534,7 +534,18 @@ COMPILED: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", COMPILED)
+# What a traced step has of its own; what else a model is compiled with, a step shows as it is run.
+TRACED = ("accumulated", "scaled loss", "weighted", "own class", "eager", "no jit")
+
+
+@pytest.mark.usefixtures("eagerly")
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(k, marks=(pytest.mark.traced, pytest.mark.slow) if k in TRACED else ())
+        for k in COMPILED
+    ],
+)
 def test_training_goes_on_in_the_copy_as_in_the_original(kind: str) -> None:
     original = fitted(models.dropout(), **COMPILED[kind]())
     result = orthwrap.apply(original, factor=0.0, measure=False)
@@ -566,6 +577,7 @@ def test_training_goes_on_in_the_copy_as_in_the_original(kind: str) -> None:
     assert any(moved)
 
 
+@pytest.mark.slow
 def test_mixed_precision_training_goes_on_with_its_loss_scale() -> None:
     keras.config.set_dtype_policy("mixed_float16")
     try:
@@ -601,6 +613,7 @@ def test_layer_frozen_after_compiling_trains_on_as_in_the_original() -> None:
     assert_same_weights(original, copy)
 
 
+@pytest.mark.slow
 def test_losses_by_name_of_several_outputs_are_carried_over() -> None:
     original = models.many_ports()
     original.compile(
@@ -625,6 +638,7 @@ def own_loss_of_size(y: Any, p: Any) -> Any:
     return ops.mean(ops.abs(y - p), axis=-1)
 
 
+@pytest.mark.slow
 def test_compiled_submodel_keeps_its_own_loss_and_optimizer() -> None:
     original = models.nested()
     inner = original.get_layer("middle")

@@ -12,10 +12,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.peers.ways import Table, keras, np, through  # first: it quiets TensorFlow
+from tests.peers.ways import Table, through  # first: it quiets TensorFlow
 
 # isort: split
+import keras
 import keras_hub
+import numpy as np
 
 models = keras_hub.models
 TEXT = {

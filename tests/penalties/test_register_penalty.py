@@ -206,32 +206,45 @@ def command(*words: str, code: int = 0) -> Any:
     return done
 
 
-@pytest.mark.parametrize("suffix", [".h5", ".keras"])
-def test_on_a_file_by_the_commands(folder: Path, suffix: str) -> None:
+@pytest.mark.slow
+def test_on_a_file_by_the_commands(folder: Path) -> None:
     """Each in a process of its own, where only `--custom-objects` names the module."""
-    name, ours, own = f"model{suffix}", f"model-orth{suffix}", ["--custom-objects", "toy_module"]
-    unknown = command("apply", name, "--regularizer", "toy", code=1).stderr
+    own = ["--custom-objects", "toy_module"]
+    unknown = command("apply", "model.h5", "--regularizer", "toy", code=1).stderr
     assert unknown.startswith("error: unknown regularizer 'toy'")
-    command("apply", name, "--regularizer", "toy", *own, "--json", "report.json")
+    command("apply", "model.h5", "--regularizer", "toy", *own, "--json", "report.json")
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     carried = [r for r in report["layers"] if r["decision"] == "regularized"]
     assert {r["regularizer"]["name"] for r in carried} == {"toy"}
     assert all(r["before"]["penalty"] > 0 for r in carried)
 
-    shown = json.loads(command("inspect", ours, *own, "--json", "-", "--quiet").stdout)
+    given = ("inspect", "model-orth.h5", *own, "--json", "-", "--quiet")
+    shown = json.loads(command(*given).stdout)
     assert [r["before"] for r in shown["layers"]] == [r["before"] for r in report["layers"]]
-    command("compare", ours, ours, *own)
+    command("compare", "model-orth.h5", "model-orth.h5", *own)
     assert "toy" in command("regularizers", *own).stdout
-    for words in (["inspect", ours], ["strip", ours], ["compare", name, ours]):
-        err = command(*words, code=1).stderr
-        assert err.count("\n") == 1
-        assert "'Toy' whose penalty is not registered here" in err
-        assert "--custom-objects" in err
-    command("strip", ours, *own)
-    kernels = json.loads(
-        command("inspect", f"model-orth-plain{suffix}", "--json", "-", "-q").stdout
-    )
-    assert {r["regularizer"] for r in kernels["layers"]} == {None}
+    command("strip", "model-orth.h5", *own)
+    plain = json.loads(command("inspect", "model-orth-plain.h5", "--json", "-", "-q").stdout)
+    assert {r["regularizer"] for r in plain["layers"]} == {None}
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_where_it_is_not_registered_one_line_says_how(
+    folder: Path, suffix: str, toy: Penalty
+) -> None:
+    name, ours = f"model{suffix}", f"model-orth{suffix}"
+    orthwrap.apply(name, regularizer="toy")
+    shown = orthwrap.inspect(ours)
+    assert {r.regularizer.name for r in shown.layers if r.regularizer} == {"toy"}
+    stripped = orthwrap.strip(ours).output
+    assert {r.regularizer for r in orthwrap.inspect(stripped).layers} == {None}
+    forget()
+    for words in (["inspect", ours], ["strip", ours, "--force"], ["compare", name, ours]):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 1
+        assert done.stderr.count("\n") == 1
+        assert "'Toy' whose penalty is not registered here" in done.stderr
+        assert "--custom-objects" in done.stderr
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
@@ -250,6 +263,7 @@ def test_a_file_loads_only_where_it_is_registered(folder: Path, suffix: str, toy
     assert [float(x) for x in given.losses] == pytest.approx(losses)
 
 
+@pytest.mark.slow
 def test_the_example_of_the_docs_runs(folder: Path) -> None:
     page = (REPOSITORY / "docs" / "regularizers.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

@@ -247,6 +247,7 @@ EXPORTS["tsv"] = Export(
 """
 
 
+@pytest.mark.slow
 def test_a_form_from_outside_is_a_file_and_a_row(folder: Path) -> None:
     (folder / "toy.py").write_text(TOY)
     places = [str(folder), str(REPOSITORY), str(REPOSITORY / "cli")]

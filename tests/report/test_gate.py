@@ -9,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -126,6 +125,17 @@ def test_a_figure_without_a_value_does_not_pass(folder: Path) -> None:
     for figure in ("residual", "sigma_max", "operator.norm"):
         out, _ = call("check", "model.h5", "--max", f"{figure}=1e9", "--json", "-", code=3)
         assert "conv2" in {f["path"] for f in json.loads(out)["gate"]["failures"]}
+
+
+def test_no_report_replaces_the_baseline(folder: Path) -> None:
+    """What is worse today would be what tomorrow is held against."""
+    call("inspect", "model.h5", "--json", "old.json", "--quiet", code=0)
+    before = (folder / "old.json").read_bytes()
+    _, err = call("check", "model.h5", "--baseline", "old.json", "--json", "old.json", code=1)
+    assert err.endswith(
+        "is the baseline of this command, which it would replace: name another file\n"
+    )
+    assert (folder / "old.json").read_bytes() == before
 
 
 def test_a_baseline(folder: Path) -> None:
@@ -339,17 +349,14 @@ def test_compare_has_an_exit_code(folder: Path) -> None:
 PAGE = (REPOSITORY / "docs/pipelines.md").read_text(encoding="utf-8")
 
 
-def test_the_commands_of_the_page_run(
-    folder: Path, run: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_the_commands_of_the_page_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
     lines = re.findall(r"^\$ orthwrap (.*)$", PAGE, re.MULTILINE)
     steps = re.findall(r"^        run: orthwrap (.*)$", PAGE, re.MULTILINE)
     assert (len(lines), len(steps)) == (4, 2)
     for line in (*lines, *steps):
-        done = run(*shlex.split(line), cwd=folder)
-        assert done.returncode == 0, (line, done.stderr)
+        call(*shlex.split(line), code=0)
     scaled(folder / "model.h5", "conv2", 100.0)
     for step in steps:
-        done = run(*shlex.split(step), cwd=folder)
-        assert done.returncode == 3, (step, done.stderr)
-        assert done.stdout.startswith("::error title=conv2::conv2: residual is")
+        out, _ = call(*shlex.split(step), code=3)
+        assert out.startswith("::error title=conv2::conv2: residual is")

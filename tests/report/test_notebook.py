@@ -50,6 +50,7 @@ def text_of(outputs: list[Any]) -> str:
     return str(output["text"] if "text" in output else output["data"]["text/plain"])
 
 
+@pytest.mark.slow
 def test_a_bare_report_is_a_table(shown: dict[str, list[Any]]) -> None:
     (output,) = shown["bare"]
     html = output["data"]["text/html"]

@@ -255,7 +255,8 @@ def cases(draw: st.DrawFn) -> tuple[Any, tuple[int, int], tuple[int, int]]:
     return kernel, draw(st.tuples(*[st.integers(1, 3)] * 2)), size
 
 
-@settings(max_examples=1000)
+@pytest.mark.slow
+@settings(max_examples=300)
 @given(cases())
 def test_no_input_is_stretched_by_more(case: tuple[Any, tuple[int, int], tuple[int, int]]) -> None:
     kernel, strides, size = case

@@ -90,6 +90,7 @@ def test_without_figures_there_is_no_operator(file: str) -> None:
         orthwrap.apply(file, operator=True, measure=False, dry_run=True)
 
 
+@pytest.mark.slow
 def test_apply_before_and_after_training(model: Any) -> None:
     x = np.random.default_rng(0).normal(size=(8, 12, 12, 3)).astype("float32")
     y = np.arange(8) % 4

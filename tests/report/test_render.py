@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -84,6 +84,14 @@ def test_a_report_stays_within_the_screen(width: int, suffix: str, tmp_path: Any
         assert any(line.startswith("outer/inner/") or line == "outer/inner/" for line in lines)
 
 
+def test_no_width_is_that_of_a_usual_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "0")
+    out = io.StringIO()
+    shown = console(out)
+    shown.print(render(orthwrap.inspect(small_file(".h5")), shown.width))
+    assert "3 kernels, none carries an orthwrap regularizer" in out.getvalue()
+
+
 def test_models_without_kernels() -> None:
     report = orthwrap.compare(small_file(".h5"), small_file(".h5"), measure=False)
     empty = replace(report, layers=())
@@ -128,6 +136,7 @@ def test_inspect_counts_those_that_it_was_asked_about(tmp_path: Any) -> None:
     assert "2 kernels not selected" in lines
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_figures_before_a_schedule_are_told_apart() -> None:
     data = (np.ones((8, 8, 8, 1), "float32"), np.zeros(8))
     words: dict[str, Any] = {"data": data, "epochs": 2, "seed": 0}
@@ -222,6 +231,7 @@ def test_choices_may_be_left_out() -> None:
     assert "Trained for 2 epochs" in "\n".join(without)
 
 
+@settings(max_examples=40)
 @given(st.integers(40, 140))
 def test_no_line_ends_with_spaces(width: int) -> None:
     out = io.StringIO()

@@ -88,6 +88,8 @@ def test_a_kind_refuses_a_value_in_one_line(kind: words.Kind, value: Any, said: 
     [
         (b"[[rule]", "is no TOML"),
         (b"\xff\xfe", "is no TOML"),
+        (b"x = " + b"[" * 9999, "is nested deeper than Python reads"),
+        (b"#" * (1 << 20) + b"#", "is longer than 1 MB"),
         (b"", "must hold [[rule]] tables and nothing else"),
         (b"rule = []", "must hold [[rule]] tables and nothing else"),
         (b"[rule]\ntarget = 'a'", "must hold [[rule]] tables and nothing else"),
@@ -95,6 +97,7 @@ def test_a_kind_refuses_a_value_in_one_line(kind: words.Kind, value: Any, said: 
         (b"rule = [3]", "rule 1 is no table: write [[rule]]"),
         (b"[[rule]]\n[[rule]]\nfactor = -1", "rule 2: factor -1 must be a finite number"),
     ],
+    ids=lambda v: str(v[:40]),
 )
 def test_a_file_of_no_rules_is_said_in_one_line(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "rules.toml"

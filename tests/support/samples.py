@@ -43,18 +43,26 @@ def nested_model() -> Any:
 
 
 @functools.cache
+def _trained_nested_model() -> Any:
+    import numpy as np
+
+    from tests.conftest import steps_run_eagerly
+
+    model = nested_model()
+    with steps_run_eagerly():
+        model.fit(np.ones((4, 8, 8, 3)), np.arange(4), verbose=0)
+    return model
+
+
+@functools.cache
 def nested_file(suffix: str) -> Path:
     """`nested_model`, compiled and trained for one step, as a file."""
     import warnings
 
-    import numpy as np
-
     path = _FOLDER / f"nested{suffix}"
-    model = nested_model()
-    model.fit(np.ones((4, 8, 8, 3)), np.arange(4), verbose=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # .h5 is a legacy format
-        model.save(path)
+        _trained_nested_model().save(path)
     return path
 
 

@@ -71,9 +71,16 @@ MADE_UNDER = [
 ]
 
 
-@pytest.mark.parametrize(("dtype", "kind"), MADE_UNDER)
+# Each policy in each format and under another, and each pair of policies that differ in scaling.
 @pytest.mark.parametrize(
-    ("now", "suffix"), [("float32", ".keras"), ("mixed_float16", ".keras"), ("float32", ".h5")]
+    ("dtype", "kind", "now", "suffix"),
+    [
+        ("mixed_float16", "LossScaleOptimizer", "float32", ".keras"),
+        ("mixed_float16", "LossScaleOptimizer", "float32", ".h5"),
+        ("mixed_bfloat16", "Adam", "mixed_float16", ".keras"),
+        ("float32", "Adam", "mixed_float16", ".keras"),
+        ("mixed_bfloat16", "Adam", "float32", ".h5"),
+    ],
 )
 def test_file_is_trained_under_its_own_policy(
     dtype: str, kind: str, now: str, suffix: str, policy: Any, tmp_path: Path
@@ -94,6 +101,7 @@ def test_file_is_trained_under_its_own_policy(
     check_like(orthwrap.load_model(tmp_path / "out.keras"), kind, dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "kind"), MADE_UNDER)
 @pytest.mark.parametrize("now", ["float32", "mixed_float16"])
 def test_live_model_is_copied_under_its_own_policy(
@@ -128,6 +136,7 @@ def test_one_mixed_layer_makes_no_mixed_model(policy: Any, tmp_path: Path) -> No
         np.testing.assert_allclose(found, right, rtol=0, atol=5e-4)
 
 
+@pytest.mark.slow
 def test_policy_is_taken_in_a_fresh_process(policy: Any, tmp_path: Path) -> None:
     policy("mixed_float16")
     model, path = trained(), tmp_path / "m.keras"
@@ -155,6 +164,7 @@ def test_policy_is_taken_in_a_fresh_process(policy: Any, tmp_path: Path) -> None
 # What is not carried over is said
 
 
+@pytest.mark.slow
 def test_optimizer_state_that_fits_no_more_is_a_warning(tmp_path: Path) -> None:
     model, path = trained(), tmp_path / "m.keras"
     model.get_layer("hidden").trainable = False  # Keras will ask for other variables

@@ -133,6 +133,7 @@ def gone_on_with(folder: Path) -> State | None:
         return None
 
 
+@pytest.mark.slow
 def test_every_field_of_the_text_is_held_against_what_it_can_be(folder: Path) -> None:
     outside = folder.parent / "x.npz"
     outside.write_text("precious")
@@ -427,6 +428,7 @@ RUNS: dict[str, tuple[Callable[[dict[str, bytes], dict[str, Any]], None], str]] 
 }
 
 
+@pytest.mark.slow
 def test_run_refuses_what_does_not_fit_it_and_loses_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "c"
     train(folder, epochs=1)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +290,7 @@ def test_none_waits_for_a_process_that_ends(folder: Path, how: str, tmp_path: Pa
             log = tmp_path / "0" / "log.csv"  # a line of it says that both are training
             while not (log.exists() and "\n1," in log.read_text()):
                 assert all(process.poll() is None for process in started)
+                time.sleep(0.1)  # what they need is the processor
             started[1].send_signal(signal.SIGINT)
         said = [process.communicate(timeout=PATIENCE_S)[1] for process in started]
     finally:

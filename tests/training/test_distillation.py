@@ -206,6 +206,7 @@ def test_outputs_come_in_the_models_order_and_in_float32() -> None:
 # What stays of it
 
 
+@pytest.mark.slow
 def test_the_copy_learns_and_is_compiled_as_before() -> None:
     model = compiled(several())
     x = drawn(64, 4)
@@ -371,6 +372,7 @@ def test_teacher_of_streams_is_the_model_as_it_was(which: str) -> None:
         assert training.metrics_after == pytest.approx(expected.metrics_after, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_factor_that_rises_from_nothing_is_no_explosion() -> None:
     """An exact copy begins without any loss, and a warm-up without any penalty."""
     model = keras.Sequential([layers.Input((6,)), layers.Dense(9, name="wide"), layers.Dense(3)])
@@ -449,6 +451,7 @@ def test_data_unlike_the_first_are_told_of(
     assert len(told) == is_told
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_looking_at_batches_moves_no_statistics() -> None:
     model = normalised()

@@ -100,6 +100,7 @@ def test_epochs_go_on_where_the_last_one_ended(name: str) -> None:
         np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["endless generator", "endless tf.data", "PyDataset"])
 def test_a_resumed_run_goes_on_with_the_next_batch(name: str, tmp_path: Path) -> None:
     make, numbers = SOURCES[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
@@ -51,12 +52,13 @@ class PullConstraint(keras.constraints.Constraint):  # type: ignore[misc]  # Ker
 
     def __call__(self, w: Tensor) -> Tensor:
         self.was_called = True
+        split = self._regularizer.split_of(w)
         w = ops.convert_to_tensor(w)
-        pulled = at_updates(self._pulled, w, self._optimizer, self._every)
+        pulled = at_updates(partial(self._pulled, split=split), w, self._optimizer, self._every)
         return pulled if self.own is None else self.own(pulled)
 
-    def _pulled(self, w: Tensor) -> Tensor:
-        return self._regularizer.pulled(w, self._every * self._rate())
+    def _pulled(self, w: Tensor, split: Any) -> Tensor:
+        return self._regularizer.pulled(w, self._every * self._rate(), split)
 
     def get_config(self) -> dict[str, Any]:
         raise TypeError("a pull is of a training, not of a file")
