@@ -137,7 +137,7 @@ def as_policy(name: str | None) -> Iterator[None]:
 
 
 EXACT_STEP = "_step_of_exact_penalties"
-"""The attribute with a compiled step that evaluates without penalties which chance has a part in."""
+"""The attribute that holds a step in which no penalty is left to chance."""
 
 
 def forget_compiled_steps(model: Any) -> None:

@@ -124,8 +124,9 @@ def gone(network: Network, seed: int, unlucky: int | None = None, epochs: int = 
             seen = Measured(float(seen.each.mean()), seen.each)
         standing = TASK.standing(0.9, held_out.first, seen)
         if trained is not None and standing.cannot_tell:
-            there = TASK.worse_by(trained.first, trained.measured(lost, network.flicker))
-            standing = replace(standing, trained_worse_by=there[0])
+            then = held_out.first.with_more(trained.first)
+            now = seen.with_more(trained.measured(lost, network.flicker))
+            standing = replace(standing, pooled_worse_by=TASK.worse_by(then, now)[0])
         progress = progress.with_epoch(GoalEpoch(number, residuals, rates, standing))
         progress = replace(progress, ended=ending(progress))
         if progress.ended:
@@ -253,8 +254,8 @@ def test_steps_become_shorter_as_the_task_suffers_and_longer_as_it_recovers() ->
     assert after(lost, well) == after()
     unsure = TaskStanding(0.89, 0.9, 0.01, 0.01, 0.005)
     assert after(unsure) == after() / 2
-    assert after(replace(unsure, trained_worse_by=0.0)) == after() * 1.5
-    assert after(replace(unsure, trained_worse_by=0.01)) == after() / 2
+    assert after(replace(unsure, pooled_worse_by=0.0)) == after() * 1.5
+    assert after(replace(unsure, pooled_worse_by=0.01)) == after() / 2
 
 
 # Rates
@@ -337,7 +338,7 @@ def test_trained_samples_decide_where_the_others_cannot_tell(
 
 def test_an_epoch_is_not_kept_for_its_luck() -> None:
     unsure = TaskStanding(0.9, 0.9, 0.01, 0.01, 0.005, 0.0)
-    tasks = [unsure, replace(unsure, trained_worse_by=0.02), unsure, unsure]
+    tasks = [unsure, replace(unsure, pooled_worse_by=0.02), unsure, unsure]
     epochs = tuple(GoalEpoch(i + 1, (0.9 - i / 10,), (0.1,), t) for i, t in enumerate(tasks))
     kernels = (KernelGoal("k", "residual", 1.0, 0.1, True),)
     lucky = GoalProgress("10x", kernels, epochs[:3])
