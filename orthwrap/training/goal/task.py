@@ -70,18 +70,30 @@ class Task:
     margin: float | None = None
     measure_trained: Callable[[], Measured] | None = None
 
+    def is_share(self, value: float) -> bool:
+        """Whether a figure is one of accuracy and the like."""
+        return not self.lower_is_better and 0 <= value <= 1
+
     def allowed(self, original: float) -> float:
         """What may be lost, in the figure's own unit."""
-        if not self.lower_is_better and 0 <= original <= 1:
+        if self.is_share(original):
             return MARGIN if self.margin is None else self.margin
         return (LOSS_MARGIN if self.margin is None else self.margin) * abs(original)
 
     def worse_by(self, reference: Measured, now: Measured) -> tuple[float, float]:
-        """By how much it is worse now, and the standard error of that; 0 where it is not known."""
+        """By how much it is worse now, and the standard error of that; 0 where it is not known.
+
+        Of shares such as accuracy the error is what it would be if one sample more were lost and
+        one more gained: that none of a hundred changed sides says little of the next hundred.
+        """
         sign = 1.0 if self.lower_is_better else -1.0
         if reference.each is None or now.each is None:
             return sign * (now.value - reference.value), 0.0
-        return _mean_gap(sign * now.each, sign * reference.each)
+        worse_by, error = _mean_gap(sign * now.each, sign * reference.each)
+        if self.is_share(reference.value):
+            count = len(now.each)
+            error = math.sqrt(error**2 * (count - 1) / count + 2 / count**2)
+        return worse_by, error
 
     def better_of(self, one: Measured, other: Measured) -> Measured:
         return other if self.worse_by(one, other)[0] < 0 else one
