@@ -112,7 +112,7 @@ class Task:
 
 
 def _recovers(first: Measured, before: Measured | None, now: Measured) -> bool:
-    """Whether the loss is above what it was at first, and a part of that came back, by no chance."""
+    """Whether the loss is above what it was first, and a part of that came back, by no chance."""
     if before is None or first.losses is None or before.losses is None or now.losses is None:
         return False
     risen, error = _mean_gap(now.losses, first.losses)
