@@ -8,7 +8,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 1
 
 .PHONY: demo test test-fast lint types unit coverage test-backends test-torch test-jax test-lowest \
-	test-browser test-peers test-older bench docs pictures fuzz release-check clean
+	test-browser test-peers test-older bench docs site study study-quick pictures fuzz release-check clean
 
 # The environment is made anew when its ingredients change.
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -67,7 +67,7 @@ test-jax: $(VENV)/backends
 	$(BIN)/pytest tests/training/test_devices.py
 	$(BIN)/pytest tests/training/test_without_tensorflow.py -k jax
 
-BACKEND_TESTS := tests/penalties tests/regularizers/test_regularizers.py tests/loading/test_optimizers.py \
+BACKEND_TESTS := tests/penalties tests/constraints tests/regularizers/test_regularizers.py tests/loading/test_optimizers.py \
 	$(addprefix tests/training/,test_factor_auto.py test_distillation.py test_schedules.py \
 		test_monitor.py test_pull.py test_true_figures.py test_carried_over.py)
 
@@ -76,9 +76,12 @@ test-browser: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt selenium
 	$(BIN)/pytest tests/report/test_html_in_browser.py
 
-# What nobody here wrote: the layers of Keras's own layer tests, live and through both formats.
+# What nobody here wrote: the layers of Keras's own layer tests, and small models of KerasHub, live
+# and through both formats.
 test-peers: $(VENV)/ready
 	$(BIN)/python tests/peers/keras_layers.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]'
+	$(BIN)/python tests/peers/keras_hub_models.py
 
 # Models of earlier releases of Keras 3, each installed beside the environment for as long as it
 # writes them, read here: their outputs are what they were.
@@ -106,12 +109,42 @@ LOWEST_TRAINING := make_up_the_loss or split or of_a_file or penalty_in_the_hist
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/bench_penalties.py
+	$(BIN)/python benchmarks/bench_steps.py resnet50 --batch 8 --policy float32
 	$(BIN)/python benchmarks/bench_files.py
+	$(BIN)/python benchmarks/bench_constraints.py
 
-# The pages that are made from the code: the penalties' descriptors, the tables of words.
+# The pages that are made from the code, the schema and the study's runs.
 docs: $(VENV)/ready
 	$(BIN)/python docs/regularizers.py
-	$(BIN)/python -m orthwrap_cli.reference > docs/words.md
+	$(BIN)/python docs/schema.py
+	$(BIN)/python -m orthwrap_cli.reference words > docs/words.md
+	$(BIN)/python -m orthwrap_cli.reference commands > docs/commands.md
+	$(BIN)/python -m studies.page
+
+$(VENV)/site: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[site]'
+	touch $@
+
+# The documentation in site/, of what is in docs/. A link that leads nowhere is an error, and so is
+# what is said of docstrings, which `--strict` lets pass.
+site: $(VENV)/site
+	$(BIN)/zensical build --strict --clean 2>&1 | tee $(VENV)/site.log
+	@! grep -qE "^griffe:|Aborted" $(VENV)/site.log
+
+# aeon for the series that it ships alone: what it requires does not go with what is tested here.
+$(VENV)/study: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[study]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps aeon
+	touch $@
+
+# Runs of which there is no JSON yet, for as long as it is let: docs/study.md says how long that is.
+study: $(VENV)/study
+	$(BIN)/python -m studies
+	$(BIN)/python -m studies.page
+
+# A run of two arms of each experiment, to see that they work: under 5 minutes on 2 cores.
+study-quick: $(VENV)/study
+	$(BIN)/python -m studies --quick
 
 # The pictures of the README, of what the demo gives. Needs Chromium.
 pictures: demo

@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -322,8 +322,17 @@ def show(rows: Sequence[Row], host: dict[str, Any]) -> None:
     Console(width=None if os.isatty(1) else 130).print(table)
 
 
+PARTS: dict[str, Callable[[Bench, bool], None]] = {
+    "start": lambda bench, quick: start_up(bench),
+    "memory": lambda bench, quick: memory(bench),
+    "resnet": lambda bench, quick: resnet(bench),
+    "size": lambda bench, quick: size(bench, (4, 12) if quick else (4, 12, 41)),
+}
+
+
 def main() -> None:
     arguments = parser(__doc__, "fewer rounds, no 1 GB files", "files.json")
+    arguments.add_argument("--only", nargs="+", choices=PARTS, help="these parts; all by default")
     arguments.add_argument("--make", nargs=2, help=argparse.SUPPRESS)
     options = arguments.parse_args()
     if options.make:
@@ -333,10 +342,8 @@ def main() -> None:
     host = machine()
     with tempfile.TemporaryDirectory(prefix="orthwrap-bench-") as folder:
         bench = Bench(2 if options.quick else 5, Path(folder))
-        start_up(bench)
-        memory(bench)
-        resnet(bench)
-        size(bench, (4, 12) if options.quick else (4, 12, 41))
+        for name in options.only or PARTS:
+            PARTS[name](bench, options.quick)
     show(bench.rows, host)
     write(options.output, host, rows=[asdict(row) for row in bench.rows])
 

@@ -14,9 +14,9 @@ that what else the machine does touches both alike. The yardsticks:
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from common import bind, machine, parser, verdict, write
@@ -45,8 +45,9 @@ class Bench:
 
     def times(self, functions: dict[str, Callable[[], Any]], rounds: int = 0) -> dict[str, Any]:
         """Seconds of each function in each round, interleaved."""
-        import numpy as np
         import tensorflow as tf
+
+        from orthwrap.costs.timing import Timed, in_turn
 
         def run(function: Callable[[], Any]) -> None:
             # Reading one number waits for the last result; the rest of a step precedes it.
@@ -55,13 +56,9 @@ class Bench:
         for function in functions.values():
             run(function)
             run(function)
-        seconds: dict[str, list[float]] = {name: [] for name in functions}
-        for _ in range(rounds or self.rounds):
-            for name, function in functions.items():
-                start = time.perf_counter()
-                run(function)
-                seconds[name].append(time.perf_counter() - start)
-        return {name: np.array(s) for name, s in seconds.items()}
+        timed = {name: Timed(partial(run, function)) for name, function in functions.items()}
+        count = rounds or self.rounds
+        return in_turn(timed, least=count, most=count)
 
     def compare(
         self,

@@ -58,7 +58,7 @@ def verdict(met: bool | None) -> str:
 
 def write(path: Path, host: dict[str, Any], **results: Any) -> None:
     """The JSON, with the machine named."""
-    result = {"schema": "orthwrap.bench/1", "machine": host, **results}
+    result = {"schema": "orthwrap.benchmark/1", "machine": host, **results}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     print(path)

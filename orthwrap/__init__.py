@@ -32,8 +32,9 @@ from orthwrap.errors import (
 )
 
 if TYPE_CHECKING:
+    from orthwrap.constraints import OrthogonalityConstraint
     from orthwrap.loading.loading import load_model
-    from orthwrap.penalties.penalty import Penalty
+    from orthwrap.penalties.penalty import Meaning, Penalty
     from orthwrap.penalties.table import register_penalty
     from orthwrap.regularizers import OrthogonalityRegularizer, regularizer
     from orthwrap.report.record import Report
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from orthwrap.training.pull.pull_callback import Pull
     from orthwrap.training.settings import TrainingWords
     from orthwrap.verbs.apply import apply
+    from orthwrap.verbs.bench import bench
     from orthwrap.verbs.check import check
     from orthwrap.verbs.compare import compare
     from orthwrap.verbs.endings import Result
@@ -56,12 +58,13 @@ if TYPE_CHECKING:
     SO = DSO = MC = SRIP = LOrth = OffDiag = Cosine = Frobenius = OrthogonalityRegularizer
     Spectral = Band = OrthogonalityRegularizer
 
-_VERBS = ("apply", "check", "compare", "finetune", "inspect", "strip", "upgrade")
+_VERBS = ("apply", "bench", "check", "compare", "finetune", "inspect", "strip", "upgrade")
 _WHERE = {
+    "OrthogonalityConstraint": "orthwrap.constraints",
     "Report": "orthwrap.report.record",
     "Rule": "orthwrap.rules.rule",
     **dict.fromkeys(("OrthogonalityRegularizer", "regularizer"), "orthwrap.regularizers"),
-    "Penalty": "orthwrap.penalties.penalty",
+    **dict.fromkeys(("Meaning", "Penalty"), "orthwrap.penalties.penalty"),
     "register_penalty": "orthwrap.penalties.table",
     "Result": "orthwrap.verbs.endings",
     **{verb: f"orthwrap.verbs.{verb}" for verb in _VERBS},
@@ -86,8 +89,10 @@ __all__ = [
     "Goal",
     "Interrupted",
     "LOrth",
+    "Meaning",
     "NoMatchError",
     "OffDiag",
+    "OrthogonalityConstraint",
     "OrthogonalityRegularizer",
     "OrthwrapError",
     "Penalty",
@@ -103,6 +108,7 @@ __all__ = [
     "ValueFault",
     "__version__",
     "apply",
+    "bench",
     "check",
     "compare",
     "finetune",
@@ -127,11 +133,14 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    from orthwrap.penalties.table import PENALTIES
+
+    return sorted({*__all__, *(penalty.class_name for penalty in PENALTIES.values())})
 
 
 @wrapt.when_imported("keras")
 def _register_classes(module: Any) -> None:
     """Keras looks classes up in its registry and imports nothing by itself."""
     importlib.import_module("orthwrap.regularizers")
+    importlib.import_module("orthwrap.constraints")
     importlib.import_module("orthwrap.upgrades.functions").register()

@@ -167,11 +167,12 @@ def set_setting(layer: Any, key: str, value: Any) -> None:
 
 
 def training_settings(layer: Any) -> dict[str, Any]:
-    """A layer's regularizers and whether it is trained, for `set_training_settings`.
+    """A layer's regularizers, constraints, and whether it is trained: see `set_training_settings`.
 
     Keras ≥ 3.5: `Layer._trainable`, `MultiHeadAttention._kernel_regularizer`.
     """
-    return {k: v for k, v in vars(layer).items() if k.endswith(("regularizer", "_trainable"))}
+    ends = ("regularizer", "constraint", "_trainable")
+    return {k: v for k, v in vars(layer).items() if k.endswith(ends)}
 
 
 def set_training_settings(layer: Any, settings: dict[str, Any]) -> None:
@@ -180,7 +181,7 @@ def set_training_settings(layer: Any, settings: dict[str, Any]) -> None:
     Keras ≥ 3.5: `Layer._trainable`.
     """
     for key, value in settings.items():
-        if key.endswith("regularizer"):
+        if key.endswith(("regularizer", "constraint")):
             set_setting(layer, key, value)
         else:
             vars(layer)[key] = value
@@ -533,6 +534,32 @@ def steps_of(optimizer: Any) -> Any:
     Keras ≥ 3.5: `Optimizer._iterations`.
     """
     return optimizer._iterations
+
+
+def optimizer_at_work() -> Any:
+    """The optimizer, without a wrapper, that calls a constraint now; None outside of its step.
+
+    Keras ≥ 3.5: `keras.src.backend.common.global_state:get_global_attribute`, and what
+    `Optimizer.apply` leaves as the caller of its `name_scope`.
+    """
+    import keras
+    from keras.src.backend.common.global_state import get_global_attribute
+
+    scopes = get_global_attribute("name_scope_stack") or [None]
+    caller = getattr(scopes[-1], "caller", None)
+    return caller if isinstance(caller, keras.optimizers.Optimizer) else None
+
+
+def average_of(optimizer: Any, variable: Any) -> Any:
+    """The variable in which an optimizer with `use_ema` averages another one; None without.
+
+    Keras ≥ 3.5: `Optimizer._model_variables_moving_average`, `Optimizer._get_variable_index`.
+    """
+    import keras
+
+    if not (getattr(optimizer, "use_ema", False) and isinstance(variable, keras.Variable)):
+        return None
+    return optimizer._model_variables_moving_average[optimizer._get_variable_index(variable)]
 
 
 def track_in(optimizer: Any, variable: Any) -> None:

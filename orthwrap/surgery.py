@@ -7,19 +7,22 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orthwrap.errors import OrthwrapError, RebuildError
 from orthwrap.loading.loading import load_compiled
 from orthwrap.loading.saving import save_model
 from orthwrap.opening import Opened
 from orthwrap.plan.as_kept import as_kept, carrying, place_of
-from orthwrap.plan.decision import REGULARIZED, Decision, Plan
+from orthwrap.plan.decision import Decision, Plan
 from orthwrap.stores.formats import new_suffix
 from orthwrap.stores.outputs import format_of
 from orthwrap.stores.replacing import replacing, scratch_folder
 from orthwrap.stores.store import FileStore
 from orthwrap.text import error_summary, listed
+
+if TYPE_CHECKING:
+    from orthwrap.live.kept import Wanted
 
 
 def changed_model(
@@ -50,6 +53,7 @@ def changed_model(
     with known_objects({**live_objects(store), **functions}):
         for decision in planned.changes:
             _regularizer_for(decision, functions)  # all can be made, before any is set
+            _constraint_for(decision)
         if in_place:
             for decision in planned.changes:
                 _set_live(store, decision, functions)
@@ -104,25 +108,25 @@ def copied_model(
 
 def _set_missing(model: Any, planned: Plan, functions: Mapping[str, Any]) -> None:
     """Sets on a copy what its class did not make from the config."""
-    from orthwrap.live.kept import acts_on
+    from orthwrap.live.kept import acts_on, holds
     from orthwrap.live.live_store import LiveStore
 
     copy = LiveStore(model)
     for decision in (*planned.changes, *carrying(planned)):
         slot = decision.slot
         live = copy.object_of(slot.layer)
-        is_wanted = decision.attachment is not None
-        if live is None or (acts_on(live, slot) != is_wanted):
+        wanted = (decision.attachment is not None, decision.constraint is not None)
+        if live is None or (acts_on(live, slot), holds(live, slot)) != wanted:
             _set_live(copy, decision, functions)
 
 
 def is_in_doubt(model: Any, planned: Plan) -> bool:
     """Whether a file of a live model may not keep what the plan attaches."""
-    from orthwrap.live.kept import builds_itself
+    from orthwrap.live import kept
 
     carried = carrying(planned)
     is_held = all(d.slot.layer.pointers for d in carried)
-    return bool(carried) and not (is_held and not builds_itself(model))
+    return bool(carried) and not (is_held and not kept.is_in_doubt(model))
 
 
 def _as_kept(
@@ -138,7 +142,7 @@ def _as_kept(
     store = LiveStore(model)
     first = carried[0].slot.layer.path
     try:
-        slots = lost_in_file(store, [d.slot for d in carried])
+        slots = lost_in_file(store, [_wanted(d) for d in carried])
     except Exception as e:  # the user's classes may raise anything
         why = store.no_config or error_summary(e)
         return planned, (f"whether a saved file keeps what {first} carries was not found ({why})",)
@@ -152,8 +156,10 @@ def _as_kept(
     if len(lost) == len(carried):
         raise RebuildError(_nothing_kept(*lost.values()))
     for decision in carried:
-        if place_of(decision.slot) in lost and decision.decision == REGULARIZED:
-            _set_live(store, replace(decision, attachment=None, value=decision.slot.existing), {})
+        slot = decision.slot
+        if place_of(slot) in lost and decision in planned.changes:
+            before = replace(decision, attachment=None, constraint=None, value=slot.existing)
+            _set_live(store, replace(before, constraint_value=slot.constraint), {})
     return found, (f"not in the model's config: {named}; a file would lose what they carry",)
 
 
@@ -172,15 +178,26 @@ def _nothing_kept(*makers: str) -> str:
     )
 
 
+def _wanted(decision: Decision) -> Wanted:
+    from orthwrap.live.kept import Wanted
+
+    has = (decision.attachment is not None, decision.constraint is not None)
+    return Wanted(decision.slot, *has)
+
+
 def _set_live(store: Any, decision: Decision, functions: Mapping[str, Any]) -> None:
-    from orthwrap.live.in_place import carrying, set_regularizer
+    from orthwrap.live.in_place import carrying, set_constraint, set_regularizer
     from orthwrap.live.live_store import variable_of
 
-    live = store.object_of(decision.slot.layer)
-    made = _regularizer_for(decision, functions)
-    kernels = [variable_of(live, k.spec) for k in decision.slot.kernels]
-    variables = [v for v in kernels if v is not None] or carrying(live, decision.slot.key)
-    set_regularizer(live, decision.slot.key, variables, made)
+    slot = decision.slot
+    live = store.object_of(slot.layer)
+    kernels = [variable_of(live, k.spec) for k in slot.kernels]
+    variables = [v for v in kernels if v is not None]
+    if decision.changes_regularizer or decision.attachment is not None:
+        made = _regularizer_for(decision, functions)
+        set_regularizer(live, slot.key, variables or carrying(live, slot.key), made)
+    if decision.changes_constraint or decision.constraint is not None:
+        set_constraint(live, slot.constraint_key, variables, _constraint_for(decision))
 
 
 def _regularizer_for(decision: Decision, functions: Mapping[str, Any]) -> Any:
@@ -192,6 +209,17 @@ def _regularizer_for(decision: Decision, functions: Mapping[str, Any]) -> Any:
     if attachment is not None:
         return from_attachment(attachment, functions.get(str(attachment.foreign)))
     return regularizer_of(decision.value) if isinstance(decision.value, (str, Mapping)) else None
+
+
+def _constraint_for(decision: Decision) -> Any:
+    """The constraint that a slot is to have; None for none."""
+    from orthwrap.constraints import OrthogonalityConstraint
+    from orthwrap.regularizers.known import constraint_of
+
+    if decision.constraint is not None:
+        return OrthogonalityConstraint(**decision.constraint.to_config())
+    value = decision.constraint_value
+    return constraint_of(value) if isinstance(value, (str, Mapping)) else None
 
 
 def is_same_format(source: Opened, target: Path) -> bool:
@@ -256,7 +284,7 @@ def load_planned(
 
     What a class does not make from its config carries nothing, in the model as in a file of it.
     """
-    from orthwrap.live.kept import acting, acts_on, maker_of
+    from orthwrap.live.kept import acting, maker_of
     from orthwrap.live.live_store import LiveStore
 
     model, notes = load_changed(source, root, custom_objects, unsafe_lambda)
@@ -264,13 +292,13 @@ def load_planned(
         return model, planned, notes
     store = LiveStore(model)
     carried = carrying(planned)
-    objects = [(d.slot, store.object_of(d.slot.layer)) for d in carried]
+    objects = [(d, store.object_of(d.slot.layer)) for d in carried]
     if acting(model) >= sum(len(d.slot.kernels) for d in carried):
         objects = []  # all are there, under whatever names
     lost = {
-        place_of(slot): maker_of(store, slot)
-        for slot, live in objects
-        if live is None or not acts_on(live, slot)
+        place_of(decision.slot): maker_of(store, decision.slot)
+        for decision, live in objects
+        if not _wanted(decision).is_on(live)
     }
     found = as_kept(planned, lost, saved=True)
     found, more = _as_kept(model, found, {}, saved=True)

@@ -10,6 +10,7 @@ from typing import Any
 from orthwrap.model_config.blocks import scale_of
 from orthwrap.model_config.layers import (
     LAYER_TYPES,
+    PUBLIC_NAMES,
     SLOT_KEYS,
     UNKNOWN,
     KernelSpec,
@@ -19,10 +20,12 @@ from orthwrap.model_config.layers import (
 from orthwrap.model_config.layout import Layout
 from orthwrap.model_config.tree import Layer, class_of, is_ours
 from orthwrap.penalties.attachment import Attachment
+from orthwrap.penalties.constrained import Constrained
 from orthwrap.rules.patterns import Candidate
-from orthwrap.stores.store import Below, Store, WeightRef
+from orthwrap.stores.store import Store, Unclaimed, WeightRef
 
 KEY_END = "_regularizer"
+CONSTRAINT_END = "_constraint"
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Slot:
         note: what the user should know of the layout, such as that rank decided it.
         existing: the node in the slot now, or None.
         families: the shorthands it belongs to.
+        constraint: the node of the constraint beside it, or None.
     """
 
     layer: Layer
@@ -61,6 +65,27 @@ class Slot:
     existing: Any
     families: tuple[str, ...]
     idle: str = ""
+    constraint: Any = None
+
+    @property
+    def constraint_key(self) -> str:
+        return f"{self.name}{CONSTRAINT_END}"
+
+    @property
+    def held(self) -> Constrained | None:
+        """The orthwrap constraint in the slot, if there is one."""
+        return Constrained.from_node(self.constraint) if is_ours(self.constraint) else None
+
+    @property
+    def no_constraint(self) -> str:
+        """Why it cannot carry a constraint, where it can a regularizer; "" where it can."""
+        layer, key = self.layer, self.constraint_key
+        if key in layer.config or layer.class_name in (
+            layer.kind,
+            PUBLIC_NAMES.get(str(layer.kind)),
+        ):
+            return ""
+        return f"the config of class {layer.class_name} has no {key}"
 
     @property
     def key(self) -> str:
@@ -187,7 +212,7 @@ def survey(store: Store, *, is_tried: bool = False) -> Survey:
     return Survey(layers, tuple(slots.values()), tuple(activities), unseen)
 
 
-def _unseen(store: Store, below: Below) -> Unseen:
+def _unseen(store: Store, below: Unclaimed) -> Unseen:
     layer = below.layer
     name = class_of(store.root) if layer is None else layer.class_name
     if below.is_own and layer is not None and layer.twin is None:
@@ -250,6 +275,7 @@ def _slot(layer: Layer, name: str, found: Sequence[tuple[KernelSpec, WeightRef |
         existing=layer.config.get(SLOT_KEYS[name]),
         families=() if family is None else (family,),
         idle=idle,
+        constraint=layer.config.get(f"{name}{CONSTRAINT_END}"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,16 @@ from orthwrap_cli import training_options as t
 from orthwrap_cli.command import command
 from orthwrap_cli.word_options import with_words
 
+_Rules = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.toml",
+        readable=False,
+        help="[[rule]] tables whose keys are the options above; the first that matches wins.",
+        rich_help_panel="What to attach",
+    ),
+]
+
 
 @command("report")
 @with_words(attach=AttachWords, training=TrainingWords)
@@ -24,15 +35,7 @@ def apply(
     output: Annotated[Path | None, o.output_of("apply")] = None,
     weights: o.Weights = None,
     attach: Any = None,
-    rules: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.toml",
-            readable=False,
-            help="[[rule]] tables whose keys are the options above; the first that matches wins.",
-            rich_help_panel="What to attach",
-        ),
-    ] = None,
+    rules: _Rules = None,
     data: t.Data = None,
     training: Any = None,
     no_upgrade: o.NoUpgrade = False,
@@ -55,18 +58,7 @@ def apply(
     if strict and data is None:
         raise UsageError("--strict is about training, which needs --data")
     t.prepare(data, training)
-    given = {k: v for k, v in attach.items() if v is not None}
-    if rules is not None:
-        if given:
-            raise UsageError(
-                f"--rules comes instead of {spoken(next(iter(given)))}: put it into the file"
-            )
-        from orthwrap.rules.file import read_rules
-
-        given = {"rules": read_rules(rules)}
-    used = [rule.regularizer for rule in given.get("rules", ())] or [attach["regularizer"] or ""]
-    if any(":" in name for name in used):
-        o.look_here()
+    given = _given(attach, rules)
     return orthwrap.apply(
         model,
         output,
@@ -83,3 +75,20 @@ def apply(
         upgrade=not no_upgrade,
         progress=None if data is None and not operator else screen.progress(),
     )
+
+
+def _given(attach: Mapping[str, Any], rules: Path | None) -> dict[str, Any]:
+    """What to attach: the options that were given, or the rules of a file."""
+    given = {k: v for k, v in attach.items() if v is not None}
+    if rules is not None:
+        if given:
+            raise UsageError(
+                f"--rules comes instead of {spoken(next(iter(given)))}: put it into the file"
+            )
+        from orthwrap.rules.file import read_rules
+
+        given = {"rules": read_rules(rules)}
+    used = [rule.regularizer for rule in given.get("rules", ())] or [attach["regularizer"]]
+    if any(":" in name for name in used if name is not None):
+        o.look_here()
+    return given

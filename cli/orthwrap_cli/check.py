@@ -13,55 +13,59 @@ from orthwrap_cli import options as o
 from orthwrap_cli.command import command
 
 _LIMITS = "Limits"
+_Max = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--max",
+        metavar="[PATTERN:]FIGURE=X",
+        help="What a figure of the report may be at most: residual=0.1, operator.norm=2, "
+        "'dense*:condition=1e3'. Repeatable.",
+        rich_help_panel=_LIMITS,
+    ),
+]
+_Baseline = Annotated[
+    Path | None,
+    typer.Option(
+        "--baseline",
+        metavar="OLD.json",
+        help="An earlier report (--json) of the model: no figure of --max, or else no "
+        "residual, may be worse than there.",
+        readable=False,
+        rich_help_panel=_LIMITS,
+    ),
+]
+_WorseThan = Annotated[
+    str | None,
+    typer.Option(
+        "--worse-than",
+        metavar="SHARE",
+        help="By how much a figure may be worse than in the baseline. Default: 5%.",
+        rich_help_panel=_LIMITS,
+    ),
+]
+_Format = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        metavar="|".join(FORMATS),
+        help="How to say it: for people, as annotations of GitHub Actions, or as JUnit's XML.",
+        rich_help_panel="Report",
+    ),
+]
 
 
 @command("report")
 def check(
     model: o.Model,
-    max: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--max",
-            metavar="[PATTERN:]FIGURE=X",
-            help="What a figure of the report may be at most: residual=0.1, operator.norm=2, "
-            "'dense*:condition=1e3'. Repeatable.",
-            rich_help_panel=_LIMITS,
-        ),
-    ] = None,
-    baseline: Annotated[
-        Path | None,
-        typer.Option(
-            "--baseline",
-            metavar="OLD.json",
-            help="An earlier report (--json) of the model: no figure of --max, or else no "
-            "residual, may be worse than there.",
-            readable=False,
-            rich_help_panel=_LIMITS,
-        ),
-    ] = None,
-    worse_than: Annotated[
-        str | None,
-        typer.Option(
-            "--worse-than",
-            metavar="SHARE",
-            help="By how much a figure may be worse than in the baseline. Default: 5%.",
-            rich_help_panel=_LIMITS,
-        ),
-    ] = None,
+    max: _Max = None,
+    baseline: _Baseline = None,
+    worse_than: _WorseThan = None,
     target: o.Target = None,
     exclude: o.Exclude = None,
     no_upgrade: o.NoUpgrade = False,
     custom_objects: o.OwnPenalties = None,
     operator: o.Operator = False,
-    format: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            metavar="|".join(FORMATS),
-            help="How to say it: for people, as annotations of GitHub Actions, or as JUnit's XML.",
-            rich_help_panel="Report",
-        ),
-    ] = "text",
+    format: _Format = "text",
     screen: Any = None,
 ) -> Any:
     """Exit with 3 where a kernel exceeds a limit, worst first; for pipelines.

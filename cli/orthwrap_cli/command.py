@@ -22,7 +22,6 @@ from orthwrap.errors import (
     origin,
     raised_at,
 )
-from orthwrap.report.record import Report
 from orthwrap.report.view import View
 from orthwrap.stores.written import noting
 from orthwrap.text import listed, printable
@@ -59,7 +58,7 @@ def command(kind: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
             view = View(**{option.name: given.pop(option.name) for option in views})
             files = {name: given[name] for name in _FILES if name in given}
             with _errors_in_words(given, debug):
-                screen = Screen(ReportOutputs.checked(asked, files), quiet)
+                screen = Screen(kind, ReportOutputs.checked(asked, files), quiet)
                 if takes_screen:
                     given["screen"] = screen
                 done = function(**given)
@@ -159,7 +158,8 @@ def _fail(error: BaseException, message: str, code: int, debug: bool) -> None:
 class Screen:
     """Where a command shows what it does; on standard error where a report has standard output."""
 
-    def __init__(self, outputs: ReportOutputs, quiet: bool) -> None:
+    def __init__(self, kind: str, outputs: ReportOutputs, quiet: bool) -> None:
+        self._kind = kind
         self._outputs = outputs
         self._quiet = quiet
         self.form: Callable[[Any], str] | None = None  # for programs, in place of what people read
@@ -176,10 +176,9 @@ class Screen:
         process = getattr(done, "process", 0)
         if not process:
             report = getattr(done, "report", done)
-            self._show(
-                replace(report, command_line=typed) if isinstance(report, Report) else report,
-                view,
-            )
+            if self._kind in ("report", "bench"):
+                report = replace(report, command_line=typed)
+            self._show(report, view)
         elif not self._quiet:
             sys.stdout.write(f"process {process}: trained; process 0 has model and report\n")
 

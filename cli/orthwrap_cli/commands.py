@@ -6,11 +6,22 @@ import shlex
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from orthwrap._version import __version__
-from orthwrap_cli import apply, check, compare, finetune, inspect, regularizers, strip, upgrade
+from orthwrap_cli import (
+    apply,
+    bench,
+    check,
+    compare,
+    finetune,
+    inspect,
+    regularizers,
+    strip,
+    upgrade,
+)
 from orthwrap_cli.examples import epilog
+from orthwrap_cli.word_options import PENALTY_NAMES
 
 
 def _without_types(flags: list[Any]) -> list[Any]:
@@ -23,6 +34,15 @@ def _without_types(flags: list[Any]) -> list[Any]:
 
 class _Command(TyperCommand):
     """One command."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """With the choices of --regularizer, which no other command waits for."""
+        from orthwrap.penalties.table import PENALTIES
+
+        for option in self.params:
+            if isinstance(option, TyperOption) and option.help:
+                option.help = option.help.replace(PENALTY_NAMES, ", ".join(PENALTIES))
+        super().format_help(ctx, formatter)
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _without_types(super().get_params(ctx))
@@ -74,6 +94,7 @@ for _name, _function in (
     ("upgrade", upgrade.upgrade),
     ("compare", compare.compare),
     ("check", check.check),
+    ("bench", bench.bench),
     ("regularizers", regularizers.regularizers),
 ):
     app.command(_name, cls=_Command, epilog=epilog(_name))(_function)

@@ -24,6 +24,10 @@ EXAMPLES = {
         "orthwrap check model.h5 --max residual=100",
         "orthwrap check model.h5 --max 'conv*:condition=1e6' --format github",
     ),
+    "bench": (
+        "orthwrap bench model.h5 --batch 64 --regularizer so",
+        "orthwrap bench model.h5 --target 'conv*' -r so -r srip --seconds 5 --json costs.json",
+    ),
     "regularizers": ("orthwrap regularizers", "orthwrap regularizers --json regularizers.json"),
 }
 """By command. The files are `model.h5`, with data that fit it, what `apply` made of it, and a file

@@ -137,8 +137,8 @@ UnsafeLambda = Annotated[
         rich_help_panel=_LOAD,
     ),
 ]
-Target = one_of(AttachWords, "target")
-Exclude = one_of(AttachWords, "exclude")
+Target = one_of(AttachWords, "target", "Which kernels")
+Exclude = one_of(AttachWords, "exclude", "Which kernels")
 
 
 def custom_objects(given: list[str] | None) -> list[str] | None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orthwrap.errors import FileFault, UsageError
-from orthwrap.report.exports import EXPORTS, check_installed, exports_of, opened_for
+from orthwrap.report.export import check_installed
+from orthwrap.report.exports import EXPORTS, exports_of, opened_for
 from orthwrap.stores.outputs import check_apart
 from orthwrap.stores.replacing import descriptor_of
 
@@ -100,7 +101,7 @@ def is_stdout(target: str) -> bool:
 def _opened(export: Export, target: str, others: Mapping[str, Any]) -> TextOutput | None:
     word = f"--{export.word}"
     if is_stdout(target):
-        check_installed(export, word)
+        check_installed(f"{word}: {export.name}", export.needs)
         if sys.__stdout__ is None:
             raise FileFault(f"{word} {target}: standard output is closed: name a file")
         return None

@@ -10,25 +10,25 @@ from typing import Annotated, Any
 import typer
 
 from orthwrap.errors import UsageError
-from orthwrap.penalties.table import PENALTIES
 from orthwrap.rules.words import AUTO, Word, words_of
 
-# What a rule takes by name, and is known in a higher room than rules are.
-_CHOICES = {"regularizer": f"One of {', '.join(PENALTIES)}. "}
+PENALTY_NAMES = "{penalties}"
+"""In a help, where the names stand of all penalties that there are once it is shown."""
+_CHOICES = {"regularizer": f"One of {PENALTY_NAMES}. "}
 
 
-def one_of(table: type, name: str) -> Any:
-    """The annotation of a parameter that is the option for one word."""
-    return _annotation(name, words_of(table)[name])
+def one_of(table: type, name: str, panel: str) -> Any:
+    """The annotation of a parameter that is the option for one word, in a panel of the help."""
+    return _annotation(name, words_of(table)[name], panel)
 
 
-def _annotation(name: str, word: Word) -> Any:
+def _annotation(name: str, word: Word, panel: str | None = None) -> Any:
     kind = word.kind.option
     option = typer.Option(
         *word.options(name),
         metavar=word.metavar,
         help=_CHOICES.get(name, "") + word.help,
-        rich_help_panel=word.panel,
+        rich_help_panel=panel or word.panel,
     )
     return Annotated[kind if kind is bool else kind | None, option]
 

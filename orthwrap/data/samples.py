@@ -152,7 +152,7 @@ class Samples:
         parts = zip(*collected, strict=True)
         return self.with_targets(tuple(np.concatenate(part) for part in parts))
 
-    def some(self, count: int) -> Samples:
+    def evenly_spread(self, count: int) -> Samples:
         """So many of them at most, evenly spread over their order."""
         wanted = min(count, self.count)
         x_at, y_at = self._rows(np.arange(wanted) * self.count // wanted)

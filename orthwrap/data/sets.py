@@ -178,7 +178,9 @@ class Data:
         None of a stream.
         """
         train = self.train
-        return train.some(count).ordered(batch_size) if isinstance(train, Samples) else None
+        return (
+            train.evenly_spread(count).ordered(batch_size) if isinstance(train, Samples) else None
+        )
 
     def inputs(self, batch_size: int) -> Any:
         """x of the training set in the order of samples: batches `(x,)`, as `predict` takes."""

@@ -257,10 +257,10 @@ class Stream:
         if self.gives and self.flow.kind == _TF_DATASET and native is not None:
             return native.repeat().skip(start).take(left)
         first = start if self.flow.steps is None else start % self.flow.steps
-        again = replace(self, flow=self.flow._replace(read=self._again, steps=None))
-        return again._dataset(first, lambda batch: batch.element).take(left)
+        endless = replace(self, flow=self.flow._replace(read=self._endless, steps=None))
+        return endless._dataset(first, lambda batch: batch.element).take(left)
 
-    def _again(self, start: int) -> Iterator[Any]:
+    def _endless(self, start: int) -> Iterator[Any]:
         """The flow's batches from that number on, then all of them, over and over."""
         is_short = self.flow.steps is not None
         batches, skipped = (self.flow.read(start), 0) if is_short else (self.flow.read(0), start)

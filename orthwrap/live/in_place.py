@@ -36,6 +36,19 @@ def set_regularizer(live: Any, key: str, variables: Sequence[Any], regularizer: 
         variable.regularizer = regularizer
 
 
+def set_constraint(live: Any, key: str, variables: Sequence[Any], constraint: Any) -> None:
+    """The same of a constraint: Keras applies the variable's, and saves the layer's."""
+    if live is None:
+        raise RebuildError(
+            "the copy made from the model's config lacks a layer of the model: use in_place=True"
+        )
+    for owner in (live, getattr(live, "cell", None)):
+        if owner is not None:
+            keras_inside.set_setting(owner, key, constraint)
+    for variable in variables:
+        variable.constraint = constraint
+
+
 def carrying(live: Any, key: str) -> list[Any]:
     """The variables of a layer that carry the regularizer that its setting `key` is."""
     held = [keras_inside.setting(owner, key) for owner in (live, getattr(live, "cell", None))]
@@ -52,7 +65,7 @@ def restored_on_error(model: Any) -> Iterator[None]:
     layers = [
         (layer, keras_inside.training_settings(layer)) for layer in keras_inside.every_layer(model)
     ]
-    variables = [(v, v.regularizer, v.trainable) for v in model.variables]
+    variables = [(v, v.regularizer, v.constraint, v.trainable) for v in model.variables]
     compiled = compiled_state(model)
     rate = getattr(compiled.get("optimizer"), "learning_rate", None)
     rates = [(rate, keras.ops.convert_to_numpy(rate))] if isinstance(rate, keras.Variable) else []
@@ -61,8 +74,8 @@ def restored_on_error(model: Any) -> Iterator[None]:
     except BaseException:
         for layer, own in layers:
             keras_inside.set_training_settings(layer, own)
-        for variable, regularizer, trainable in variables:
-            variable.regularizer, variable.trainable = regularizer, trainable
+        for variable, *had in variables:
+            variable.regularizer, variable.constraint, variable.trainable = had
         set_compiled_state(model, compiled)
         for variable, value in rates:
             variable.assign(value)

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 
 from orthwrap import keras_inside
+from orthwrap.constraints import OrthogonalityConstraint
+from orthwrap.errors import RebuildError
 from orthwrap.live.carried import layer_pairs
 from orthwrap.live.live_store import LiveStore, live_layers, variable_of
-from orthwrap.live.rebuild import _is_keras, _keep_functions, _named_nodes, live_objects
+from orthwrap.live.rebuild import (
+    _is_keras,
+    _keep_functions,
+    _named_nodes,
+    held_by_several,
+    live_objects,
+)
 from orthwrap.survey import Slot
 
 
@@ -30,16 +39,46 @@ def acts_on(live: Any, slot: Slot) -> bool:
     return all(isinstance(r, _Regularizer) for r in held)
 
 
+def holds(live: Any, slot: Slot) -> bool:
+    """The same of our constraint."""
+    variables = [variable_of(live, k.spec) for k in slot.kernels]
+    held = [v.constraint for v in variables if v is not None]
+    held = held or [keras_inside.setting(live, slot.constraint_key)]
+    return all(isinstance(c, OrthogonalityConstraint) for c in held)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What of ours a slot is to carry."""
+
+    slot: Slot
+    regularizer: bool
+    constraint: bool
+
+    def is_on(self, live: Any) -> bool:
+        """Whether all of it is where Keras applies it, on a live layer; None has nothing."""
+        return live is not None and (
+            (not self.regularizer or acts_on(live, self.slot))
+            and (not self.constraint or holds(live, self.slot))
+        )
+
+
 def acting(model: Any) -> int:
-    """How many variables of a model have one of our regularizers."""
+    """How many variables of a model have a regularizer or a constraint of ours."""
     from orthwrap.regularizers import _Regularizer
 
-    return len({id(v) for v in model.variables if isinstance(v.regularizer, _Regularizer)})
+    held = ((v, v.regularizer, v.constraint) for v in model.variables)
+    ours = (_Regularizer, OrthogonalityConstraint)
+    return len({id(v) for v, *own in held if any(isinstance(o, ours) for o in own)})
 
 
-def builds_itself(model: Any) -> bool:
-    """Whether layers of a model lie within a class of others, which may make them as it likes."""
-    return any(
+def is_in_doubt(model: Any) -> bool:
+    """Whether a model made from its config may have other layers.
+
+    Those within a class of others are made as it likes; those with weights that two models hold
+    are made twice.
+    """
+    return any(layer.weights for layer in held_by_several(model)) or any(
         keras_inside.held_layers(layer) and not _is_keras(type(layer).__module__)
         for layer in keras_inside.every_layer(model)
     )
@@ -56,24 +95,30 @@ def maker_of(store: LiveStore, slot: Slot) -> str:
     return next((c.__name__ for c in classes if not _is_keras(c.__module__)), classes[0].__name__)
 
 
-def lost_in_file(store: LiveStore, slots: Sequence[Slot]) -> list[Slot]:
-    """Those of the slots that carry nothing once the model was made anew from its config.
+def lost_in_file(store: LiveStore, carried: Sequence[Wanted]) -> list[Slot]:
+    """The slots that lose something of ours once the model was made anew from its config.
 
     Raises:
         Exception: whatever the model's classes raise, where it cannot be made.
+        RebuildError: what two models share is made twice, while a file may have its weights once.
     """
     again = _made_anew(store)
+    if len(again.weights) > len(store.model.weights):
+        raise RebuildError(
+            f"its config makes {len(again.weights)} weights where the model has "
+            f"{len(store.model.weights)}: Keras makes what two models share twice"
+        )
     pairs = list(layer_pairs(store.model, again))
     is_same = len(pairs) == len(keras_inside.layers_within(store.model))
     twins = {id(old): new for old, new in pairs} if is_same else {}
     by_path = live_layers(again)
 
-    def is_lost(slot: Slot) -> bool:
-        old = store.object_of(slot.layer)
-        new = twins.get(id(old)) if is_same else by_path.get(slot.layer.path)
-        return new is None or not acts_on(new, slot)
+    def is_lost(wanted: Wanted) -> bool:
+        layer = wanted.slot.layer
+        old = store.object_of(layer)
+        return not wanted.is_on(twins.get(id(old)) if is_same else by_path.get(layer.path))
 
-    return [slot for slot in slots if is_lost(slot)]
+    return [wanted.slot for wanted in carried if is_lost(wanted)]
 
 
 def _made_anew(store: LiveStore) -> Any:

@@ -28,7 +28,7 @@ from orthwrap.model_config.tree import (
     to_snake_case,
     walk,
 )
-from orthwrap.stores.store import Below, ModelRecord, WeightRef, as_float, likely_kernel
+from orthwrap.stores.store import ModelRecord, Unclaimed, WeightRef, as_float, likely_kernel
 from orthwrap.text import error_summary
 
 
@@ -43,7 +43,7 @@ class LiveStore:
                 f"expected a keras.Model or a path, got {type(model).__module__}."
                 f"{type(model).__name__}: give a Keras 3 model"
             )
-        if not model.weights:
+        if not (model.weights or model.built):
             raise ValueFault(
                 f"model {model.name!r} has no weights yet: call it once on an input, or build it"
             )
@@ -102,14 +102,14 @@ class LiveStore:
         live = self.object_of(layer)
         return [None if live is None else _weight(live, spec) for spec in specs]
 
-    def unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Below]:
+    def unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Unclaimed]:
         held: list[tuple[Layer | None, Any]] = [(None, self.model)]
         held += [(layer, self.object_of(layer)) for layer in layers]
         found = []
         for layer, live in held:
             if live is None or is_of_keras({"module": type(live).__module__}):
                 continue
-            below = Below(layer)
+            below = Unclaimed(layer)
             if layer is None or layer.path not in specified:
                 for variable in _float_variables(live):
                     below.add(variable.shape, is_own=True)

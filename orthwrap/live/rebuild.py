@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import types
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,8 +25,8 @@ from orthwrap.live.carried import (
 )
 from orthwrap.live.compiled import as_policy, copy_compiled, own_policy
 from orthwrap.live.live_store import LiveStore
-from orthwrap.live.same_outputs import check_outputs
-from orthwrap.model_config.tree import Edit, Node, at, edit
+from orthwrap.live.same_outputs import check_outputs, has_graph
+from orthwrap.model_config.tree import Edit, Layer, Node, at, edit
 from orthwrap.rules.references import known_objects
 from orthwrap.text import error_summary
 
@@ -49,7 +50,7 @@ def rebuild(store: LiveStore, edits: Sequence[Edit]) -> tuple[Any, tuple[str, ..
         node.pop("compile_config", None)  # the compiled state is copied from the live models
     _mark_shared(store, root)
     known = {**live_objects(store), **_keep_functions(store, root)}
-    ways = [_from_config, _clone] if _shares_between_models(model) else [_from_config]
+    ways = [_from_config, _clone] if held_by_several(model) else [_from_config]
     refused: list[RebuildError] = []
     for way in ways:
         try:
@@ -144,15 +145,12 @@ def _in_class(error: BaseException) -> str:
     return found
 
 
-def _shares_between_models(model: Any) -> bool:
-    """Whether two (sub)models hold one layer, which a config does not tell."""
-    owners: dict[int, int] = {}
-    for owner in {
-        id(m): m for m in keras_inside.every_layer(model) if isinstance(m, keras.Model)
-    }.values():
-        for layer in owner.layers:
-            owners[id(layer)] = owners.get(id(layer), 0) + 1
-    return any(count > 1 for count in owners.values())
+def held_by_several(model: Any) -> list[Any]:
+    """The layers that two (sub)models hold as their own, which a config does not tell."""
+    owners = [m for m in keras_inside.every_layer(model) if isinstance(m, keras.Model)]
+    held = [layer for owner in {id(m): m for m in owners}.values() for layer in owner.layers]
+    times = Counter(map(id, held))
+    return [layer for layer in held if times[id(layer)] > 1]
 
 
 def _mark_shared(store: LiveStore, root: Node) -> None:
@@ -168,23 +166,53 @@ def _from_config(store: LiveStore, root: Node, known: Mapping[str, Any]) -> Any:
 
 
 def _clone(store: LiveStore, root: Node, known: Mapping[str, Any]) -> Any:
-    """The model's graph once more, each layer from its node: what is shared stays so."""
-    nodes = {
-        id(store.object_of(layer)): at(root, layer.pointers[0])
-        for layer in store.layers()
-        if layer.pointers
+    """The model's graph once more, each layer from its node: what is shared stays so.
+
+    Of a class without a graph, those of the models that it is made of.
+    """
+    places = {
+        id(store.object_of(layer)): layer.pointers[0] for layer in store.layers() if layer.pointers
     }
+    made: dict[int, Any] = {}  # by the original: two of the models may hold it
 
     def from_node(layer: Any) -> Any:
-        if id(layer) not in nodes:
+        if id(layer) not in places:
             return type(layer).from_config(layer.get_config())  # an operation, say
-        return keras.saving.deserialize_keras_object(nodes[id(layer)], safe_mode=True)
+        if id(layer) not in made:
+            node = at(root, places[id(layer)])
+            made[id(layer)] = keras.saving.deserialize_keras_object(node, safe_mode=True)
+        return made[id(layer)]
+
+    def clone(model: Any) -> Any:
+        new = keras.models.clone_model(model, clone_function=from_node, recursive=True)
+        if type(new) is not type(model):
+            raise TypeError(f"a clone of it is a {type(new).__name__}")
+        return new
 
     with known_objects(known):
-        new = keras.models.clone_model(store.model, clone_function=from_node, recursive=True)
-    if type(new) is not type(store.model):
-        raise TypeError(f"a clone of it is a {type(new).__name__}")
-    return new
+        if has_graph(store.model):
+            return clone(store.model)
+        clones: dict[str, Any] = {}
+        for layer in store.layers():
+            live = store.object_of(layer)
+            if isinstance(live, keras.Model) and has_graph(live) and _is_outermost(layer, clones):
+                clones[layer.path] = clone(live)
+                for pointer in layer.pointers:
+                    _name_in(at(root, pointer), layer.path)
+        return _from_config(store, root, {**known, **clones})
+
+
+def _is_outermost(layer: Layer, around: Iterable[str]) -> bool:
+    return not any(f"{layer.path}/".startswith(f"{path}/") for path in around)
+
+
+def _name_in(node: Node, name: str) -> None:
+    """Lets a node stand for a known object of that name, which Keras looks up as it does functions.
+
+    A function's node says nothing but its name.
+    """
+    node.clear()
+    node.update(module="builtins", class_name="function", config=name, registered_name=name)
 
 
 def live_objects(store: LiveStore) -> dict[str, Any]:
@@ -246,12 +274,8 @@ def _keep_functions(store: LiveStore, root: Node) -> dict[str, Any]:
                 if isinstance(value, Mapping) and isinstance(function, types.FunctionType):
                     name = f"{layer.path}.{key}"
                     found[name] = function
-                    config[key] = {
-                        "module": "builtins",
-                        "class_name": "function",
-                        "config": name,
-                        "registered_name": name,
-                    }
+                    config[key] = {}
+                    _name_in(config[key], name)
     return found
 
 

@@ -32,7 +32,7 @@ def check_outputs(layers: Sequence[tuple[Any, Any]]) -> tuple[str, ...]:
     inside: set[int] = set()  # of a model whose outputs are compared
     differences = []
     for old, fresh in layers:
-        if id(old) in inside or not isinstance(old, keras.Model) or not _has_graph(old):
+        if id(old) in inside or not isinstance(old, keras.Model) or not has_graph(old):
             continue
         inside |= {id(layer) for layer in keras_inside.layers_within(old)}
         differences.append(output_difference(old, fresh))
@@ -43,14 +43,15 @@ def check_outputs(layers: Sequence[tuple[Any, Any]]) -> tuple[str, ...]:
             f"{difference:.3g}): use in_place=True, or mend the class's get_config"
         )
     is_called = type(model).call is not keras.Model.call
-    if not differences or None in differences or (is_called and not _has_graph(model)):
+    if not differences or None in differences or (is_called and not has_graph(model)):
         return (
             "outputs of original and copy were not compared: no inputs were found that it takes",
         )
     return ()
 
 
-def _has_graph(model: Any) -> bool:
+def has_graph(model: Any) -> bool:
+    """Whether Keras knows how a model's outputs come from its inputs."""
     return keras_inside.input_structure(keras_inside.graph_of(model)) is not None
 
 

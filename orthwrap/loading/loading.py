@@ -105,6 +105,7 @@ def _load(
     saved = root.get(needs.COMPILED)
     refuse_code(root, shown, unsafe_lambda)
     with backend_named():
+        import orthwrap.constraints
         import orthwrap.regularizers  # noqa: F401  # registers the classes
 
     given = known_objects(root, given, shown)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orthwrap import keras_inside
+from orthwrap.errors import ValueFault
 from orthwrap.model_config.layout import Layout, conv_layout
 
 LayoutOf = Callable[[Mapping[str, Any], tuple[int, ...]], Layout | str]
@@ -218,6 +219,20 @@ def layout_by_rank(config: Mapping[str, Any], shape: tuple[int, ...]) -> Layout 
     if 3 <= rank <= 5:
         return _conv(config, shape)
     return f"a kernel of {rank} axes in a class that is not known has no layout"
+
+
+def layout_for(layout: Layout | None, shape: tuple[int, ...]) -> Layout:
+    """By which a kernel of this shape is read; by its rank where there is no layout.
+
+    Raises:
+        ValueFault: it does not describe such a kernel, or there is none for this rank.
+    """
+    if layout is not None:
+        return layout.for_shape(shape)
+    by_rank = layout_by_rank({}, shape)
+    if isinstance(by_rank, str):
+        raise ValueFault(f"{by_rank}; got shape {shape}: give it a layout")
+    return by_rank
 
 
 def _recurrent_kernels(gates: int, attributes: tuple[str, ...] = ()) -> tuple[KernelSpec, ...]:

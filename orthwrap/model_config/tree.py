@@ -160,7 +160,7 @@ def by_attributes_too(
     layers = tuple(layers)
     taken = {path for layer in layers for path in layer.paths}
 
-    def also(layer: Layer) -> Layer:
+    def with_attributes(layer: Layer) -> Layer:
         parts = layer.path.split("/")
         attributes = tuple(attributes_of(layer))
         if len(parts) != len(attributes):
@@ -171,7 +171,7 @@ def by_attributes_too(
         new = tuple(c for c in dict.fromkeys((*layer.also, *called)) if c not in taken)
         return replace(layer, also=new)
 
-    return tuple(map(also, layers))
+    return tuple(map(with_attributes, layers))
 
 
 def _check_size(path: str, count: int) -> None:
@@ -220,15 +220,8 @@ def _descend(
         shared_id = child.node.get("shared_object_id")
         yield layer, shared_id if isinstance(shared_id, (int, str)) else None
         if members:
-            yield from _descend(
-                child.node,
-                layer.pointers[0],
-                layer.steps,
-                path + "/",
-                layer.trainable,
-                around,
-                depth + 1,
-            )
+            place = (layer.pointers[0], layer.steps, f"{path}/")
+            yield from _descend(child.node, *place, layer.trainable, around, depth + 1)
 
 
 @dataclass(frozen=True)
@@ -437,11 +430,11 @@ def with_old_names(layers: Sequence[Layer], old_names: Mapping[str, str]) -> tup
         return tuple(layers)
     before = {new: old for old, new in old_names.items()}
 
-    def also(layer: Layer) -> Layer:
+    def with_old(layer: Layer) -> Layer:
         old = ["/".join(before.get(part, part) for part in p.split("/")) for p in layer.paths]
         return replace(layer, paths=tuple(dict.fromkeys((*layer.paths, *old))))
 
-    return tuple(also(layer) for layer in layers)
+    return tuple(map(with_old, layers))
 
 
 ABSENT = object()

@@ -13,7 +13,7 @@ import numpy as np
 
 from orthwrap.penalties.figures import Matrices
 from orthwrap.penalties.options import Option, number_from
-from orthwrap.penalties.penalty import Penalty
+from orthwrap.penalties.penalty import Meaning, Penalty
 
 Tensor = Any
 
@@ -39,7 +39,7 @@ def _band(w: Tensor, *, slack: float, alpha: float, factor: float) -> tuple[Tens
     value, slope = _of_gram(t.gram(w), alpha**2, slack * alpha**2)
 
     def pullback(upstream: Tensor) -> Tensor:
-        return t.times(t.multiplied(w, slope), (2 * factor) * upstream)
+        return t.times_scalar(t.multiplied(w, slope), (2 * factor) * upstream)
 
     return factor * value, pullback
 
@@ -92,5 +92,8 @@ PENALTY = Penalty(
     exact=band,
     on_outputs=on_outputs,
     figure=figure,
+    meaning=Meaning(
+        "outside band", "band", "Σ max(0, |σ²−1|−ε)²; 0: each singular value lies within its band"
+    ),
     takes_alpha=True,
 )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from orthwrap.penalties.figures import Matrices
-from orthwrap.penalties.penalty import Penalty
+from orthwrap.penalties.penalty import Meaning, Penalty
 
 Tensor = Any
 
@@ -85,5 +85,8 @@ PENALTY = Penalty(
     exact=cosine,
     on_outputs=on_outputs,
     figure=figure,
+    meaning=Meaning(
+        "mean |cos|", "mean |cos|", "between pairs of columns; 0 is at right angles, 1 is parallel"
+    ),
     concerns_alpha=False,
 )

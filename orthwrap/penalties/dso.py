@@ -51,4 +51,5 @@ PENALTY = Penalty(
     figure_from_so=_from_so,
     pull=single.pull,
     takes_alpha=True,
+    by_products=True,
 )

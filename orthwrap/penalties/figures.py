@@ -25,13 +25,14 @@ class Matrices:
     Attributes:
         half_gram: the smaller Gram matrix of each W, (count, r, r), symmetric. What is above the
             square panels on its diagonal, `PANEL` columns wide, is zero and not to be read.
-        sigma: the singular values of each W, ascending, (count, r).
+        sigmas: gives the singular values of each W, ascending, (count, r); they take as long as all
+            else, so only who needs them asks.
         larger: the larger side of each matrix.
         alpha: α; the two above are of W and not yet divided by it.
     """
 
     half_gram: Array
-    sigma: Array
+    sigmas: Callable[[], Array]
     larger: int
     alpha: float = 1.0
 
@@ -47,7 +48,7 @@ class Matrices:
     @property
     def singular_values(self) -> Array:
         """Ascending, (count, r)."""
-        return self.sigma / self.alpha
+        return self.sigmas() / self.alpha
 
     def gram(self) -> Array:
         """The smaller Gram matrix of each, (count, r, r): a copy, all of it."""

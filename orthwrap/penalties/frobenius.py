@@ -31,7 +31,7 @@ def _frobenius(w: Tensor, *, alpha: float, factor: float) -> tuple[Tensor, Any]:
 
     def pullback(upstream: Tensor) -> Tensor:
         scale = t.per_matrix(((2 * factor) * upstream) / (norms + t.TINY))
-        return t.times(t.multiplied(w, t.whole(deviation)), scale)
+        return t.times_scalar(t.multiplied(w, t.whole(deviation)), scale)
 
     return factor * (ops.sum(norms) if len(norms.shape) else norms), pullback
 
@@ -58,4 +58,5 @@ PENALTY = Penalty(
     figure=lambda matrices: float(np.sqrt(matrices.square_deviation()).sum()),
     pull=pull,
     takes_alpha=True,
+    by_products=True,
 )

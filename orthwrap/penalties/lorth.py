@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from orthwrap.model_config.layout import Layout
 from orthwrap.penalties.conv_gram import Array, ConvGeometry, half_spectrum, taps_of
-from orthwrap.penalties.penalty import Penalty, probe_shape
+from orthwrap.penalties.penalty import Meaning, Penalty, probe_shape
 from orthwrap.penalties.so import so
 
 Tensor = Any
@@ -189,7 +189,7 @@ def _complex_deviation(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """R − I and J."""
     from orthwrap.penalties import tensors as t
 
-    cross = t.transposed(a) @ b if t.is_tall(a) else a @ t.transposed(b)
+    cross = t.cross(a, b, t.is_tall(a))
     return t.gram(a) + t.gram(b) - t.eye_like(a), cross - t.transposed(cross)
 
 
@@ -285,6 +285,11 @@ def _problem(layout: Layout, shape: tuple[int, ...]) -> str:
     return "" if why is None else f"{why}: use so"
 
 
+OPERATOR_RESIDUAL = Meaning(
+    "operator residual",
+    "operator",
+    "how far the convolution itself is from orthogonal, what lorth drives to 0; below 0.1 is close",
+)
 PENALTY = Penalty(
     name="lorth",
     formula="‖K⋆K−I_r0‖²_F − (M−C·S^d)⁺",
@@ -303,5 +308,7 @@ PENALTY = Penalty(
     figure=_figure,
     problem=_problem,
     pull=_pull,
+    meaning=OPERATOR_RESIDUAL,
     own_residual=True,
+    by_products=True,
 )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from orthwrap.penalties.figures import Matrices
-from orthwrap.penalties.penalty import NOT_SQUARED, Penalty
+from orthwrap.penalties.penalty import NOT_SQUARED, Meaning, Penalty
 
 Tensor = Any
 
@@ -77,4 +77,6 @@ PENALTY = Penalty(
     exact=mc,
     on_outputs=on_outputs,
     figure=figure,
+    by_products=True,
+    meaning=Meaning("largest deviation", "largest", "the largest entry of |G−I|; 0 is orthonormal"),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from orthwrap.penalties.penalty import Penalty, by_probes
+from orthwrap.penalties.penalty import Meaning, Penalty, by_probes
 
 Tensor = Any
 
@@ -80,6 +80,12 @@ PENALTY = Penalty(
     figure=lambda matrices: float(matrices.sum_of_squares(lambda g, eye: g * (1 - eye)).sum()),
     concerns_alpha=False,
     pull=pull,
+    meaning=Meaning(
+        "off-diagonal residual",
+        "off-diagonal",
+        "the residual without the lengths of the columns; 0 is at right angles",
+    ),
     own_residual=True,
     takes_alpha=True,
+    by_products=True,
 )

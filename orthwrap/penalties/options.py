@@ -77,9 +77,17 @@ def _seed(value: Any) -> int | None:
     return None if value is None else whole_number(0)(value)
 
 
+def _precision(value: Any) -> str | None:
+    if value not in (None, BFLOAT16):
+        raise ValueError(f"must be {BFLOAT16}, or left out")
+    return None if value is None else BFLOAT16
+
+
+BFLOAT16 = "bfloat16"
 ESTIMATE = Option("estimate", "exact", _estimate)
 PROBES = Option("probes", 8, whole_number(1))
 SEED = Option("seed", None, _seed)
+PRECISION = Option("precision", None, _precision)
 EVERY = Option("every", 1, whole_number(1))
 ACROSS_CHANNELS = Option("across_channels", False, _yes_or_no)
 # What every penalty takes.

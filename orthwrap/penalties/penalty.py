@@ -8,7 +8,7 @@ from typing import Any
 
 from orthwrap.errors import ValueFault
 from orthwrap.model_config.layout import Layout
-from orthwrap.penalties.options import COMMON, ESTIMATE, PROBES, SEED, Option, checked
+from orthwrap.penalties.options import COMMON, ESTIMATE, PRECISION, PROBES, SEED, Option, checked
 
 Tensor = Any
 
@@ -18,8 +18,23 @@ NOT_SQUARED = "not squared, summed over a kernel's matrices"
 # What stands beside the options in a config or in a call.
 _TAKEN = (
     *("factor", "scale", "alpha", "layout", "on", "combined_with", "replaced", "absent", "draw"),
-    *(option.name for option in (ESTIMATE, PROBES, SEED, *COMMON)),
+    *(option.name for option in (ESTIMATE, PROBES, PRECISION, SEED, *COMMON)),
 )
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """A figure of a report in plain words.
+
+    Attributes:
+        word: what a table calls it.
+        tag: the same, where a row has another figure than its column.
+        text: what it is, and what a good value is.
+    """
+
+    word: str
+    tag: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -63,10 +78,14 @@ class Penalty:
             optimizer step instead, W ← W − β·direction: a direction in the shape of w, and for each
             matrix (of a kernel: for all) a bound b ≥ σ², by which β is limited to 1/(2·max(1, b)).
             None where it has no such form.
+        meaning: of the figure that reports show for it, penalty / count; None where they show the
+            residual.
         own_residual: what it drives is √(penalty / (count·r)) of W/α, not the residual of W/α,
-            which leaves it free what it does not concern.
+            which leaves it free what it does not concern; it is then what `meaning` is of.
         takes_alpha: `exact` and `sketch` take `alpha=…` and `factor=…`, and give factor × the
             penalty of W/α without making W/α; their `w` may also be a single matrix (m, n).
+        by_products: `exact` and `pull` are products of matrices for the most part, all by
+            `tensors.cross` and `tensors.multiplied`, so that it has the option `precision`.
     """
 
     name: str
@@ -89,8 +108,10 @@ class Penalty:
     says_scale: bool = False
     problem: Callable[[Layout, tuple[int, ...]], str] = lambda layout, shape: ""
     pull: Callable[..., tuple[Tensor, Tensor]] | None = None
+    meaning: Meaning | None = None
     own_residual: bool = False
     takes_alpha: bool = False
+    by_products: bool = False
 
     def __post_init__(self) -> None:
         if not (self.name.isidentifier() and self.name == self.name.lower()):
@@ -112,7 +133,8 @@ class Penalty:
         """What it takes beside what every penalty takes."""
         sketch = () if self.sketch is None else (ESTIMATE, PROBES)
         seed = (SEED,) if self.sketch is not None or self.draws else ()
-        return (*sketch, *self.own_options, *seed)
+        precision = (PRECISION,) if self.by_products else ()
+        return (*sketch, *precision, *self.own_options, *seed)
 
     @property
     def options(self) -> tuple[Option, ...]:

@@ -75,4 +75,5 @@ PENALTY = Penalty(
     figure_from_so=lambda so, count, m, n: so,
     pull=pull,
     takes_alpha=True,
+    by_products=True,
 )

@@ -13,7 +13,7 @@ import numpy as np
 
 from orthwrap.penalties.figures import Matrices
 from orthwrap.penalties.options import Option, number_from
-from orthwrap.penalties.penalty import Penalty, probe_shape
+from orthwrap.penalties.penalty import Meaning, Penalty, probe_shape
 from orthwrap.penalties.srip import EXACT_UP_TO, STEPS, top
 
 Tensor = Any
@@ -59,7 +59,7 @@ def _exact(w: Tensor, *, target: float, factor: float) -> tuple[Tensor, Any]:
 
     def pullback(upstream: Tensor) -> Tensor:
         scale = t.per_matrix((2 * factor) * upstream * off / (sigma + t.TINY))
-        return t.times(t.multiplied(w, slope), scale)
+        return t.times_scalar(t.multiplied(w, slope), scale)
 
     return factor * ops.sum(ops.square(off)), pullback
 
@@ -150,6 +150,9 @@ PENALTY = Penalty(
     exact=spectral,
     on_outputs=on_outputs,
     figure=figure,
+    meaning=Meaning(
+        "(σ_max−t)²", "(σ_max−t)²", "how far the largest singular value is from its target, squared"
+    ),
     says_scale=True,
     takes_alpha=True,
 )

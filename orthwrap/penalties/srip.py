@@ -13,7 +13,7 @@ import numpy as np
 
 from orthwrap.penalties.figures import Matrices
 from orthwrap.penalties.options import Option, whole_number
-from orthwrap.penalties.penalty import NOT_SQUARED, Penalty, probe_shape
+from orthwrap.penalties.penalty import NOT_SQUARED, Meaning, Penalty, probe_shape
 
 Tensor = Any
 
@@ -64,7 +64,7 @@ def _exact(w: Tensor, *, alpha: float, factor: float) -> tuple[Tensor, Any]:
     sigma, slope = top(deviation)
 
     def pullback(upstream: Tensor) -> Tensor:
-        return t.times(t.multiplied(w, slope), (2 * factor) * upstream)
+        return t.times_scalar(t.multiplied(w, slope), (2 * factor) * upstream)
 
     return _total(sigma, factor), pullback
 
@@ -182,5 +182,8 @@ PENALTY = Penalty(
     exact=srip,
     on_outputs=on_outputs,
     figure=figure,
+    meaning=Meaning(
+        "spectral deviation", "spectral", "the largest |σ²−1|, as srip finds it; 0 is orthonormal"
+    ),
     takes_alpha=True,
 )

@@ -13,7 +13,9 @@ gradient is a finite element of its subdifferential.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import keras
@@ -37,14 +39,17 @@ def differentiable(
     inputs all the same, because JAX cannot differentiate a traced operation that closes over a
     traced value.
     """
+    precision = _precision.get()
 
     def operation(*inputs: Tensor) -> tuple[Tensor, Callable[..., Any]]:
-        value, pullback = compute(*inputs)
+        with products_in(precision):  # also where a backend calls this later
+            value, pullback = compute(*inputs)
 
         def gradient(*args: Tensor, upstream: Tensor | None = None) -> Any:
             # PyTorch hands over the inputs and names the upstream gradient; TensorFlow and JAX
             # hand over the upstream gradient alone.
-            found = pullback(args[0] if upstream is None else upstream)
+            with products_in(precision):
+                found = pullback(args[0] if upstream is None else upstream)
             found = found if isinstance(found, tuple) else (found,)
             gradients = (*found, *map(_no_gradient, constants))
             return gradients if len(gradients) > 1 else gradients[0]
@@ -119,9 +124,9 @@ def half_gram(w: Tensor) -> Half:
     tall = is_tall(w)
     r = w.shape[-1] if tall else w.shape[-2]
     if not halves_pay(r):
-        return _cross(w, w, tall)
+        return cross(w, w, tall)
     a, b = _parted(w, r // 2, -1 if tall else -2)
-    return half_gram(a), _cross(a, b, tall), half_gram(b)
+    return half_gram(a), cross(a, b, tall), half_gram(b)
 
 
 def _parted(w: Tensor, middle: int, axis: int) -> tuple[Tensor, Tensor]:
@@ -134,19 +139,67 @@ def _parted(w: Tensor, middle: int, axis: int) -> tuple[Tensor, Tensor]:
     return first, last
 
 
-def _cross(a: Tensor, b: Tensor, tall: bool) -> Tensor:
+def cross(a: Tensor, b: Tensor, tall: bool) -> Tensor:
     """AᵀB of tall matrices, ABᵀ of wide ones, in one operation where the backend has that."""
+    return _product(a, b, tall, not tall)
+
+
+# What the factors of products are cast to; None leaves them as they are.
+_precision: ContextVar[str | None] = ContextVar("precision", default=None)
+
+
+@contextlib.contextmanager
+def products_in(precision: str | None) -> Iterator[None]:
+    """While active, `cross` and `multiplied` take the factors of their products in this dtype.
+
+    Sums are in float32 where the backend has that: on JAX, and on PyTorch's GPUs. Elsewhere the
+    product itself is of that dtype. What comes out has the dtype of what came in.
+    """
+    token = _precision.set(precision)
+    try:
+        yield
+    finally:
+        _precision.reset(token)
+
+
+def _product(a: Tensor, b: Tensor, a_turned: bool = False, b_turned: bool = False) -> Tensor:
+    """A·B of matrices (…, m, n), either of them transposed."""
     backend = keras.backend.backend()
+    own, low = a.dtype, _precision.get()
+    if low is not None:
+        is_square = a is b
+        a = ops.cast(a, low)
+        b = a if is_square else ops.cast(b, low)
     if backend == "tensorflow":
         import tensorflow as tf
 
-        return tf.matmul(a, b, transpose_a=tall, transpose_b=not tall)
-    if backend == "jax" and len(a.shape) == 2:
-        import jax
+        made = tf.matmul(a, b, transpose_a=a_turned, transpose_b=b_turned)
+    elif backend == "jax":
+        made = _on_jax(a, b, a_turned, b_turned, None if low is None else own)
+    else:
+        a, b = (transposed(a) if a_turned else a), (transposed(b) if b_turned else b)
+        made = a @ b if low is None else _on_torch(a, b)
+    return made if low is None else ops.cast(made, own)
 
-        axis = 0 if tall else 1
-        return jax.lax.dot_general(a, b, (((axis,), (axis,)), ((), ())))
-    return transposed(a) @ b if tall else a @ transposed(b)
+
+def _on_jax(a: Tensor, b: Tensor, a_turned: bool, b_turned: bool, summed_in: Any) -> Tensor:
+    import jax
+
+    if len(a.shape) == 2 and len(b.shape) == 2:
+        axes = (0 if a_turned else 1,), (1 if b_turned else 0,)
+        return jax.lax.dot_general(a, b, (axes, ((), ())), preferred_element_type=summed_in)
+    a, b = (transposed(a) if a_turned else a), (transposed(b) if b_turned else b)
+    return jax.numpy.matmul(a, b, preferred_element_type=summed_in)
+
+
+def _on_torch(a: Tensor, b: Tensor) -> Tensor:
+    import torch
+
+    by_dims = {2: (torch.mm, torch.ops.aten.mm), 3: (torch.bmm, torch.ops.aten.bmm)}
+    multiply, known = by_dims.get(a.dim(), (None, None))
+    if multiply is None or not a.is_cuda or a.dim() != b.dim() or "dtype" not in known.overloads():
+        return a @ b
+    return multiply(a, b, out_dtype=torch.float32)
 
 
 def on_diagonal_blocks(half: Half, change: Change) -> Half:
@@ -285,7 +338,7 @@ def eigen(g: Tensor) -> tuple[Tensor, Tensor]:
 
 def multiplied(w: Tensor, s: Tensor) -> Tensor:
     """W·S or S·W, whichever fits an S of the smaller Gram matrix's size."""
-    return w @ s if is_tall(w) else s @ w
+    return _product(w, s) if is_tall(w) else _product(s, w)
 
 
 def square_of_gram(w: Tensor, change: Change, factor: float = 1.0) -> tuple[Tensor, Pullback]:
@@ -296,12 +349,12 @@ def square_of_gram(w: Tensor, change: Change, factor: float = 1.0) -> tuple[Tens
     changed = on_diagonal_blocks(half_gram(w), change)
 
     def pullback(upstream: Tensor) -> Tensor:
-        return times(multiplied(w, whole(changed)), (4 * factor) * upstream)
+        return times_scalar(multiplied(w, whole(changed)), (4 * factor) * upstream)
 
     return sum_of_squares(changed, factor), pullback
 
 
-def times(x: Tensor, scalar: Tensor) -> Tensor:
+def times_scalar(x: Tensor, scalar: Tensor) -> Tensor:
     """x · scalar, for an x that nobody else holds."""
     return x.mul_(scalar) if keras.backend.backend() == "torch" else x * scalar
 

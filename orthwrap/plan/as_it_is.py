@@ -15,12 +15,14 @@ from orthwrap.plan.decision import (
     KEPT,
     NOT_SELECTED,
     REMOVED,
+    SAME,
     UNSUPPORTED,
     Decision,
     Plan,
     in_order,
 )
 from orthwrap.plan.explain import excludes_nothing, why_no_match
+from orthwrap.plan.holding import as_it_stands
 from orthwrap.plan.parsed import matching
 from orthwrap.plan.reasons import IS_FROZEN, because
 from orthwrap.rules.patterns import parse
@@ -51,7 +53,8 @@ def plan_inspect(
         elif gone is not None:
             decisions.append(Decision(slot, EXCLUDED, because(f"matches exclude {gone}"), hit))
         else:
-            decisions.append(replace(_as_it_is(slot, hit), measured=True))
+            found = replace(_as_it_is(slot, hit), measured=True)
+            decisions.append(as_it_stands(found))
     warnings = tuple(excludes_nothing(surveyed, p) for p in out if p.text not in used)
     return Plan(tuple(in_order(surveyed, decisions)), warnings)
 
@@ -77,32 +80,45 @@ def _as_it_is(slot: Slot, rule: str | None) -> Decision:
 
 
 def plan_strip(surveyed: Survey) -> Plan:
-    """Takes out every orthwrap regularizer and gives back what was there before it."""
+    """Takes out every orthwrap regularizer and constraint, and gives back what was there before."""
     decisions = []
     for slot in (*surveyed.slots, *surveyed.activities):
         current = slot.current
-        if current is None:
+        if current is None and slot.held is None:
             if slot.name != "activity":
                 decisions.append(
                     Decision(slot, NOT_SELECTED, because("has no orthwrap regularizer"))
                 )
             continue
-        original = current.original
-        back = "" if original is None else f"{describe(original)} is back"
-        decisions.append(
-            Decision(
-                slot,
-                REMOVED,
-                because(f"had {current}", back),
+        decided = Decision(slot, REMOVED, (), value=SAME)
+        if current is not None:
+            original = current.original
+            back = "" if original is None else f"{describe(original)} is back"
+            decided = replace(
+                decided,
+                reasons=because(f"had {current}", back),
                 previous=str(current),
                 value=ABSENT if current.absent else original,
             )
-        )
+        decisions.append(_released(decided))
     return Plan(tuple(in_order(surveyed, decisions)))
 
 
+def _released(decision: Decision) -> Decision:
+    """The decision, and what it carries of our constraint is taken off too."""
+    held = decision.slot.held
+    if held is None:
+        return decision
+    back = "" if held.replaced is None else f"{describe(held.replaced)} is back"
+    return replace(
+        decision,
+        reasons=(*decision.reasons, *because(f"was held {held}", back)),
+        constraint_value=ABSENT if held.absent else held.replaced,
+    )
+
+
 def plan_strip_all(surveyed: Survey) -> Plan:
-    """Takes out every regularizer, whosever it is, and gives nothing back."""
+    """Takes out every regularizer, whosever it is, and gives nothing back; and our constraints."""
     decisions = []
     for slot in (*surveyed.slots, *surveyed.activities, *other_slots(surveyed)):
         if slot.existing is not None:
@@ -114,6 +130,8 @@ def plan_strip_all(surveyed: Survey) -> Plan:
             decisions.append(
                 Decision(slot, REMOVED, because(f"had {had}", and_this), previous=had, value=value)
             )
+        elif slot.held is not None:
+            decisions.append(Decision(slot, REMOVED, (), value=SAME))
         elif slot.name != "activity":
             decisions.append(Decision(slot, NOT_SELECTED, because("has no regularizer")))
-    return Plan(tuple(in_order(surveyed, decisions)))
+    return Plan(tuple(in_order(surveyed, [_released(d) for d in decisions])))

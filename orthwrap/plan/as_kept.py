@@ -17,8 +17,8 @@ def place_of(slot: Slot) -> Place:
 
 
 def carrying(planned: Plan) -> tuple[Decision, ...]:
-    """The decisions by which a slot carries a regularizer of ours."""
-    return tuple(d for d in planned.decisions if d.decision in CARRYING)
+    """The decisions by which a slot carries a regularizer or a constraint of ours."""
+    return tuple(d for d in planned.decisions if d.decision in CARRYING or d.constraint is not None)
 
 
 def as_kept(planned: Plan, lost: Mapping[Place, str], *, saved: bool) -> Plan:
@@ -29,9 +29,9 @@ def as_kept(planned: Plan, lost: Mapping[Place, str], *, saved: bool) -> Plan:
         saved: what a file loses is not attached then; else it acts in memory.
     """
 
-    def told(decision: Decision) -> Decision:
+    def with_loss(decision: Decision) -> Decision:
         maker = lost.get(place_of(decision.slot))
-        if maker is None or decision.decision not in CARRYING:
+        if maker is None or not (decision.decision in CARRYING or decision.constraint):
             return decision
         why = f"class {maker} makes this layer anew, not from its config"
         if not saved:
@@ -42,4 +42,4 @@ def as_kept(planned: Plan, lost: Mapping[Place, str], *, saved: bool) -> Plan:
             decision.slot, UNSUPPORTED, reasons, decision.rule, measured=True, lost_to=maker
         )
 
-    return replace(planned, decisions=tuple(map(told, planned.decisions)))
+    return replace(planned, decisions=tuple(map(with_loss, planned.decisions)))

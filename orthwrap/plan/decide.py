@@ -26,6 +26,7 @@ from orthwrap.plan.decision import (
     in_order,
 )
 from orthwrap.plan.explain import check_targets, warnings_of
+from orthwrap.plan.holding import as_it_stands, constrained
 from orthwrap.plan.parsed import ParsedRule, matching, parse_rule
 from orthwrap.plan.reasons import AUTO_FACTOR, IS_FROZEN, Reason, Reasons, because
 from orthwrap.plan.scales import scale_problem, scaled
@@ -36,7 +37,7 @@ from orthwrap.survey import Slot, Survey
 
 
 def plan(
-    surveyed: Survey, rules: Sequence[Rule], templates: Sequence[Attachment] | None = None
+    surveyed: Survey, rules: Sequence[Rule], templates: Sequence[Attachment | None] | None = None
 ) -> Plan:
     """A decision for every kernel.
 
@@ -44,7 +45,7 @@ def plan(
         surveyed: from `survey`.
         rules: the first that matches a slot wins.
         templates: for each rule, its regularizer as an attachment without layout and α; made
-            from the rule's words where None.
+            from the rule's words where None. A rule of a constraint alone has none.
 
     Raises:
         NoMatchError: a target matches nothing that has a kernel, or all it chose is unsupported.
@@ -52,7 +53,7 @@ def plan(
         UsageError: options that contradict each other.
     """
     if templates is None:
-        templates = [template(rule) for rule in rules]
+        templates = [None if rule.regularizer is None else template(rule) for rule in rules]
     parsed = [parse_rule(rule, t) for rule, t in zip(rules, templates, strict=True)]
     check_targets(surveyed, parsed)
     decided = (_decide(slot, parsed) for slot in (*surveyed.slots, *surveyed.activities))
@@ -106,16 +107,29 @@ def _untouched(slot: Slot, decision: str, reason: str, rule: str | None) -> Deci
         return unsupported(slot, rule)
     if current is not None:
         reasons = because(reason, "left as it is")
-        return Decision(slot, ALREADY, reasons, rule, attachment=current, measured=True)
-    return Decision(slot, decision, because(reason), rule)
+        decided = Decision(slot, ALREADY, reasons, rule, attachment=current, measured=True)
+        return as_it_stands(decided)
+    return as_it_stands(Decision(slot, decision, because(reason), rule))
 
 
 def _attach(slot: Slot, p: ParsedRule, target: Pattern) -> Decision:
     """What a rule makes of a slot that it matches."""
-    rule = p.rule
-    attachment, auto = _with_factor(slot, p)
     if slot.problem:
         return unsupported(slot, target.text)
+    if p.template is not None:
+        decided = _regularized(slot, p, p.template, target)
+    else:
+        current, matched = slot.current, because(f"matches {target.text}")
+        kind = KEPT if current is None else ALREADY
+        decided = Decision(slot, kind, matched, target.text, current, measured=True)
+    asked = constrained(decided, p.rule)
+    return as_it_stands(asked) if asked.constraint is None else asked
+
+
+def _regularized(slot: Slot, p: ParsedRule, own: Attachment, target: Pattern) -> Decision:
+    """What becomes of the slot's regularizer."""
+    rule = p.rule
+    attachment, auto = _with_factor(slot, p, own)
     problem = _penalty_problem(slot, attachment) or scale_problem(slot, rule, attachment)
     if problem:
         return Decision(slot, UNSUPPORTED, because(problem), target.text, measured=True)
@@ -153,15 +167,15 @@ def _attach(slot: Slot, p: ParsedRule, target: Pattern) -> Decision:
     return replace(decided, reasons=(*decided.reasons, *reasons, *changed, *why_scale, *until))
 
 
-def _with_factor(slot: Slot, p: ParsedRule) -> tuple[Attachment, bool]:
+def _with_factor(slot: Slot, p: ParsedRule, own: Attachment) -> tuple[Attachment, bool]:
     """The rule's regularizer with the factor for this slot; whether training finds that."""
     for pattern, factor in p.factor_for:
         if matching(pattern, slot):
             p.used.add(pattern.text)
             if isinstance(factor, float):
-                return replace(p.template, factor=factor), False
-            return p.template, factor == AUTO
-    return p.template, p.rule.factor == AUTO
+                return replace(own, factor=factor), False
+            return own, factor == AUTO
+    return own, p.rule.factor == AUTO
 
 
 def _fitted(slot: Slot, attachment: Attachment) -> Attachment:

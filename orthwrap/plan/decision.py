@@ -8,6 +8,7 @@ from typing import Any
 
 from orthwrap.model_config.tree import Edit
 from orthwrap.penalties.attachment import Attachment
+from orthwrap.penalties.constrained import Constrained
 from orthwrap.plan.reasons import Reasons, joined
 from orthwrap.survey import Slot, Survey
 
@@ -19,8 +20,13 @@ EXCLUDED = "excluded"
 NOT_SELECTED = "not_selected"
 UNSUPPORTED = "unsupported"
 REMOVED = "removed"
+# It carries a constraint of ours, and no regularizer.
+CONSTRAINED = "constrained"
 # The kernel carries an orthwrap regularizer once the command is done.
 CARRYING = (REGULARIZED, ALREADY)
+
+SAME = object()
+"""What stands for a key of the config that is not written."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,8 @@ class Decision:
         pull: how hard its kernels are pulled instead, where its rule says so.
         lost_to: the class that does not make its layer from the config, so that it carries
             nothing; "" where that is not so.
+        constraint: the constraint of ours that the slot carries when done, or None.
+        constraint_value: the node to write for it, or SAME.
     """
 
     slot: Slot
@@ -52,6 +60,24 @@ class Decision:
     schedule: Any = None
     pull: float | None = None
     lost_to: str = ""
+    constraint: Constrained | None = None
+    constraint_value: Any = SAME
+
+    @property
+    def changes_regularizer(self) -> bool:
+        return self.decision in (REGULARIZED, REMOVED) and self.value is not SAME
+
+    @property
+    def changes_constraint(self) -> bool:
+        return self.constraint_value is not SAME
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """What it changes in the config tree, at every place of a shared layer."""
+        values = [(self.slot.key, self.value)] if self.changes_regularizer else []
+        if self.changes_constraint:
+            values.append((self.slot.constraint_key, self.constraint_value))
+        return tuple(Edit(at, *value) for value in values for at in self.slot.layer.pointers)
 
     @property
     def reason(self) -> str:
@@ -69,16 +95,11 @@ class Plan:
     @property
     def edits(self) -> tuple[Edit, ...]:
         """The changes of the config tree, at every place of a shared layer."""
-        return tuple(
-            Edit(pointer, d.slot.key, d.value)
-            for d in self.decisions
-            if d.decision in (REGULARIZED, REMOVED)
-            for pointer in d.slot.layer.pointers
-        )
+        return tuple(edit for d in self.decisions for edit in d.edits)
 
     @property
     def changes(self) -> tuple[Decision, ...]:
-        return tuple(d for d in self.decisions if d.decision in (REGULARIZED, REMOVED))
+        return tuple(d for d in self.decisions if d.changes_regularizer or d.changes_constraint)
 
 
 def in_order(surveyed: Survey, decisions: Sequence[Decision]) -> list[Decision]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from orthwrap.errors import UsageError, ValueFault
 from orthwrap.penalties.attachment import Attachment
-from orthwrap.penalties.options import ESTIMATE
+from orthwrap.penalties.options import ESTIMATE, PRECISION
 from orthwrap.rules.patterns import Pattern, parse
 from orthwrap.rules.rule import Rule
 from orthwrap.survey import Slot
@@ -18,14 +18,14 @@ class ParsedRule:
     target: tuple[Pattern, ...]
     exclude: tuple[Pattern, ...]
     factor_for: tuple[tuple[Pattern, float | str], ...]
-    template: Attachment
+    template: Attachment | None  # of its regularizer, where it has one
     used: set[str] = field(default_factory=set)
 
     def place(self, pattern: Pattern) -> str:
         return "activity" if self.rule.on == "activity" or pattern.slot == "activity" else "kernel"
 
 
-def parse_rule(rule: Rule, attachment: Attachment) -> ParsedRule:
+def parse_rule(rule: Rule, attachment: Attachment | None) -> ParsedRule:
     parsed = ParsedRule(
         rule=rule,
         target=tuple(parse(t) for t in rule.target),
@@ -36,6 +36,9 @@ def parse_rule(rule: Rule, attachment: Attachment) -> ParsedRule:
     if not parsed.target:
         raise ValueFault("a rule needs at least one target pattern")
     if any(parsed.place(t) == "activity" for t in parsed.target):
+        if rule.constrain is not None:
+            raise UsageError("constrain holds kernels: leave it out with on activity")
+        assert attachment is not None  # what a rule without a constraint has
         penalty = attachment.penalty
         if penalty is not None and penalty.on_outputs is None:
             raise UsageError(
@@ -43,6 +46,8 @@ def parse_rule(rule: Rule, attachment: Attachment) -> ParsedRule:
             )
         if attachment.option(ESTIMATE) == "sketch":
             raise UsageError("estimate sketch works on kernels: leave it out with on activity")
+        if attachment.option(PRECISION) is not None:
+            raise UsageError("precision is of products of kernels: leave it out with on activity")
         if attachment.scale == "preserve":
             raise UsageError("scale preserve works on kernels: leave it out with on activity")
         if rule.is_auto:

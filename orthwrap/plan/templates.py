@@ -15,11 +15,15 @@ from orthwrap.rules.rule import AUTO_SCALE, Rule
 Shape = tuple[int, ...]
 
 
-def templates_of(rules: Sequence[Rule]) -> tuple[list[Attachment], dict[str, Any]]:
+def templates_of(rules: Sequence[Rule]) -> tuple[list[Attachment | None], dict[str, Any]]:
     """Each rule's regularizer as an attachment; and the functions that references stand for."""
-    templates, functions = [], {}
+    templates: list[Attachment | None] = []
+    functions = {}
     for rule in rules:
         value = rule.regularizer
+        if value is None:
+            templates.append(None)
+            continue
         if isinstance(value, str):
             made = template(rule)
             if isinstance(made.foreign, str):

@@ -12,12 +12,12 @@ import keras
 from keras import ops
 
 from orthwrap.errors import UsageError, ValueFault
-from orthwrap.model_config.layers import layout_by_rank
+from orthwrap.model_config.layers import layout_for
 from orthwrap.model_config.layout import Layout
 from orthwrap.penalties import activity
 from orthwrap.penalties.attachment import Attachment
 from orthwrap.penalties.cheapest import exact_is_cheaper
-from orthwrap.penalties.options import ESTIMATE, EVERY, PROBES, SEED, checked
+from orthwrap.penalties.options import ESTIMATE, EVERY, PRECISION, PROBES, SEED, checked
 from orthwrap.penalties.penalty import Penalty
 from orthwrap.penalties.table import PENALTIES, with_each_penalty
 from orthwrap.penalties.template import template
@@ -26,12 +26,14 @@ from orthwrap.penalties.tensors import (
     gaussian,
     on_processor,
     per_matrix,
+    products_in,
     rademacher,
     unbatched,
 )
 from orthwrap.regularizers.base import _Regularizer, register
 from orthwrap.regularizers.clock import Clock, Key, Moment, is_turn, of_kernel
 from orthwrap.regularizers.foreign import Attached, _node_of, import_reference
+from orthwrap.regularizers.splits import Split, Splits, along_larger_side
 from orthwrap.rules.rule import SCALES, Rule
 from orthwrap.rules.words import check_factor
 
@@ -97,8 +99,7 @@ class OrthogonalityRegularizer(_Regularizer):
     ) -> None:
         if not self.penalty:
             raise TypeError("OrthogonalityRegularizer is a base class: use one such as orthwrap.SO")
-        if isinstance(layout, Mapping):
-            layout = Layout.from_config(layout)
+        layout = Layout.from_config(layout) if isinstance(layout, Mapping) else layout
         _check_scale(scale, alpha)
         penalty = PENALTIES[self.penalty]
         taken = checked(self.penalty, penalty.options, options)
@@ -120,18 +121,23 @@ class OrthogonalityRegularizer(_Regularizer):
         self._words = penalty.words(taken)
         self._every: int = self.attachment.option(EVERY)
         self._estimate: str = self.attachment.option(ESTIMATE)
-        if on == "activity":
-            self._check_on_outputs()
+        self._precision: str | None = self.attachment.option(PRECISION)
+        self._check_on_outputs()
+        self._splits = Splits()
         self._clock = self if isinstance(self, Clock) else None
         if isinstance(self, Clock):
             Clock.__init__(self, self._own_seed(random.getrandbits(31)))
 
     def _check_on_outputs(self) -> None:
+        if self.attachment.on != "activity":
+            return
         has_form = self._descriptor.on_outputs is not None
-        if self._estimate == "sketch" or not has_form or self.attachment.scale != "unit":
+        is_of_kernels = self.attachment.scale != "unit" or self._precision is not None
+        if self._estimate == "sketch" or not has_form or is_of_kernels:
             of_kernels = [p.name for p in PENALTIES.values() if p.on_outputs is None]
             raise UsageError(
-                f"on activity there is no {', '.join(of_kernels)}, no sketch and no scale preserve"
+                f"on activity there is no {', '.join(of_kernels)}, no sketch, no scale preserve "
+                "and no precision"
             )
 
     @property
@@ -175,6 +181,7 @@ class OrthogonalityRegularizer(_Regularizer):
             self._clock.set(int(moment["seed"]), int(moment["count"]))
 
     def _value(self, x: Tensor) -> Tensor:
+        split = self._splits.of(x)
         if self.is_pulled or self.is_aside:
             return ops.zeros((), _computed_in(x))
         x = ops.convert_to_tensor(x)
@@ -182,17 +189,19 @@ class OrthogonalityRegularizer(_Regularizer):
         moment = self._clock.tick() if self._clock is not None and counts else None
         if moment is None or self._every == 1 or self.is_at_each_call:
             # Where nobody keeps the count, each call is paid for, and none stronger than it is.
-            return self._penalty_of(x, moment, self._base.factor)
+            return self._penalty_of(x, moment, self._base.factor, split)
         # Paid for at one call in `every`, and so many times as strong there.
         turn = is_turn(moment, self._every)
         if isinstance(turn, bool):
-            return self._stronger(x, moment) if turn else left_out(x)
-        return ops.cond(turn, lambda: self._stronger(x, moment), lambda: left_out(x))
+            return self._stronger(x, moment, split) if turn else left_out(x)
+        return ops.cond(turn, lambda: self._stronger(x, moment, split), lambda: left_out(x))
 
-    def _stronger(self, x: Tensor, moment: Moment) -> Tensor:
-        return self._penalty_of(x, moment, self._base.factor * self._every)
+    def _stronger(self, x: Tensor, moment: Moment, split: Split | None) -> Tensor:
+        return self._penalty_of(x, moment, self._base.factor * self._every, split)
 
-    def _penalty_of(self, x: Tensor, moment: Moment | None, factor: float) -> Tensor:
+    def _penalty_of(
+        self, x: Tensor, moment: Moment | None, factor: float, split: Split | None
+    ) -> Tensor:
         """factor × the penalty, in float32 or float64."""
         penalty, attachment = self._descriptor, self.attachment
         x = ops.cast(x, _computed_in(x))
@@ -209,7 +218,10 @@ class OrthogonalityRegularizer(_Regularizer):
             x = x / alpha
         given = (x, layout) if penalty.of_kernel else (self._matrices(x, layout),)
         if penalty.sketch is None or not self._is_sketched(x):
-            value = penalty.exact(*given, **words)
+            if not penalty.of_kernel:
+                given = (along_larger_side(given[0], split),)
+            with products_in(self._precision):
+                value = penalty.exact(*given, **words)
         else:
             value = penalty.sketch(*given, **words, probes=attachment.option(PROBES))
         return value if factor == 1.0 else factor * value
@@ -226,12 +238,17 @@ class OrthogonalityRegularizer(_Regularizer):
         """Whether its penalty has a form in which kernels are pulled instead."""
         return self._descriptor.pull is not None and self.attachment.on == "kernel"
 
-    def pulled(self, x: Tensor, rate: Tensor) -> Tensor:
+    def split_of(self, x: Tensor) -> Split | None:
+        """How a kernel is split over devices, for `pulled`; None where it is not."""
+        return self._splits.of(x)
+
+    def pulled(self, x: Tensor, rate: Tensor, split: Split | None = None) -> Tensor:
         """The kernel after one pull, W/α ← W/α − min(β, 1/(2·max(1, b)))·direction.
 
         Args:
             x: the kernel. float16 and bfloat16 are computed in float32.
             rate: β, a scalar.
+            split: of the kernel.
         """
         penalty, layout = self._descriptor, self.layout_for(tuple(x.shape))
         assert penalty.pull is not None
@@ -239,8 +256,9 @@ class OrthogonalityRegularizer(_Regularizer):
         alpha = self.attachment.alpha
         scaled = scaled if alpha == 1.0 else scaled / alpha
         w = scaled if penalty.of_kernel else unbatched(layout.to_matrices(scaled, ops))
-        given = (w, layout) if penalty.of_kernel else (w,)
-        direction, bound = penalty.pull(*given, **self._words)
+        given = (w, layout) if penalty.of_kernel else (along_larger_side(w, split),)
+        with products_in(self._precision):
+            direction, bound = penalty.pull(*given, **self._words)
         # On PyTorch, Keras's minimum and maximum make float32 of float64 scalars.
         limit = 0.5 / ops.where(bound > 1, bound, ops.ones_like(bound))
         beta = ops.cast(rate, w.dtype)
@@ -261,13 +279,7 @@ class OrthogonalityRegularizer(_Regularizer):
 
     def layout_for(self, shape: tuple[int, ...]) -> Layout:
         """By which it reads a kernel of this shape; ValueFault where it does not describe it."""
-        layout = self.attachment.layout
-        if layout is not None:
-            return layout.for_shape(shape)
-        by_rank = layout_by_rank({}, shape)
-        if isinstance(by_rank, str):
-            raise ValueFault(f"{by_rank}; got shape {shape}: give the regularizer a layout")
-        return by_rank
+        return layout_for(self.attachment.layout, shape)
 
 
 def left_out(x: Tensor) -> Tensor:

@@ -4,26 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
+from orthwrap.penalties.penalty import Meaning, Penalty
 from orthwrap.penalties.table import PENALTIES
 from orthwrap.report.record import Deviation, LayerRecord
-
-
-@dataclass(frozen=True)
-class Meaning:
-    """A figure in plain words.
-
-    Attributes:
-        word: what a table calls it.
-        tag: the same, where a row has another figure than its column.
-        text: what it is, and what a good value is.
-    """
-
-    word: str
-    tag: str
-    text: str
-
 
 RESIDUAL = Meaning(
     "residual",
@@ -57,39 +41,14 @@ OPERATOR_SIGMAS = Meaning(
     "orthogonal. The upper end is never below the truth; the lower is the smallest that was found, "
     "below which small inputs with zero padding may lie",
 )
-OPERATOR_RESIDUAL = Meaning(
-    "operator residual",
-    "operator",
-    "how far the convolution itself is from orthogonal, what lorth drives to 0; below 0.1 is close",
-)
-_ABOUT = {
-    "lorth": OPERATOR_RESIDUAL,
-    "offdiag": Meaning(
-        "off-diagonal residual",
-        "off-diagonal",
-        "the residual without the lengths of the columns; 0 is at right angles",
-    ),
-    "mc": Meaning("largest deviation", "largest", "the largest entry of |G−I|; 0 is orthonormal"),
-    "srip": Meaning(
-        "spectral deviation", "spectral", "the largest |σ²−1|, as srip finds it; 0 is orthonormal"
-    ),
-    "cosine": Meaning(
-        "mean |cos|", "mean |cos|", "between pairs of columns; 0 is at right angles, 1 is parallel"
-    ),
-    "spectral": Meaning(
-        "(σ_max−t)²", "(σ_max−t)²", "how far the largest singular value is from its target, squared"
-    ),
-    "band": Meaning(
-        "outside band", "band", "Σ max(0, |σ²−1|−ε)²; 0: each singular value lies within its band"
-    ),
-}
 
 
 def meaning_of(record: LayerRecord) -> Meaning:
     """The figure that a kernel's regularizer is about; the residual where it carries none."""
-    if _own(record, record.before or record.after) is not None:
-        assert record.regularizer is not None
-        return _ABOUT[record.regularizer.name]
+    penalty = _penalty_of(record)
+    if penalty is not None and _own(penalty, record, record.before or record.after) is not None:
+        assert penalty.meaning is not None
+        return penalty.meaning
     return SCALED_RESIDUAL if record.driven == "scaled_residual" else RESIDUAL
 
 
@@ -97,20 +56,26 @@ def figure_of(record: LayerRecord, figures: Deviation | None) -> float | None:
     """The value of that figure."""
     if figures is None:
         return None
-    own = _own(record, figures)
+    penalty = _penalty_of(record)
+    own = None if penalty is None else _own(penalty, record, figures)
     value: float = getattr(figures, record.driven) if own is None else own
     return value
 
 
-def _own(record: LayerRecord, figures: Deviation | None) -> float | None:
-    """The value of a regularizer that is about something else than the residual."""
-    name = None if record.regularizer is None else record.regularizer.name
-    if name not in _ABOUT or figures is None or figures.penalty is None or record.matrices is None:
+def _penalty_of(record: LayerRecord) -> Penalty | None:
+    return None if record.regularizer is None else PENALTIES.get(record.regularizer.name)
+
+
+def _own(penalty: Penalty, record: LayerRecord, figures: Deviation | None) -> float | None:
+    """The value of a penalty that is about something else than the residual."""
+    if penalty.meaning is None or figures is None or figures.penalty is None:
+        return None
+    if record.matrices is None:
         return None
     count, m, n = record.matrices
-    if not PENALTIES[name].own_residual:
+    if not penalty.own_residual:
         return figures.penalty / count
-    r = _operator_rank(record, m, n) if PENALTIES[name].of_kernel else min(m, n)
+    r = _operator_rank(record, m, n) if penalty.of_kernel else min(m, n)
     return math.sqrt(max(figures.penalty, 0.0) / (count * r))
 
 
@@ -118,6 +83,18 @@ def _operator_rank(record: LayerRecord, m: int, n: int) -> int:
     """min(out, in·S^d), of one group."""
     taps = math.prod(record.shape[:-2]) if record.shape is not None else 1
     return min(n, m // taps * math.prod(record.strides))
+
+
+def meanings_of(records: Iterable[LayerRecord]) -> list[Meaning]:
+    """What the figures are that the records' regularizers are about, each once.
+
+    One column holds residuals and scaled ones alike; a line then says which are which.
+    """
+    found = list(dict.fromkeys(meaning_of(r) for r in records if r.before is not None))
+    if RESIDUAL in found and SCALED_RESIDUAL in found:
+        others = [m for m in found if m not in (RESIDUAL, SCALED_RESIDUAL)]
+        return [RESIDUAL, PRESERVED, *others]
+    return found
 
 
 def legend(meanings: Iterable[Meaning]) -> Iterator[tuple[str, str]]:

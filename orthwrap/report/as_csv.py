@@ -50,7 +50,7 @@ _LAYERS: Columns[LayerRecord] = {
     **_own("decision", "reason", "trainable", "rule"),
     "regularizer": lambda row: row.regularizer and row.regularizer.name,
     **_of("regularizer", ("factor", "scale", "alpha", "estimate", "every", "combined_with")),
-    **_own("previous", "foreign"),
+    **_own("previous", "foreign", "constraint"),
     **_of("before", _FIGURES, "before_"),
     **_of("after", _FIGURES, "after_"),
 }

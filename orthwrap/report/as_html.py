@@ -14,21 +14,19 @@ from importlib.resources import files
 from pathlib import PurePath
 from typing import Any
 
-from orthwrap.errors import ValueFault
 from orthwrap.report.about import (
     COHERENCE,
     OPERATOR_SIGMAS,
     SIGMAS,
     figure_of,
     legend,
-    meaning_of,
+    meanings_of,
 )
 from orthwrap.report.kernel_rows import NUMBERS, SPARK, cells_of, columns_of, is_quiet
-from orthwrap.report.record import Report, Training
-from orthwrap.report.terminal import in_order
+from orthwrap.report.record import Report
+from orthwrap.report.training_rows import training_rows
 from orthwrap.text import listed, printable
 
-_NONE = "–"
 _MORE = (
     (
         "condition",
@@ -43,16 +41,10 @@ _MORE = (
 
 
 def text_of(report: Report) -> str:
-    """The HTML page of a report.
+    """The HTML page of a report; `Export.text` has seen that Jinja2 and matplotlib are there."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
 
-    Raises:
-        ValueFault: Jinja2 or matplotlib is not installed.
-    """
-    try:
-        from jinja2 import Environment, StrictUndefined
-        from markupsafe import Markup
-    except ImportError:
-        raise ValueFault("HTML needs Jinja2: pip install 'orthwrap[report]'") from None
     from orthwrap.report.plots import panels_of, svg_of
 
     parts = {name: _part(name) for name in ("style.css", "table.js", "report.html.j2")}
@@ -71,7 +63,8 @@ def text_of(report: Report) -> str:
             for panel in panels_of(report)
         ],
         verdict=None if report.training is None else report.training.verdict,
-        training=None if report.training is None else _training(report.training),
+        training=report.training,
+        trained=None if report.training is None else training_rows(report.training),
         spark=[f"{side:g}" for side in SPARK],
         **_head(report),
         **_table(report),
@@ -108,6 +101,10 @@ def _cards(report: Report) -> Iterator[Mapping[str, str]]:
         f"{summary['regularized']} of {summary['kernels']}",
         f"{share:.0%} of all parameters" if summary["regularized"] else "",
     )
+    if summary.get("constrained"):
+        yield _card(
+            "kernels with a constraint", f"{summary['constrained']} of {summary['kernels']}"
+        )
     if summary["penalty_before"] is not None:
         values = [summary["penalty_before"], summary["penalty_after"]]
         yield _card("penalty", " → ".join(f"{v:.4g}" for v in values if v is not None))
@@ -127,29 +124,13 @@ def _card(name: str, value: str, note: str = "") -> dict[str, str]:
     return {"name": name, "value": value, "note": note}
 
 
-def _training(training: Training) -> dict[str, Any]:
-    control = {} if training.control is None else training.control.metrics
-    sides = [training.metrics_before, training.metrics_after]
-    columns = ["before", "after"]
-    if control:
-        sides.insert(1, control)
-        columns = ["original", "control", "orthogonal"]
-    return {
-        "line": f"{training.epochs} epochs; the weights are those of epoch {training.kept_epoch}.",
-        "choices": training.choices,
-        "where": "validation data" if training.held_out else "training data",
-        "columns": columns,
-        "rows": [
-            (n.replace("_", " "), [f"{s[n]:.4f}" if n in s else _NONE for s in sides])
-            for n in in_order(training.metrics_before)
-        ],
-    }
-
-
 def _table(report: Report) -> dict[str, Any]:
     columns = columns_of(report.layers)
-    rows = [{"quiet": is_quiet(r), "cells": list(cells_of(r, columns))} for r in report.layers]
-    meanings = [meaning_of(r) for r in report.layers if r.before is not None]
+    rows = [
+        {"quiet": is_quiet(r), "cells": list(cells_of(r, columns, report.command))}
+        for r in report.layers
+    ]
+    meanings = meanings_of(report.layers)
     meanings += [m for m in (SIGMAS, OPERATOR_SIGMAS, COHERENCE) if m.word in columns]
     return {
         "rows": rows,

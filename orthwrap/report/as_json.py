@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orthwrap.errors import FileFault
+from orthwrap.report.cost_record import BenchReport
 from orthwrap.report.record import CompareReport, Report
 from orthwrap.stores.regular import open_regular
 from orthwrap.text import first_line, json_text
@@ -15,7 +16,7 @@ from orthwrap.text import first_line, json_text
 _LARGEST = 1 << 28  # bytes of a report
 
 
-def text_of(report: Report | CompareReport | Sequence[Mapping[str, Any]]) -> str:
+def text_of(report: Report | CompareReport | BenchReport | Sequence[Mapping[str, Any]]) -> str:
     """The JSON of a report."""
     return json_text(report if isinstance(report, Sequence) else report.to_json())
 

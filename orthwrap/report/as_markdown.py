@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
+from orthwrap.report.about import (
+    RESIDUAL,
+    SCALED_RESIDUAL,
+    SIGMAS,
+    figure_of,
+    legend,
+    meaning_of,
+    meanings_of,
+)
 from orthwrap.report.judged import AT_WHICH_FACTORS
+from orthwrap.report.kernel_rows import carried, sigma_range
 from orthwrap.report.record import (
     CompareReport,
     Comparison,
@@ -15,6 +25,7 @@ from orthwrap.report.record import (
     Training,
     place_of,
 )
+from orthwrap.report.training_rows import training_rows
 from orthwrap.stores.store import ModelRecord
 from orthwrap.text import markdown_text
 
@@ -30,6 +41,8 @@ def text_of(report: Report | CompareReport) -> str:
 def _report_text(report: Report) -> str:
     summary = report.summary
     done = f"{summary['regularized']} of {summary['kernels']} kernels carry a regularizer"
+    if summary.get("constrained"):
+        done += f", {summary['constrained']} a constraint"
     if summary["penalty_before"] is not None:
         numbers = [summary["penalty_before"], summary["penalty_after"]]
         done += f"; penalty {_moved([n for n in numbers if n is not None], '.4g')}"
@@ -43,6 +56,10 @@ def _report_text(report: Report) -> str:
         parts.append("\n".join([f"{report.gate.text}.", *([""] if failures else []), *failures]))
     if report.layers:
         parts.append(_table(_COLUMNS, map(_cells, report.layers)))
+        words = legend([*meanings_of(report.layers), SIGMAS])
+        lines = (": ".join(filter(None, pair)) for pair in words)
+        if any(row.before is not None for row in report.layers):
+            parts.append("\n".join(f"- {markdown_text(line)}" for line in lines))
     if report.training is not None:
         parts.append(_training(report.training))
     return _section(parts, [f"{u['name']} ({u['vintage']})" for u in report.upgrades], report)
@@ -54,27 +71,22 @@ _COLUMNS = ("layer", "shape", "decision", "regularizer", "residual", "σ min …
 def _cells(row: LayerRecord) -> list[str]:
     last = row.after or row.before
     regularizer = row.foreign or _NONE
-    if row.regularizer is not None:
-        regularizer = f"{row.regularizer.name} {row.regularizer.factor:.3g}"
+    if row.regularizer is not None or row.constraint is not None:
+        regularizer = " ".join(words for words, _ in carried(row, ""))
     return [
         _name(row),
         _shape(row.shape),
         row.decision.replace("_", " "),
         regularizer,
-        _residuals(row.before, row.after),
-        _NONE if last is None or last.sigma_max is None else _sigmas(last),
+        _figures(row),
+        sigma_range(last) or _NONE,
         row.reason,
     ]
 
 
 def _training(training: Training) -> str:
-    where = "validation data" if training.held_out else "training data"
-    rows = (
-        [name.replace("_", " "), *(f"{m[name]:.4f}" if name in m else _NONE for m in both)]
-        for both in [(training.metrics_before, training.metrics_after)]
-        for name in training.metrics_before
-    )
-    table = _table((f"on {where}", "before", "after"), rows)
+    found = training_rows(training)
+    table = _table((found.on, *found.columns), found.rows)
     return (
         f"Trained for {training.epochs} epochs; weights of epoch {training.kept_epoch}.\n\n{table}"
     )
@@ -141,6 +153,15 @@ def _shape(shape: tuple[int, ...] | None) -> str:
     return _NONE if shape is None else "×".join(map(str, shape))
 
 
+def _figures(row: LayerRecord) -> str:
+    """The figure that its regularizer is about; which that is, where it is no residual."""
+    found = [figure_of(row, figures) for figures in (row.before, row.after)]
+    meaning = meaning_of(row)
+    tag = "" if meaning in (RESIDUAL, SCALED_RESIDUAL) else f"{meaning.tag} "
+    moved = _moved((value for value in found if value is not None), ".3g")
+    return f"{tag}{moved}" if moved else _NONE
+
+
 def _residuals(before: Deviation | None, after: Deviation | None) -> str:
     found = [figures.residual for figures in (before, after) if figures is not None]
     return _moved(found, ".3g") if found else _NONE
@@ -148,8 +169,3 @@ def _residuals(before: Deviation | None, after: Deviation | None) -> str:
 
 def _moved(values: Iterable[float] | Iterable[str], form: str = "") -> str:
     return " → ".join(format(value, form) for value in values)
-
-
-def _sigmas(figures: Deviation) -> str:
-    low = "?" if figures.sigma_min is None else f"{figures.sigma_min:.2f}"
-    return f"{low} … {figures.sigma_max:.2f}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from orthwrap.penalties.attachment import describe
 from orthwrap.plan.as_it_is import plan_inspect
 from orthwrap.plan.decision import Decision
@@ -12,6 +15,7 @@ from orthwrap.stores.store import Store, WeightRef
 from orthwrap.survey import Kernel, survey
 
 Key = tuple[str, str, str]  # path, slot, kernel
+T = TypeVar("T")
 
 
 def kernels_of(store: Store) -> dict[Key, tuple[Kernel, Decision]]:
@@ -34,22 +38,17 @@ def compare_kernel(
     path, slot, name = key
     there = after or before
     assert there is not None  # the key came from one of them
-    weights = [None if side is None else side[0].weight for side in (before, after)]
+
+    def of(read: Callable[[Kernel, Decision], T | None]) -> list[T | None]:
+        return [None if side is None else read(*side) for side in (before, after)]
+
+    weights = of(lambda kernel, _: kernel.weight)
     status, change = "gone" if after is None else "added", None
     if weights[0] is not None and weights[1] is not None:
         status, change = _status(weights[0], weights[1])
-    measured = [
-        figures(side[0], side[1].attachment) if side is not None and with_figures else None
-        for side in (before, after)
-    ]
-    carried = [
-        None if side is None or side[1].slot.existing is None else describe(side[1].slot.existing)
-        for side in (before, after)
-    ]
-    ours = [
-        None if side is None or (own := side[1].slot.current) is None else regularizer_record(own)
-        for side in (before, after)
-    ]
+    measured = of(lambda kernel, d: figures(kernel, d.attachment) if with_figures else None)
+    carried = of(lambda _, d: None if d.slot.existing is None else describe(d.slot.existing))
+    ours = of(lambda _, d: None if d.slot.current is None else regularizer_record(d.slot.current))
     return Comparison(
         path=path,
         slot=slot,

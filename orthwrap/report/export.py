@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
+
+from orthwrap.errors import ValueFault
+
+
+def check_installed(what: str, packages: Sequence[str]) -> None:
+    """ValueFault where packages of the extra `report` are not installed.
+
+    Args:
+        what: needs them, in words.
+    """
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise ValueFault(f"{what} needs {' and '.join(missing)}: pip install 'orthwrap[report]'")
 
 
 @dataclass(frozen=True)
@@ -18,10 +33,9 @@ class Export:
         suffixes: of the files that `report.save` writes so.
         marks: one of which stands in the first 200 characters of every such file, and by which it
             is told from a file of somebody else's, which is not replaced.
-        kinds: of the reports that have this form: `report`, `compare`, `regularizers`.
+        kinds: of the reports that have this form: `report`, `compare`, `bench`, `regularizers`.
         renderer: `module:function`, a report of one of these kinds → text; imported when called.
-        needs: packages that must be installed for it, and
-        extra: the extra of orthwrap that brings them.
+        needs: packages of the extra `report` that must be installed for it.
     """
 
     word: str
@@ -32,8 +46,8 @@ class Export:
     kinds: tuple[str, ...]
     renderer: str
     needs: tuple[str, ...] = ()
-    extra: str = ""
 
     def text(self, report: Any) -> str:
-        """The report in this form."""
+        """The report in this form; ValueFault where packages that it needs are not installed."""
+        check_installed(self.name, self.needs)
         return str(pkgutil.resolve_name(self.renderer)(report))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from orthwrap.errors import FileFault, ValueFault
-from orthwrap.report.export import Export
+from orthwrap.report.export import Export, check_installed
 from orthwrap.stores.outputs import check_replaceable
 from orthwrap.stores.replacing import TextOutput
 
@@ -18,7 +17,7 @@ _ROWS = (
     Export(
         *("json", "JSON", "Write the report as JSON", (".json",)),
         marks=('"schema": "orthwrap.', '"formula"'),
-        kinds=(*_REPORTS, "regularizers"),
+        kinds=(*_REPORTS, "bench", "regularizers"),
         renderer="orthwrap.report.as_json:text_of",
     ),
     Export(
@@ -39,7 +38,6 @@ _ROWS = (
         kinds=("report",),
         renderer="orthwrap.report.as_html:text_of",
         needs=("jinja2", "matplotlib"),
-        extra="report",
     ),
 )
 
@@ -63,20 +61,6 @@ def save(report: Any, path: str | os.PathLike[str]) -> None:
     opened_for(export, target, "report").write(export.text(report))
 
 
-def check_installed(export: Export, word: str) -> None:
-    """ValueFault where packages that a form needs are not installed.
-
-    Args:
-        word: as for `opened_for`.
-    """
-    missing = [name for name in export.needs if find_spec(name) is None]
-    if missing:
-        raise ValueFault(
-            f"{word}: {export.name} needs {' and '.join(missing)}: "
-            f"pip install 'orthwrap[{export.extra}]'"
-        )
-
-
 def opened_for(export: Export, path: Path, word: str) -> TextOutput:
     """Where a report is to be written, checked before anything is done.
 
@@ -87,7 +71,7 @@ def opened_for(export: Export, path: Path, word: str) -> TextOutput:
         ValueFault: packages that this form needs are not installed.
         FileFault: it cannot be written, or is a file that no earlier report was written to.
     """
-    check_installed(export, word)
+    check_installed(f"{word}: {export.name}", export.needs)
     if not path.parent.is_dir():
         raise FileFault(f"folder {path.parent} for {word} does not exist: make it first")
     check_replaceable(path, word, f"{export.name} of an earlier command", *export.marks)

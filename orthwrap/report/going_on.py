@@ -13,8 +13,8 @@ def going_on(report: Report) -> tuple[str, ...]:
             return ()
         return (
             "Attached, not trained. In a fit of your own the penalty goes through the optimizer; "
-            "Adam moves a weight by",
-            "its rate at most at each step, whatever the factor. To get there:",
+            "Adam moves a weight by its rate at most at each step, whatever the factor. To get "
+            "there:",
             '    goal = orthwrap.Goal("10x", validation=(x_val, y_val))',
             "    model.fit(x, y, epochs=20, callbacks=[goal])",
         )

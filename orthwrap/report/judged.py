@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterator
-
 from rich.console import Group, RenderableType
 from rich.table import Table
 
@@ -37,19 +34,6 @@ def kept(training: Training) -> str:
         why = "the most orthogonal" + (" one within the task's margin" if task else "")
         why = "which lost least of the task" if task is not None and task.lost else why
     return f"; the weights are those of epoch {training.kept_epoch}, {why}"
-
-
-def residual_rows(training: Training) -> Iterator[tuple[str, float, float | None, float]]:
-    """(name, original, control, after) of what is shown of the residuals beside a control."""
-    verdict, control = training.verdict, training.control
-    if verdict is None or control is None or not verdict.kernels:
-        return
-    others = [control.residuals.get(k.path) for k in verdict.kernels]
-    known = [r for r in others if r is not None]
-    pairs = [(k.before, k.after) for k in verdict.kernels]
-    for name, of in (("median residual", statistics.median), ("largest residual", max)):
-        whole = of(known) if len(known) == len(pairs) else None
-        yield name, of([b for b, _ in pairs]), whole, of([a for _, a in pairs])
 
 
 def with_repeats(repeats: Repeats, table: Table) -> RenderableType:

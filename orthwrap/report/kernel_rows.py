@@ -1,4 +1,4 @@
-"""The kernels of a report as rows of an HTML table: a page's, or a notebook's. Data alone."""
+"""The kernels of a report as rows of a table: a page's, a notebook's, a screen's. Data alone."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orthwrap.plan.decision import EXCLUDED, NOT_SELECTED
+from orthwrap.penalties.conv_operator import OperatorFigures
+from orthwrap.plan.decision import ALREADY, EXCLUDED, KEPT, NOT_SELECTED
 from orthwrap.report.about import RESIDUAL, SCALED_RESIDUAL, figure_of, meaning_of
 from orthwrap.report.record import Comparison, Deviation, LayerRecord, place_of
 
 NUMBERS = ("residual", "σ min … max", "operator σ", "condition", "coherence")
 COMPARED = ("layer", "shape", "weights", "regularizer", "residual")
+CHOOSE_NONE = ("inspect", "finetune")  # commands that show what is there
+NOTHING = "–"
 SPARK = (96.0, 34.0)  # how wide and high a spectrum is drawn
 
 
@@ -51,7 +54,7 @@ def is_quiet(record: LayerRecord) -> bool:
     return record.decision in (NOT_SELECTED, EXCLUDED) and record.before is None
 
 
-def cells_of(record: LayerRecord, columns: Sequence[str]) -> Iterator[Cell]:
+def cells_of(record: LayerRecord, columns: Sequence[str], command: str) -> Iterator[Cell]:
     """One for each of `columns_of`."""
     last = record.after or record.before
     name = record.place
@@ -59,15 +62,16 @@ def cells_of(record: LayerRecord, columns: Sequence[str]) -> Iterator[Cell]:
         name += f" {record.kernel}"
     yield Cell(name, "name")
     yield Cell(_shape(record.shape), name="shape")
-    yield Cell(carried(record), "carried")
+    held = " ".join(words for words, _ in carried(record, command))
+    yield Cell(held, "carried", name="regularizer" if held == NOTHING else "")
     meaning = meaning_of(record)
     named = meaning.word if meaning not in (RESIDUAL, SCALED_RESIDUAL) else "residual"
     yield _moved(named, figure_of(record, record.before), figure_of(record, record.after))
-    yield _sigmas("σ", *((None, None) if last is None else (last.sigma_min, last.sigma_max)))
+    yield _range("σ", None if last is None else last.sigma_max, sigma_range(last))
     if "operator σ" in columns:
         found = None if last is None else last.operator
-        sides = (None, None) if found is None else (found.sigma_min, found.norm_upper)
-        yield _sigmas("operator σ", *sides)
+        high = None if found is None else found.norm_upper
+        yield _range("operator σ", high, operator_range(found))
     yield _number("condition", None if last is None else last.condition)
     yield _number("coherence", None if last is None else last.coherence)
     yield Cell("", "spectrum", key="", lines=_spectra(record))
@@ -87,15 +91,34 @@ def compared_cells_of(row: Comparison) -> Iterator[Cell]:
     yield _moved("residual", *residuals)
 
 
-def carried(record: LayerRecord) -> str:
-    """The regularizer in a few words, or what was decided instead."""
-    if record.regularizer is None:
-        return record.foreign or record.decision.replace("_", " ")
-    r = record.regularizer
-    words = [f"{r.name} {r.factor:.3g}", "preserve" if r.scale == "preserve" else ""]
-    words.append(f"+ {r.combined_with}" if r.combined_with else "")
-    words.append("" if record.trainable else "frozen")
-    return " ".join(word for word in words if word)
+def carried(record: LayerRecord, command: str) -> list[tuple[str, str]]:
+    """What a kernel carries, or what was decided instead.
+
+    Returns:
+        Pieces that stand beside one another, each with its kind: `"what"`, `"aside"` or `"frozen"`.
+    """
+    pieces = [(_decided(record, command), "what")]
+    if record.regularizer is not None:
+        r = record.regularizer
+        pieces = [(f"{r.name} {r.factor:.3g}", "what")]
+        pieces += [("preserve", "aside")] if r.scale == "preserve" else []
+        pieces += [(f"+ {r.combined_with}", "aside")] if r.combined_with else []
+        if record.decision == ALREADY and command not in CHOOSE_NONE:
+            pieces.append(("already", "aside"))
+    if record.constraint is not None:
+        pieces = pieces if record.regularizer is not None else []
+        pieces.append((f"held {record.constraint}", "what"))
+    if record.trainable:
+        return pieces
+    return [*(p for p in pieces if p[0] != NOTHING), ("frozen", "frozen")]
+
+
+def _decided(record: LayerRecord, command: str) -> str:
+    if command in CHOOSE_NONE and record.decision == NOT_SELECTED:
+        return NOTHING
+    if record.decision == KEPT and record.foreign is not None:
+        return record.foreign if command in CHOOSE_NONE else f"kept {record.foreign}"
+    return record.decision.replace("_", " ")
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
@@ -109,22 +132,37 @@ def _moved(name: str, before: float | None, after: float | None) -> Cell:
     return Cell(f"{before:.3g}", "n", key, name, f"{after:.3g}", moved)
 
 
-def _sigmas(name: str, low: float | None, high: float | None) -> Cell:
-    if high is None or not math.isfinite(high):
-        return _number(name, None)
-    # Rounded up, so that a bound stays one.
-    return _number(name, high, f"{'?' if low is None else f'{low:.2f}'} … {rounded_up(high)}")
+def _range(name: str, high: float | None, text: str) -> Cell:
+    return Cell(text, "n", f"{high:.6g}" if text else "", name)
+
+
+def sigma_range(figures: Deviation | None) -> str:
+    """The least and the largest singular value, to two digits; "" where there is none."""
+    if figures is None or figures.sigma_max is None:
+        return ""
+    low = "?" if figures.sigma_min is None else f"{figures.sigma_min:.2f}"
+    return f"{low} … {figures.sigma_max:.2f}"
+
+
+def operator_range(operator: OperatorFigures | None) -> str:
+    """The same of a convolution, whose upper end is a bound and stays one."""
+    if operator is None or not math.isfinite(operator.norm_upper):
+        return ""
+    low = "?" if operator.sigma_min is None else f"{operator.sigma_min:.2f}"
+    return f"{low} … {rounded_up(operator.norm_upper)}"
 
 
 def rounded_up(bound: float) -> str:
-    """To two digits, never below it."""
-    return f"{math.ceil(bound * 100 - 1e-3) / 100:.2f}"
+    """To two digits behind the point, of a large one to four in all, and never below it."""
+    digits = 2 if bound < 1e6 else 3 - math.floor(math.log10(bound))
+    up = math.ceil(bound * 10.0**digits - 1e-3) / 10.0**digits
+    return f"{up:.2f}" if digits == 2 else f"{up:.4g}"
 
 
-def _number(name: str, value: float | None, text: str | None = None) -> Cell:
+def _number(name: str, value: float | None) -> Cell:
     if value is None:
         return Cell("", "n", key="", name=name)
-    return Cell(f"{value:.3g}" if text is None else text, "n", f"{value:.6g}", name)
+    return Cell(f"{value:.3g}", "n", f"{value:.6g}", name)
 
 
 def _spectra(record: LayerRecord) -> tuple[tuple[str, str], ...]:

@@ -12,8 +12,11 @@ from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
+from orthwrap.penalties.lorth import OPERATOR_RESIDUAL
+from orthwrap.penalties.penalty import Meaning
 from orthwrap.plan.decision import (
     ALREADY,
+    CONSTRAINED,
     EXCLUDED,
     KEPT,
     NOT_SELECTED,
@@ -23,20 +26,18 @@ from orthwrap.plan.decision import (
 )
 from orthwrap.report.about import (
     COHERENCE,
-    OPERATOR_RESIDUAL,
     OPERATOR_SIGMAS,
-    PRESERVED,
     RESIDUAL,
     SCALED_RESIDUAL,
     SIGMAS,
-    Meaning,
     figure_of,
     legend,
     meaning_of,
+    meanings_of,
 )
 from orthwrap.report.fitting import broken, fitted
 from orthwrap.report.folding import Block
-from orthwrap.report.kernel_rows import is_quiet, rounded_up
+from orthwrap.report.kernel_rows import CHOOSE_NONE, carried, is_quiet, operator_range, sigma_range
 from orthwrap.report.record import Comparison, Deviation, LayerRecord, Report
 from orthwrap.report.signs import Text
 from orthwrap.text import printable
@@ -44,13 +45,14 @@ from orthwrap.text import printable
 _STYLES = {
     REGULARIZED: "green",
     ALREADY: "cyan",
+    CONSTRAINED: "green",
     KEPT: "yellow",
     REMOVED: "green",
     UNSUPPORTED: "red",
     EXCLUDED: "dim",
     NOT_SELECTED: "dim",
 }
-CHOOSE_NONE = ("inspect", "finetune")  # commands that show what is there
+_KINDS = {"aside": "dim", "frozen": "italic yellow"}
 WIDE = 120  # columns from which the reasons get a column of their own
 _VERY_WIDE = 180  # columns from which each row says its share of all parameters
 _NARROW = 72  # columns below which the singular values give way to the names
@@ -246,14 +248,12 @@ def _share(parameters: int, total: int) -> Text:
 
 def legend_table(shown: Sequence[LayerRecord], width: int) -> RenderableType:
     """What the figures mean that are shown."""
-    meanings = list(dict.fromkeys(meaning_of(r) for r in shown if r.before is not None))
-    if RESIDUAL in meanings and SCALED_RESIDUAL in meanings:
-        others = [m for m in meanings if m not in (RESIDUAL, SCALED_RESIDUAL)]
-        meanings = [RESIDUAL, PRESERVED, *others]
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, style="dim")
     table.add_column(style="dim")
-    for word, text in legend([*meanings, *(meaning for meaning, _ in _beside(shown, width))]):
+    for word, text in legend(
+        [*meanings_of(shown), *(meaning for meaning, _ in _beside(shown, width))]
+    ):
         table.add_row(Text(word), Text(text))
     return table
 
@@ -294,35 +294,15 @@ def shape_text(shape: tuple[int, ...] | None) -> Text:
 
 
 def _what(record: LayerRecord, command: str, wide: bool) -> Text:
-    text = _carried(record, command, wide)
-    if record.trainable:
-        return text
-    frozen = Text("frozen", "italic yellow")
-    return frozen if text.plain == "–" else Text.assemble(text, " ", frozen)
-
-
-def _carried(record: LayerRecord, command: str, wide: bool) -> Text:
-    style = _STYLES[record.decision]
-    if record.regularizer is not None:
-        r = record.regularizer
-        text = Text(f"{r.name} {r.factor:.3g}", style=style)
-        if record.previous and not wide:
-            text = Text.assemble((f"{record.previous} → ", "dim"), text)
-        if r.scale == "preserve":
-            text.append(" preserve", "dim")
-        if r.combined_with:
-            text.append(f" + {r.combined_with}", "dim")
-        if record.decision == ALREADY and command not in CHOOSE_NONE:
-            text.append(" already", "dim")
-        return text
-    if command in CHOOSE_NONE and record.decision == NOT_SELECTED:
-        return Text("–", style="dim")
-    if command in CHOOSE_NONE and record.decision == KEPT:
-        return Text(record.foreign or "", style=style)
-    text = Text(record.decision.replace("_", " "), style=style)
-    if not wide and record.decision in (UNSUPPORTED, KEPT, REMOVED):
-        text.append(f": {record.reason}", "dim")
-    return text
+    """What it carries; where there is no room for reasons, with what it carried before, or why."""
+    kinds = {**_KINDS, "what": _STYLES[record.decision]}
+    pieces = [(words, kinds[kind]) for words, kind in carried(record, command)]
+    if record.previous and record.regularizer is not None and not wide:
+        pieces.insert(0, (f"{record.previous} →", "dim"))
+    parts: list[str | tuple[str, str]] = [part for piece in pieces for part in (" ", piece)][1:]
+    if record.decision in (UNSUPPORTED, REMOVED) and record.regularizer is None and not wide:
+        parts.append((f": {record.reason}", "dim"))
+    return Text.assemble(*parts)
 
 
 def _column_of(shown: Sequence[LayerRecord]) -> Meaning:
@@ -364,18 +344,15 @@ def _gain(before: float | None, after: float | None) -> Text:
 
 
 def sigmas(figures: Deviation | None) -> Text:
-    if figures is None or figures.sigma_max is None:
-        return Text("–", style="dim")
-    low = "?" if figures.sigma_min is None else f"{figures.sigma_min:.2f}"
-    return Text(f"{low} … {figures.sigma_max:.2f}")
+    return _or_none(sigma_range(figures))
 
 
 def _operator_sigmas(figures: Deviation | None) -> Text:
-    operator = None if figures is None else figures.operator
-    if operator is None or not math.isfinite(operator.norm_upper):
-        return Text("–", style="dim")
-    low = "?" if operator.sigma_min is None else f"{operator.sigma_min:.2f}"
-    return Text(f"{low} … {rounded_up(operator.norm_upper)}")
+    return _or_none(operator_range(None if figures is None else figures.operator))
+
+
+def _or_none(words: str) -> Text:
+    return Text(words) if words else Text("–", style="dim")
 
 
 def _operator_residual(figures: Deviation | None) -> Text:

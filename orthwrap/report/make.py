@@ -15,13 +15,20 @@ from orthwrap.model_config.layout import Layout
 from orthwrap.opening import Opened
 from orthwrap.penalties.attachment import Attachment, describe
 from orthwrap.penalties.cheapest import taken
+from orthwrap.penalties.constrained import Constrained
 from orthwrap.penalties.conv_operator import OperatorFigures
-from orthwrap.penalties.options import ESTIMATE, EVERY, PROBES
+from orthwrap.penalties.options import ESTIMATE, EVERY, PRECISION, PROBES
 from orthwrap.plan.decision import KEPT, Decision, Plan
 from orthwrap.plan.reasons import FROZEN, IS_FROZEN, about_anew
 from orthwrap.report.measure import EXACT_LIMIT, measure, together
 from orthwrap.report.measure_operator import measure_operator
-from orthwrap.report.record import Deviation, LayerRecord, RegularizerRecord, Report
+from orthwrap.report.record import (
+    ConstraintRecord,
+    Deviation,
+    LayerRecord,
+    RegularizerRecord,
+    Report,
+)
 from orthwrap.report.versions import versions
 from orthwrap.stores.store import Store, WeightRef
 from orthwrap.survey import Kernel, Survey, survey
@@ -67,14 +74,6 @@ def make_report(
         if with_operator:
             records = _with_operators(records, pairs, measuring or _unseen)
     source.check_unchanged()  # all that is shown has been read
-    warnings = planned.warnings
-    large = [r.path for r in records if _was_estimated(r)]
-    if large:
-        warnings = (
-            *warnings,
-            f"{', '.join(large)}: more than {EXACT_LIMIT} singular values, so the residual and the "
-            "largest are estimated and the smallest is left out",
-        )
     return Report(
         command=command,
         model=source.store.record,
@@ -82,7 +81,7 @@ def make_report(
         layer_count=surveyed.layer_count,
         orthwrap_version=__version__,
         upgrades=tuple(u.to_json() for u in source.upgrades),
-        warnings=warnings,
+        warnings=(*planned.warnings, *_lacking(records), *_estimated(records)),
         versions=versions(),
         not_looked_into=surveyed.unseen if command in _LOOKING else (),
     )
@@ -141,6 +140,40 @@ def with_notes(report: Report, notes: Sequence[str]) -> Report:
     return replace(report, warnings=(*report.warnings, *notes))
 
 
+# Of the largest singular value: what float32 can tell from 0, with room.
+_LACKING = 1e-7
+
+
+def _lacks_a_direction(record: LayerRecord) -> bool:
+    """Whether it is held to singular values above 0 and has some that are 0 to rounding."""
+    figures, held = record.before, record.constraint
+    if held is None or held.low == 0 or figures is None or figures.sigma_min is None:
+        return False
+    return figures.sigma_min <= _LACKING * (figures.sigma_max or 0.0)
+
+
+def _lacking(records: Sequence[LayerRecord]) -> list[str]:
+    """A warning of kernels that are held to singular values above 0 and lack a direction."""
+    found = [r.place for r in records if _lacks_a_direction(r)]
+    if not found:
+        return []
+    return [
+        f"{listed(found)}: rank-deficient, so that no nearest kernel is the only one: what is "
+        "lacking stays 0 or comes out as rounding has it, until training fills it"
+    ]
+
+
+def _estimated(records: Sequence[LayerRecord]) -> list[str]:
+    """A warning of those figures that are estimates."""
+    large = [r.path for r in records if _was_estimated(r)]
+    if not large:
+        return []
+    return [
+        f"{', '.join(large)}: more than {EXACT_LIMIT} singular values, so the residual and the "
+        "largest are estimated and the smallest is left out"
+    ]
+
+
 def _was_estimated(record: LayerRecord) -> bool:
     if record.before is None or record.matrices is None:
         return False
@@ -174,6 +207,7 @@ def _record(decision: Decision, kernel: Kernel | None) -> LayerRecord:
         regularizer=None if attachment is None else regularizer_record(attachment, kernel),
         previous=decision.previous,
         foreign=_left_of_others(decision),
+        constraint=None if decision.constraint is None else _held(decision.constraint),
         strides=() if kernel is None else _strides(kernel.layout),
     )
 
@@ -210,12 +244,22 @@ def regularizer_record(attachment: Attachment, kernel: Kernel | None = None) -> 
         alpha=attachment.alpha,
         estimate=_estimate(attachment, kernel),
         every=attachment.option(EVERY),
+        precision=attachment.option(PRECISION),
         combined_with=combined,
     )
 
 
+def _held(constrained: Constrained) -> ConstraintRecord:
+    to, own = constrained.to, constrained.replaced
+    scale, every = (constrained.scale, constrained.alpha), constrained.every
+    return ConstraintRecord(
+        to.name, to.low, to.high, *scale, every, None if own is None else describe(own)
+    )
+
+
 def _left_of_others(decision: Decision) -> str | None:
-    existing = decision.slot.existing
+    slot = decision.slot
+    existing = slot.constraint if slot.existing is None else slot.existing
     return describe(existing) if decision.decision == KEPT and existing is not None else None
 
 
@@ -279,6 +323,11 @@ def with_trained(report: Report, trained: Store, *, with_figures: bool) -> Repor
     if inactive:
         paths = list(dict.fromkeys(inactive))
         report = with_notes(report, [f"frozen, so that their penalty is inactive: {listed(paths)}"])
+    held = [r.place for r in layers if r.constraint is not None and not r.trainable]
+    if held:
+        report = with_notes(
+            report, [f"frozen, so that their constraint is inactive: {listed(held)}"]
+        )
     return replace(report, layers=tuple(layers))
 
 

@@ -11,6 +11,7 @@ the symmetric matrix is enough; no copy of it is made but the one that the eigen
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,8 @@ _PASSES = 6  # over an estimated kernel, after the first
 _SHOWN = 64  # singular values of a spectrum
 _THREADS = 2
 _LARGE = 1024  # rows of a Gram matrix; larger ones are in memory alone
+_ROUGH = 1e-2  # of figures above it, rounding to float32 changes no digit that is shown
+_TINY = 1e-25  # squares of lengths below it, float32 has with fewer digits or not at all
 _UNDEFINED = Deviation(math.nan, math.nan, math.nan, None, None, None, None, None)
 
 T = TypeVar("T")
@@ -58,8 +61,7 @@ def measure(
         layout: how it becomes matrices.
         regularizer: `{"name", "alpha", "options"}` of a penalty, whose value goes into `penalty`;
             None leaves it null.
-        with_sigmas: False leaves the singular values and the condition null, unless the penalty
-            takes them.
+        with_sigmas: False leaves the singular values and the condition null.
 
     Where the smaller Gram matrix has more than `EXACT_LIMIT` rows, the residual and σ_max are
     estimated by random probes with a fixed seed, and the other extremes are null.
@@ -68,7 +70,11 @@ def measure(
     wanted = None if regularizer is None else _Wanted.of(**regularizer)
     with np.errstate(all="ignore"):
         if not is_estimated(kernel.shape, layout):
-            return _exact(kernel, layout, wanted, with_sigmas or wanted is not None)
+            if not with_sigmas and wanted is None:
+                found = _exact(kernel, layout, None, False, np.float32)
+                if _is_rough(found):
+                    return found
+            return _exact(kernel, layout, wanted, with_sigmas)
         alpha = scale_of(kernel, layout)
         if not math.isfinite(alpha):
             return _UNDEFINED
@@ -117,12 +123,24 @@ def together(jobs: Sequence[Callable[[], T]], sizes: Sequence[int]) -> list[T]:
     return [results[i] for i in range(len(jobs))]
 
 
-def _exact(kernel: Any, layout: Layout, wanted: _Wanted | None, with_sigmas: bool) -> Deviation:
+def _is_rough(figures: Deviation) -> bool:
+    """Whether what rounding to float32 does to the products is not to be seen in the figures."""
+    found = (figures.residual, figures.scaled_residual, figures.coherence or 0.0)
+    return all(value > _ROUGH for value in found)
+
+
+def _exact(
+    kernel: Any,
+    layout: Layout,
+    wanted: _Wanted | None,
+    with_sigmas: bool,
+    products: type = np.float64,
+) -> Deviation:
     count, m, n = layout.matrices(kernel.shape)
     batches = list(batches_of(kernel, layout))
     gram: Array | None = None
     if len(batches) == 1:  # its trace is ‖K‖², so that one reading is enough
-        gram = half_gram(batches[0])
+        gram = half_gram(batches[0], products)
         alpha = math.sqrt(float(np.einsum("bii->", gram)) / (count * min(m, n))) or 1.0
     else:
         alpha = scale_of(kernel, layout)
@@ -131,7 +149,7 @@ def _exact(kernel: Any, layout: Layout, wanted: _Wanted | None, with_sigmas: boo
     sums = _Sums(alpha, max(m, n), wanted, with_sigmas)
     for batch in batches:
         if gram is None:
-            gram = half_gram(batch)
+            gram = half_gram(batch, products)
         sums.add(batch, gram)
         gram = None
     return sums.deviation(kernel, layout)
@@ -158,7 +176,7 @@ def relative_change(before: Any, after: Any) -> tuple[bool, float]:
 
 
 @dataclass(frozen=True)
-class Batch:
+class MatrixBatch:
     """Some of a kernel's matrices, to be read block by block."""
 
     kernel: Any
@@ -184,11 +202,11 @@ class Batch:
             yield np.swapaxes(w, 1, 2) if m < n else w
 
 
-def batches_of(kernel: Any, layout: Layout) -> Iterator[Batch]:
+def batches_of(kernel: Any, layout: Layout) -> Iterator[MatrixBatch]:
     """The matrices of a kernel, in batches that fit into a block where that can be."""
     whole = all_of(kernel)
     if math.prod(kernel.shape) <= _BLOCK:
-        yield Batch(kernel, layout, whole)
+        yield MatrixBatch(kernel, layout, whole)
         return
     last = kernel.shape[-1]
     width = last // layout.parts
@@ -198,12 +216,12 @@ def batches_of(kernel: Any, layout: Layout) -> Iterator[Batch]:
         yield from _batches_within(kernel, single, index)
 
 
-def _batches_within(kernel: Any, layout: Layout, index: Index) -> Iterator[Batch]:
+def _batches_within(kernel: Any, layout: Layout, index: Index) -> Iterator[MatrixBatch]:
     sizes = [s.stop - s.start for s in index]
     size = math.prod(sizes)
     axis = next((a for a in layout.batch if sizes[a] > 1), None)
     if size <= _BLOCK or axis is None:
-        yield Batch(kernel, layout, index)
+        yield MatrixBatch(kernel, layout, index)
         return
     step = max(1, _BLOCK * sizes[axis] // size)
     for start in range(index[axis].start, index[axis].stop, step):
@@ -214,8 +232,13 @@ def _batches_within(kernel: Any, layout: Layout, index: Index) -> Iterator[Batch
 # Gram matrices
 
 
-def half_gram(batch: Batch) -> Array:
-    """The smaller Gram matrices, (count, r, r). Above the panels on the diagonal they are zero."""
+def half_gram(batch: MatrixBatch, products: type = np.float64) -> Array:
+    """The smaller Gram matrices, (count, r, r). Above the panels on the diagonal they are zero.
+
+    Args:
+        products: the dtype of products; float32 takes half the time, and float64 its place where
+            the length of a column would be lost.
+    """
     gram: Array | None = None
     for tall in batch.tall_blocks():
         r = tall.shape[2]
@@ -223,11 +246,14 @@ def half_gram(batch: Batch) -> Array:
             gram = np.zeros((len(tall), r, r))
         if not tall.any():  # never written, or zeros that a few bytes unpack to
             continue
+        tall = tall.astype(products, copy=False)
         flat = np.swapaxes(tall, 1, 2)
         for start in range(0, r, PANEL):
             stop = min(start + PANEL, r)
             gram[:, start:, start:stop] += flat[:, start:] @ tall[:, :, start:stop]
     assert gram is not None  # a kernel without a single number fits no layout
+    if products is np.float32 and np.einsum("bii->bi", gram).min() < _TINY:
+        return half_gram(batch)
     return gram
 
 
@@ -238,7 +264,7 @@ def _coherence(matrices: Matrices) -> float | None:
     return min(max(float(c.max()) for c, _ in matrices.cosines()), 1.0)
 
 
-def _singular_values(batch: Batch, gram: Array) -> Array:
+def _singular_values(batch: MatrixBatch, gram: Array) -> Array:
     """Ascending, shape (count, r)."""
     if not gram.any():
         return np.zeros(gram.shape[:2])
@@ -254,7 +280,7 @@ def _singular_values(batch: Batch, gram: Array) -> Array:
     return sigma
 
 
-def _reduced(batch: Batch, chosen: Array) -> Array:
+def _reduced(batch: MatrixBatch, chosen: Array) -> Array:
     """Matrices with the singular values of the chosen ones, at most about square."""
     reduced: Array | None = None
     for block in batch.tall_blocks():
@@ -277,7 +303,7 @@ class _Sums:
         alpha: the kernel's own scale.
         size: the larger side of each matrix.
         wanted: the penalty that is summed as `value`.
-        with_sigmas: whether singular values are among it.
+        with_sigmas: whether singular values are among the figures.
     """
 
     alpha: float
@@ -293,9 +319,9 @@ class _Sums:
     condition: float | None = 1.0
     spectra: list[Array] = field(default_factory=list)
 
-    def add(self, batch: Batch, gram: Array) -> None:
-        sigma = _singular_values(batch, gram) if self.with_sigmas else np.empty((len(gram), 0))
-        matrices = Matrices(gram, sigma, self.size)
+    def add(self, batch: MatrixBatch, gram: Array) -> None:
+        sigmas = functools.cache(lambda: _singular_values(batch, gram))
+        matrices = Matrices(gram, sigmas, self.size)
         self.square += float(matrices.square_deviation().sum())
         self.scaled_square += float(replace(matrices, alpha=self.alpha).square_deviation().sum())
         coherence = _coherence(matrices)
@@ -303,16 +329,20 @@ class _Sums:
             self.coherence = None
         else:
             self.coherence = max(self.coherence, coherence)
+        self._add_value(matrices)
         if not self.with_sigmas:
             return
-        self.spectra.append(matrices.sigma.ravel())
-        low, high = matrices.sigma[:, 0], matrices.sigma[:, -1]
+        sigma = sigmas()
+        self.spectra.append(sigma.ravel())
+        low, high = sigma[:, 0], sigma[:, -1]
         self.sigma_min = min(self.sigma_min, float(low.min()))
         self.sigma_max = max(self.sigma_max, float(high.max()))
         if np.any(low <= high * self.size * np.finfo(np.float64).eps):
             self.condition = None
         elif self.condition is not None:
             self.condition = max(self.condition, float(np.max(high / low)))
+
+    def _add_value(self, matrices: Matrices) -> None:
         if self.wanted is not None and not self.wanted.penalty.of_kernel:
             at_alpha = replace(matrices, alpha=self.wanted.alpha)
             figure = self.wanted.penalty.figure(at_alpha, **self.wanted.words)
@@ -383,7 +413,7 @@ def _estimated(kernel: Any, layout: Layout, alpha: float, wanted: _Wanted | None
     return Deviation(residual, scaled, alpha, None, sigma_max, None, None, value)
 
 
-def _gram_times(batch: Batch, v: Array) -> Array:
+def _gram_times(batch: MatrixBatch, v: Array) -> Array:
     """G·v for each matrix of a batch."""
     total = np.zeros_like(v)
     for tall in batch.tall_blocks():

@@ -21,7 +21,7 @@ from orthwrap.penalties.conv_operator import (
     is_feasible,
     operator_figures,
 )
-from orthwrap.report.measure import EXACT_LIMIT, Batch, batches_of, half_gram
+from orthwrap.report.measure import EXACT_LIMIT, MatrixBatch, batches_of, half_gram
 from orthwrap.report.record import Deviation
 
 _GRAM_LIMIT = 5120  # rows of the largest Gram matrix that a bound is worth
@@ -87,7 +87,7 @@ def _bounds(kernel: Any, layout: Layout, deviation: Deviation) -> tuple[float, f
     return upper, lower
 
 
-def _upper_bound(batch: Batch, guess: float, rounding: float) -> float:
+def _upper_bound(batch: MatrixBatch, guess: float, rounding: float) -> float:
     """A little more than the guess where that can be shown to bound σ; else a bound by sizes."""
     if not guess or min(batch.matrices[1:]) > _GRAM_LIMIT:
         return _by_sizes(batch.tall_blocks())

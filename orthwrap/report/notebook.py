@@ -70,9 +70,13 @@ def _report_parts(report: Report) -> list[str]:
     facts = f"{report.model.format} · {report.model.parameters:,} parameters"
     shown = [r for r in report.layers if not is_quiet(r)] or report.layers
     *columns, _ = every = columns_of(shown)  # all but why
-    rows = [list(cells_of(record, every))[: len(columns)] for record in shown[:_MOST]]
+    rows = [
+        list(cells_of(record, every, report.command))[: len(columns)] for record in shown[:_MOST]
+    ]
     summary = report.summary
     lines = [f"{summary['regularized']} of {summary['kernels']} kernels carry a regularizer"]
+    if summary.get("constrained"):
+        lines[0] += f", {summary['constrained']} a constraint"
     if len(shown) > _MOST:
         lines.append(f"the first {_MOST} are shown; print(report) shows all")
     parts = [_head(report.command, title, facts), _table(columns, rows)]

@@ -8,14 +8,11 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
 from orthwrap.errors import ValueFault
-
-try:
-    import matplotlib
-    from matplotlib.figure import Figure
-except ImportError:
-    raise ValueFault("drawing needs matplotlib: pip install 'orthwrap[report]'") from None
-
 from orthwrap.report.about import figure_of
 from orthwrap.report.goal_progress import GoalProgress
 from orthwrap.report.record import LayerRecord, Report, Training
@@ -86,12 +83,20 @@ def _dressed(axes: Any, title: str = "", x: str = "", y: str = "") -> None:
     axes.spines[["top", "right"]].set_visible(False)
     for spine in axes.spines.values():
         spine.set_color(_OLD)
-    axes.tick_params(colors=_INK, labelsize=8)
+    axes.tick_params(which="both", colors=_INK, labelsize=8)
     axes.grid(axis="y", color=_OLD, alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set_title(title, fontsize=9, loc="left", color=_INK, parse_math=False)
     axes.set_xlabel(x, fontsize=8, color=_INK)
     axes.set_ylabel(y, fontsize=8, color=_INK)
+
+
+def _logarithmic(axes: Any) -> None:
+    """Ticks at 1, 2 and 5, as plain numbers."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _legend(axes: Any) -> None:
@@ -112,7 +117,7 @@ def _curves(figure: Any, training: Training) -> None:
         _lines(axes, history, name)
         _dressed(axes, printable(name.replace("_", " ")), "epoch")
         if name == "penalty" and min(history[name]) > 0:
-            axes.set_yscale("log")
+            _logarithmic(axes)
     if goal is not None:
         _residuals(row[-1], goal)
     for axes in row:
@@ -133,7 +138,7 @@ def _residuals(axes: Any, goal: GoalProgress) -> None:
         points = [(n, of(values)) for n, values in known]
         axes.plot(*zip(*points, strict=True), color=colour, label=label, marker=".", markersize=4)
     if min(min(values) for _, values in known) > 0:
-        axes.set_yscale("log")
+        _logarithmic(axes)
     _dressed(axes, "residual", "epoch")
 
 
@@ -163,7 +168,7 @@ def _by_depth(figure: Any, measured: Sequence[LayerRecord]) -> None:
             axes.plot(*zip(*known, strict=True), ".", color=colour, label=label, markersize=7)
     values = [v for r in measured for w in sides if (v := figure_of(r, getattr(r, w))) is not None]
     if values and min(values) > 0 and max(values) / min(values) > 20:
-        axes.set_yscale("log")
+        _logarithmic(axes)
     _dressed(axes, x="kernel, from the input on", y="residual")
     axes.xaxis.get_major_locator().set_params(integer=True)
     _legend(axes)

@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from orthwrap.report.terminal import in_order
+from orthwrap.report.training_rows import in_order
 from orthwrap.text import printable
 
 _EVERY = 60.0  # seconds of an epoch after which a line says that it goes on
@@ -30,10 +30,12 @@ class MeasuringProgress:
         self._console = console
 
     @contextlib.contextmanager
-    def measuring(self, total: int) -> Iterator[Callable[[str], None]]:
-        """Gives whom to tell of each kernel that is done."""
+    def measuring(
+        self, total: int, title: str = "operators", of: str = "kernels"
+    ) -> Iterator[Callable[[str], None]]:
+        """Gives whom to tell of each kernel, or whatever there is a `total` of, that is done."""
         bars = Progress(
-            TextColumn("operators", style="bold"),
+            TextColumn(title, style="bold"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.description}", style="dim", markup=False),
@@ -49,7 +51,7 @@ class MeasuringProgress:
             bars.update(task, advance=1, description=printable(place))
             if not self._console.is_terminal and time.monotonic() - shown_at > _EVERY:
                 shown_at = time.monotonic()
-                line = f"operators of {done} of {total} kernels"
+                line = f"{title} of {done} of {total} {of}"
                 self._console.print(line, style="dim", soft_wrap=True)
 
         with bars:

@@ -19,6 +19,7 @@ from orthwrap.report.beside import ControlRun, Repeats
 from orthwrap.report.gate import Gate
 from orthwrap.report.goal_progress import GoalProgress
 from orthwrap.report.verdict import Verdict
+from orthwrap.rules.constrain import Constrain
 from orthwrap.stores.store import ModelRecord
 from orthwrap.survey import Unseen
 from orthwrap.text import first_line
@@ -136,12 +137,39 @@ class RegularizerRecord(_Flat):
     estimate: str | None = None
     every: int | None = None
     combined_with: str | None = None
+    precision: str | None = None  # of products, where the kernel's own is not taken
     pull: float | None = None  # the rate, in the epoch that is kept
 
     def to_json(self) -> dict[str, Any]:
-        """A rate stands there only where there is one."""
-        data = super().to_json()
-        return data if self.pull is not None else {k: v for k, v in data.items() if k != "pull"}
+        """A precision, or a rate, stands there only where there is one."""
+        optional = ("precision", "pull")
+        return {k: v for k, v in super().to_json().items() if v is not None or k not in optional}
+
+
+@dataclass(frozen=True)
+class ConstraintRecord(_Flat):
+    """A constraint of ours as the report names it.
+
+    Attributes:
+        name: orthogonal, spectral or band.
+        low, high: what singular values are held within, in units of alpha.
+        every: at one update in so many.
+        replaced: the user's own constraint that is set aside.
+    """
+
+    name: str
+    low: float
+    high: float
+    scale: str = "unit"
+    alpha: float = 1.0
+    every: int = 1
+    replaced: str | None = None
+
+    def __str__(self) -> str:
+        """As the word `constrain` says it, with what is not as it is by default."""
+        to = str(Constrain(self.name, self.low, self.high))
+        scale = " preserve" if self.scale == "preserve" else ""
+        return f"{to}{scale}" + (f" every {self.every}" if self.every > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -165,6 +193,7 @@ class LayerRecord:
     before: Deviation | None = None
     after: Deviation | None = None
     strides: tuple[int, ...] = ()  # of a convolution; () where all are 1
+    constraint: ConstraintRecord | None = None
 
     def to_json(self) -> dict[str, Any]:
         matrices = self.matrices and dict(
@@ -174,6 +203,7 @@ class LayerRecord:
             "strides": list(self.strides) or None,
             "previous": self.previous,
             "foreign": self.foreign,
+            "constraint": self.constraint and self.constraint.to_json(),
         }
         return {
             "path": self.path,
@@ -211,6 +241,7 @@ class LayerRecord:
             before=_deviation(data["before"]),
             after=_deviation(data["after"]),
             strides=tuple(data.get("strides") or ()),
+            constraint=_made(ConstraintRecord, data.get("constraint")),
         )
 
     @property
@@ -226,7 +257,8 @@ class LayerRecord:
     @property
     def driven(self) -> str:
         """Which residual its scale drives: `residual`, or `scaled_residual` with preserve."""
-        preserve = self.regularizer is not None and self.regularizer.scale == "preserve"
+        own = self.constraint if self.regularizer is None else self.regularizer
+        preserve = own is not None and own.scale == "preserve"
         return "scaled_residual" if preserve else "residual"
 
     @property
@@ -361,6 +393,7 @@ class Report(_Shown):
             ValueFault: matplotlib is not installed (`pip install 'orthwrap[report]'`), or no
                 kernel was measured.
         """
+        _found("export").check_installed("drawing", ("matplotlib",))
         return _found("plots").drawing_of(self)
 
     def __repr__(self) -> str:
@@ -378,6 +411,7 @@ class Report(_Shown):
         the model has now: what the training's own figures are at.
         """
         carrying = [r for r in self.layers if r.carries]
+        held = sum(r.constraint is not None for r in self.layers)
         weighted = {
             "before": _total_penalty(carrying, "before", self._first_factors),
             "after": _total_penalty(carrying, "after", {}),
@@ -392,6 +426,7 @@ class Report(_Shown):
             # The names of old for what is times its factor, which a kernel's `penalty` is not.
             **{f"penalty_{when}": total for when, total in weighted.items()},
             **{f"weighted_penalty_{when}": total for when, total in weighted.items()},
+            **({"constrained": held} if held else {}),
             **({"not_looked_into": len(self.not_looked_into)} if self.not_looked_into else {}),
         }
 

@@ -24,11 +24,13 @@ from orthwrap.plan.decision import (
     REMOVED,
 )
 from orthwrap.report.about import figure_of, meaning_of
+from orthwrap.report.cost_record import BenchReport
+from orthwrap.report.cost_table import cost_parts
 from orthwrap.report.fitting import fitted
 from orthwrap.report.folding import Block, rows_of
 from orthwrap.report.gate_table import gate_parts
 from orthwrap.report.going_on import going_on
-from orthwrap.report.judged import AT_WHICH_FACTORS, judged, kept, residual_rows, with_repeats
+from orthwrap.report.judged import AT_WHICH_FACTORS, judged, kept, with_repeats
 from orthwrap.report.kernel_rows import is_quiet, rounded_up
 from orthwrap.report.layer_table import (
     WIDE,
@@ -49,6 +51,7 @@ from orthwrap.report.record import (
     Training,
 )
 from orthwrap.report.signs import Text
+from orthwrap.report.training_rows import training_rows
 from orthwrap.report.view import View
 from orthwrap.stores.store import ModelRecord
 from orthwrap.text import PLAINLY, listed, plainly, printable
@@ -188,7 +191,7 @@ def render_regularizers(rows: Iterable[Mapping[str, Any]], width: int) -> Render
         "transfer. Keras's l1, l2, l1_l2 (factor 0.01) and package.module:function fit as well.",
         style="dim",
     )
-    return Group(table, foot)
+    return _paragraphs([table, foot])
 
 
 def regularizer_rows() -> list[dict[str, Any]]:
@@ -299,8 +302,11 @@ def _overall(report: Report) -> list[Text]:
 def _done(report: Report, counts: Mapping[str, int]) -> Text:
     """What the command did, or what it found, in a line."""
     summary = report.summary
-    if report.command in ("apply", "finetune", "inspect") and summary["regularized"]:
-        return _carriers(report)
+    if report.command in ("apply", "finetune", "inspect"):
+        if summary["regularized"]:
+            return _carriers(report)
+        if summary.get("constrained"):
+            return Text(f"{_held(summary)} a constraint", style="bold green")
     if report.command == "upgrade":
         done = len(report.upgrades)
         text = _count(done, "rewrite") if done else "nothing to do: a copy"
@@ -308,10 +314,18 @@ def _done(report: Report, counts: Mapping[str, int]) -> Text:
     if report.command == "strip":
         removed = counts[REMOVED]
         text = f"{_count(removed, 'regularizer')} removed" if removed else "nothing to remove"
+        if any(r.decision == REMOVED and r.previous is None for r in report.layers):
+            text = f"regularizers and constraints of {_count(removed, 'kernel')} removed"
         return Text(text, style="bold green")
     count = summary["kernels"]
     kernels = "1 kernel carries no" if count == 1 else f"{count} kernels, none carries an"
     return Text(f"{kernels} orthwrap regularizer")
+
+
+def _held(summary: Mapping[str, Any]) -> str:
+    held = summary["constrained"]
+    carry = "carries" if held == 1 else "carry"
+    return f"{held} of {_count(summary['kernels'], 'kernel')} {carry}"
 
 
 def _frozen(frozen: int, regularized: int) -> str:
@@ -335,6 +349,8 @@ def _carriers(report: Report) -> Text:
         text.append(f"{kernels} of {_count(known, 'kernel')}", "bold green")
         text.append(f" {'carries' if kernels == 1 else 'carry'} a regularizer")
         text.append(f" ({'<1%' if share < 0.005 else f'{share:.0%}'} of all parameters)")
+    if summary.get("constrained"):
+        text.append(f", {summary['constrained']} a constraint")
     if outputs:
         text.append(", and " if kernels else "")
         text.append(f"the outputs of {_count(outputs, 'layer')}", "bold green")
@@ -386,30 +402,14 @@ def _training(report: Report, training: Training, with_choices: bool) -> Rendera
 
 def _figures(training: Training) -> Table:
     """Losses and metrics before and after; with a control, beside it."""
-    control = training.control
+    found = training_rows(training)
     table = plain_table()
-    table.add_column("on validation data" if training.held_out else "on training data")
-    columns = ("before", "after") if control is None else ("original", "control", "orthogonal")
-    for column in columns:
+    table.add_column(found.on)
+    for column in found.columns:
         table.add_column(column, justify="right")
-    before, after = training.metrics_before, training.metrics_after
-    beside = {} if control is None else control.metrics
-    rows = [(name, before.get(name), beside.get(name), after.get(name)) for name in before]
-    order = {name: i for i, name in enumerate(in_order(before))}
-    for name, first, other, last in sorted(rows, key=lambda row: order[row[0]]):
-        shown = (first, last) if control is None else (first, other, last)
-        cells = ("–" if v is None else f"{v:.4f}" for v in shown)
-        table.add_row(name.replace("_", " "), *cells)
-    for name, *residuals in residual_rows(training):
-        table.add_row(name, *("–" if v is None else f"{v:.3g}" for v in residuals))
+    for row in found.rows:
+        table.add_row(*row)
     return table
-
-
-def in_order(metrics: Mapping[str, float]) -> Iterator[str]:
-    """Task loss and penalty first, then what adds up to them, then the rest."""
-    first = [n for n in ("task_loss", "penalty", "own_penalty", "loss") if n in metrics]
-    yield from first
-    yield from (n for n in metrics if n not in first)
 
 
 def _note(warning: str) -> RenderableType:
@@ -450,7 +450,7 @@ def text_of(report: Report | CompareReport) -> str:
 
 
 def renderable(
-    report: Report | CompareReport | list[Any],
+    report: Report | CompareReport | BenchReport | list[Any],
     width: int,
     *,
     choices: bool = True,
@@ -461,6 +461,10 @@ def renderable(
         return render(report, width, choices=choices, view=view)
     if isinstance(report, CompareReport):
         return render_compare(report, width)
+    if isinstance(report, BenchReport):
+        parts = cost_parts(report, plain_table(), width)
+        notes = [Group(*map(_note, report.warnings))] if report.warnings else []
+        return _paragraphs([_head("bench", report.model, None), *parts, *notes])
     return render_regularizers(report, width)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, TypedDict, Unpack
 
+from orthwrap.errors import UsageError
 from orthwrap.rules import words
+from orthwrap.rules.constrain import Constrain
 from orthwrap.rules.schedules import Schedule
-from orthwrap.rules.words import AUTO, Said, Word, documented
+from orthwrap.rules.words import AUTO, Said, Word, documented, spoken, words_of
 
 SCALES = ("unit", "preserve")
 
@@ -17,6 +19,8 @@ PLACES = ("kernel", "activity")
 EXISTING = ("keep", "combine", "replace")
 
 _ATTACH = "What to attach"
+
+CONSTRAINT = words.Kind(str, lambda name, value: Constrain.parse(value))
 
 
 @documented()
@@ -31,7 +35,7 @@ class AttachWords(TypedDict, total=False):
         Any,
         Word(
             "Which layers: all-conv, class:Conv2D, re:REGEX, a glob on the path, PATTERN@SLOT. "
-            "Repeatable. Default to attach: all-conv and all-dense.",
+            "Repeatable. Default: all-conv and all-dense to attach, else all.",
             words.patterns,
             ("all-conv", "all-dense"),
             _ATTACH,
@@ -119,10 +123,32 @@ class AttachWords(TypedDict, total=False):
     existing: Annotated[
         str | None,
         Word(
-            "What to do with a regularizer that is there. Default: combine.",
+            "What to do with a regularizer that is there. Default: combine. A constraint that is "
+            "there stays, unless replace.",
             words.choice(*EXISTING),
             "combine",
             _ATTACH,
+        ),
+    ]
+    constrain: Annotated[
+        Any,
+        Word(
+            "Hold singular values after each optimizer step: orthogonal, spectral:C (none above "
+            "C) or band:A,B. No regularizer is attached beside it unless one is named.",
+            CONSTRAINT,
+            None,
+            _ATTACH,
+            metavar="WHAT",
+        ),
+    ]
+    every: Annotated[
+        int | None,
+        Word(
+            "Hold them at one step in N only. Default: 1.",
+            words.whole(1),
+            1,
+            _ATTACH,
+            metavar="N",
         ),
     ]
 
@@ -160,6 +186,10 @@ class RuleWords(AttachWords, total=False):
     ]
 
 
+# What a constraint alone has no use for.
+_OF_REGULARIZERS = ("factor", "factor_for", "on", "options", "schedule", "pull")
+
+
 @documented(RuleWords)
 class Rule(Said):
     """Pattern(s) → regularizer.
@@ -175,6 +205,21 @@ class Rule(Said):
 
     def __init__(self, **given: Unpack[RuleWords]) -> None:
         super().__init__(**given)
+        if self.constrain is None or given.get("regularizer") is not None:
+            return
+        object.__setattr__(self, "regularizer", None)
+        for word in _OF_REGULARIZERS:
+            if given.get(word) not in (None, (), {}, words_of(RuleWords)[word].default):
+                raise UsageError(
+                    f"{spoken(word)} is about a regularizer, and constrain attaches none beside "
+                    "it: name one, or leave that out"
+                )
+
+    def check_together(self) -> None:
+        if self.every != 1 and self.constrain is None:
+            raise UsageError(
+                "every is about constrain; that of a regularizer is an option of it, every=4"
+            )
 
     @property
     def is_auto(self) -> bool:

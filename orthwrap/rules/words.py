@@ -174,7 +174,7 @@ def whole(lowest: int) -> Kind:
             raise ValueFault(f"{name} {value!r} must be a whole number of at least {lowest}{limit}")
         return int(value)
 
-    return Kind(int, check)
+    return Kind(int, check, ("a whole number", (int,)))
 
 
 def _positive(name: str, value: Any) -> float:
@@ -184,7 +184,7 @@ def _positive(name: str, value: Any) -> float:
     return float(value)
 
 
-positive = Kind(float, _positive)
+positive = Kind(float, _positive, ("a number", (int, float)))
 
 
 def _share(name: str, value: Any) -> float:

@@ -20,7 +20,7 @@ from orthwrap.stores.config import parse_config, parse_json, same_json
 from orthwrap.stores.faults import reading, unreadable
 from orthwrap.stores.heaps import check_heaps
 from orthwrap.stores.regular import check_holes, held, open_regular
-from orthwrap.stores.store import Below, Known, ModelRecord, WeightRef, likely_kernel
+from orthwrap.stores.store import Known, ModelRecord, Unclaimed, WeightRef, likely_kernel
 from orthwrap.text import first_line
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -110,16 +110,16 @@ class H5Store:
             index = self._index_of(top)
             return [self._find(top, index, layer, spec) for spec in specs]
 
-    def unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Below]:
+    def unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Unclaimed]:
         with reading(self.shown), hdf5.limited_memory():
             return self._unclaimed(layers, specified)
 
-    def _unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Below]:
+    def _unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Unclaimed]:
         by_top: dict[str, list[Layer]] = {}
         for layer in layers:
             for steps in layer.ways:
                 by_top.setdefault(steps[0].name, []).append(layer)
-        found: dict[str, Below] = {}
+        found: dict[str, Unclaimed] = {}
         if not is_of_keras(self.root):
             tops = hdf5.names(self._model_weights(), "layer_names")
             for name in dict.fromkeys(tops):
@@ -138,18 +138,24 @@ class H5Store:
                     self._add(found, layer, group, weight, is_own=is_own)
         return list(found.values())
 
-    def _add_below(self, found: dict[str, Below], group: Any) -> None:
+    def _add_below(self, found: dict[str, Unclaimed], group: Any) -> None:
         """A layer that the config does not name, to what the model holds."""
         names = () if group is None else self._index_of(group).names
         for weight in names[:_MOST_COMPARED]:
             self._add(found, None, group, weight, is_own=False)
 
     def _add(
-        self, found: dict[str, Below], layer: Layer | None, group: Any, weight: str, *, is_own: bool
+        self,
+        found: dict[str, Unclaimed],
+        layer: Layer | None,
+        group: Any,
+        weight: str,
+        *,
+        is_own: bool,
     ) -> None:
         dataset = hdf5.child(group, weight)
         if isinstance(dataset, h5py.Dataset) and is_float(dataset):
-            below = found.setdefault("" if layer is None else layer.path, Below(layer))
+            below = found.setdefault("" if layer is None else layer.path, Unclaimed(layer))
             below.add(dataset.shape or (), is_own=is_own)
 
     def close(self) -> None:

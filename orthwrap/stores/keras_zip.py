@@ -22,7 +22,7 @@ from orthwrap.stores.faults import reading, unreadable
 from orthwrap.stores.h5 import is_float, reference
 from orthwrap.stores.heaps import check_heaps
 from orthwrap.stores.members import Archive, Members, UnpackedFolder
-from orthwrap.stores.store import Below, ModelRecord, WeightRef, likely_kernel
+from orthwrap.stores.store import ModelRecord, Unclaimed, WeightRef, likely_kernel
 from orthwrap.text import first_line
 
 CONFIG = "config.json"
@@ -97,11 +97,11 @@ class KerasStore:
             owners = [owner for owner in found if owner is not None]
             return [self._first(owners, spec) for spec in specs]
 
-    def unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Below]:
+    def unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Unclaimed]:
         with reading(self.shown), hdf5.limited_memory():
             return self._unclaimed(layers, specified)
 
-    def _unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Below]:
+    def _unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Unclaimed]:
         others = [layer for layer in layers if not is_of_keras(layer.node)]
         if not others and is_of_keras(self.root):
             return []
@@ -109,7 +109,7 @@ class KerasStore:
         for layer in layers:
             owners = (self._owner(p, steps) for steps in layer.ways for p in self._places)
             held |= {owner.group.name.strip("/"): layer for owner in owners if owner is not None}
-        found: dict[str, Below] = {}
+        found: dict[str, Unclaimed] = {}
         for file in self._weights:
             for place, dataset in hdf5.datasets(file, skip="optimizer"):
                 owner, _, variable = place.rpartition("/vars/")
@@ -121,7 +121,7 @@ class KerasStore:
                 path = "" if nearest is None else nearest.path
                 is_own = owner in held or not owner
                 if not (is_own and path in specified):
-                    below = found.setdefault(path, Below(nearest))
+                    below = found.setdefault(path, Unclaimed(nearest))
                     below.add(dataset.shape or (), is_own=is_own)
         return list(found.values())
 

@@ -1,4 +1,8 @@
-"""Where a command writes, and whether it may: all is checked before anything is done."""
+"""Where a command writes, and whether it may: all is checked before anything is done.
+
+Every command knows these checks before it does anything, so what reads files is imported where it
+is needed.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from orthwrap.errors import FileFault
-from orthwrap.stores import pair
-from orthwrap.stores.formats import new_suffix, suffix_list, suffixes
 from orthwrap.stores.replacing import check_place, check_regular, is_stream
 
 PathLike = str | os.PathLike[str]
@@ -34,8 +36,10 @@ def output_for(path: Path, output: PathLike | None, command: str, format: str) -
             )
         format_of(target)
         return target
-    known = path.suffix in suffixes()
-    suffix = path.suffix if known and not path.is_dir() else new_suffix(format)
+    from orthwrap.stores import formats, pair
+
+    known = path.suffix in formats.suffixes()
+    suffix = path.suffix if known and not path.is_dir() else formats.new_suffix(format)
     stem = path.stem if known or path.suffix == pair.SUFFIX else path.name or path.resolve().name
     if not path.name:  # `.`: what lies beside it is not called by its name
         path = path.resolve()
@@ -51,10 +55,12 @@ def as_path(output: PathLike) -> Path:
 
 def format_of(target: Path) -> str:
     """The format that a suffix says; FileFault where it says none."""
-    known = suffixes()
+    from orthwrap.stores import formats
+
+    known = formats.suffixes()
     if target.suffix not in known:
         raise FileFault(
-            f"output {target} must end in {suffix_list()}, which says the format to write"
+            f"output {target} must end in {formats.suffix_list()}, which says the format to write"
         )
     return known[target.suffix]
 

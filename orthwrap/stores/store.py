@@ -72,7 +72,7 @@ class WeightRef:
 
 
 @dataclass
-class Below:
+class Unclaimed:
     """What a layer of others, or the model, holds that no layer of the config accounts for.
 
     Attributes:
@@ -120,7 +120,7 @@ class Store(Protocol):
         """The weights of a layer, one for each spec; None where one cannot be found."""
         ...
 
-    def unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Below]:
+    def unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Unclaimed]:
         """The weights that belong to none of the layers, by who holds them.
 
         Args:

@@ -200,58 +200,23 @@ def finetune(
     with contextlib.ExitStack() as stack:
         stack.enter_context(_one_line_errors(model, data, session))
         made = _prepared(stack, model, data, session)
-        data, choices, found = made.data, made.choices, made.found
-        steps = data.steps(settings.batch_size)
-        kernels = driven_kernels(model)
-        aim = aim_of(model, kernels, settings)
-        state, notes = _state_of(model, data, session, aim, schedules, pulls)
         chosen = chosen_of(model, auto) if auto else ()
-        resolved = _resolved(model, data, session, chosen)
-        choices += (*notes, *resolved_in_words(resolved))
-        stack.enter_context(split_losses(model))
-        interrupts = Interrupts()
-        if not session.processes.are_several:  # the others would wait for the next step
-            stack.enter_context(interrupts)
-        before = _figures(model, data, settings, made.kinds)
-        check_figures(model, data, before, settings)
-        batches = _same_each_time(data, settings)
-        trained = trained_samples(data, 4 * settings.batch_size)
-        pursuit = pursuit_of(
-            model, kernels, aim, batches, settings, steps, made.kinds, pulls, trained
-        )
-        run = Run(
-            settings,
-            state,
-            steps,
-            _validation(model, data, settings),
-            session.folder,
-            session.log,
-            progress,
-            interrupts,
-            pursuit,
-            _warmup(settings, schedules, steps),
-        )
-        run.set_model(model)
-        stack.callback(_stop, pursuit)
-        run.begin(before)
-        if session.state is not None:
-            run.restore()
-        choices += told_of_pursuit(model, pursuit, settings, steps)
-        found += warnings_before(model, data, before, settings, is_pulled(pursuit))
-        moving = _schedules(model, data, session, state, schedules)
+        begun = _begun(stack, model, made, session, chosen, schedules, pulls, progress)
+        state, run, pursuit = begun.state, begun.run, begun.pursuit
+        moving = _schedules(model, made.data, session, state, schedules)
         if state.epoch >= settings.epochs:
             for schedule in moving:
                 schedule.end(model)
         if progress is not None:
-            told = (*choices, *(f"warning: {line}" for line in (*warned, *found)))
-            progress.start(told, settings.epochs, steps)
-        _run_to_its_end(model, data, session, state, run, moving, pursuit, progress)
-        after = _figures(model, data, settings, made.kinds)
+            lines = (*begun.choices, *(f"warning: {line}" for line in (*warned, *begun.found)))
+            progress.start(lines, settings.epochs, made.data.steps(settings.batch_size))
+        _run_to_its_end(model, made.data, session, state, run, moving, pursuit, progress)
+        after = _figures(model, made.data, settings, made.kinds)
     out = run.outcome
     if out.fault and made.suspect:
         out.advice = made.suspect
-    training = _told(data, session, run, pursuit, before, after, choices)
-    return Finetuned(training, out, chosen, resolved, found)
+    training = _as_reported(made.data, session, begun, after)
+    return Finetuned(training, out, chosen, begun.resolved, begun.found)
 
 
 @dataclass(frozen=True)
@@ -300,6 +265,69 @@ def _prepared(stack: contextlib.ExitStack, model: Any, data: Data, session: Sess
     if averages(model):
         choices += ("weights: at the end their averages over the steps, as use_ema asks",)
     return _Prepared(data, kinds, choices, found, suspect)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A run before its first step.
+
+    Attributes:
+        state: where it begins.
+        run: the callback that watches it.
+        pursuit: of its goal; None where nothing is driven.
+        before: losses and metrics as they are now.
+        resolved: the factors that were found.
+        choices, found: lines on what was chosen, and what is to be warned of.
+    """
+
+    state: State
+    run: Run
+    pursuit: Pursuit | None
+    before: Mapping[str, float]
+    resolved: tuple[Resolved, ...]
+    choices: tuple[str, ...]
+    found: tuple[str, ...]
+
+
+def _begun(
+    stack: contextlib.ExitStack,
+    model: Any,
+    made: _Prepared,
+    session: Session,
+    chosen: Sequence[Chosen],
+    schedules: Sequence[tuple[Any, Sequence[Place]]],
+    pulls: Sequence[tuple[float, Sequence[Place]]],
+    progress: Progress | None,
+) -> _Begun:
+    """Sets the factors, takes the first figures and goes back to the checkpoint there is."""
+    settings, data = session.settings, made.data
+    steps = data.steps(settings.batch_size)
+    kernels = driven_kernels(model)
+    aim = aim_of(model, kernels, settings)
+    state, notes = _state_of(model, data, session, aim, schedules, pulls)
+    resolved = _resolved(model, data, session, chosen)
+    stack.enter_context(split_losses(model))
+    interrupts = Interrupts()
+    if not session.processes.are_several:  # the others would wait for the next step
+        stack.enter_context(interrupts)
+    before = _figures(model, data, settings, made.kinds)
+    check_figures(model, data, before, settings)
+    batches = _same_each_time(data, settings)
+    trained = trained_samples(data, 4 * settings.batch_size)
+    pursuit = pursuit_of(model, kernels, aim, batches, settings, steps, made.kinds, pulls, trained)
+    validation = _validation(model, data, settings)
+    warmup = _warmup(settings, schedules, steps)
+    places = (session.folder, session.log)
+    run = Run(settings, state, steps, validation, *places, progress, interrupts, pursuit, warmup)
+    run.set_model(model)
+    stack.callback(_stop, pursuit)
+    run.begin(before)
+    if session.state is not None:
+        run.restore()
+    choices = (*made.choices, *notes, *resolved_in_words(resolved))
+    choices += told_of_pursuit(model, pursuit, settings, steps)
+    found = made.found + warnings_before(model, data, before, settings, is_pulled(pursuit))
+    return _Begun(state, run, pursuit, before, resolved, choices, found)
 
 
 def _state_of(
@@ -366,30 +394,24 @@ def _run_to_its_end(
     run.finish()
 
 
-def _told(
-    data: Data,
-    session: Session,
-    run: Run,
-    pursuit: Pursuit | None,
-    before: Mapping[str, float],
-    after: Mapping[str, float],
-    choices: tuple[str, ...],
+def _as_reported(
+    data: Data, session: Session, begun: _Begun, after: Mapping[str, float]
 ) -> Training:
     """What the report says of the run."""
-    out = run.outcome
+    out, pursuit, before = begun.run.outcome, begun.pursuit, begun.before
     return Training(
         epochs=out.epoch,
         factors={},
         history={k: tuple(v) for k, v in out.history.items()},
         metrics_before=before,
         metrics_after=after,
-        choices=choices,
+        choices=begun.choices,
         kept_epoch=out.kept or 0,
         held_out=data.held_out is not None,
         seed=session.seed if session.is_seeded else None,
         class_names=data.class_names,
         goal=None if pursuit is None else pursuit.progress,
-        keep=run.keep,
+        keep=begun.run.keep,
         verdict=_verdict(pursuit, out, before, after),
     )
 

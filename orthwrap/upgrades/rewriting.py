@@ -85,7 +85,7 @@ def config_of(node: Config, path: str) -> Config:
     return config
 
 
-def words(text: str) -> frozenset[str]:
+def name_set(text: str) -> frozenset[str]:
     """A set of names, written as prose."""
     return frozenset(text.split())
 

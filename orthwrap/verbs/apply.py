@@ -35,7 +35,7 @@ from orthwrap.surgery import (
     write_made,
 )
 from orthwrap.survey import Survey, survey
-from orthwrap.training.settings import DEFAULT_GOAL, TrainingWords, settings_of
+from orthwrap.training.settings import DEFAULT_GOAL, Settings, TrainingWords, settings_of
 from orthwrap.verbs.endings import Result, finished, trained
 from orthwrap.verbs.measuring import check_operator, measuring_of
 from orthwrap.verbs.places import check_target, refuse_in_place, target_of
@@ -112,29 +112,37 @@ def apply(
     rules = _rules_of(rules, given)
     _check_data(rules, training, has_data=data is not None)
     known = custom_objects_of(custom_objects)
-    settings = settings_of(
-        training, has_data=data is not None, others=(*attach, *(apply.__kwdefaults__ or ()))
-    )
-    if settings is not None and not says_how_strong(training, rules):
-        settings = settings.replace(goal=DEFAULT_GOAL)
-    if dry_run and settings is not None:  # which makes no folders
-        settings = settings.replace(checkpoint_dir=None, resume=False, tensorboard=None)
-    if in_place and settings is not None and settings.devices is not None:
-        raise UsageError("devices share a copy of the model: leave in_place out")
+    others = (*attach, *(apply.__kwdefaults__ or ()))
+    settings = settings_of(training, has_data=data is not None, others=others)
+    if settings is not None:
+        settings = _settled(settings, training, rules, dry_run=dry_run, in_place=in_place)
     job = job_of(data, settings, progress)
-    report_on = functools.partial(
-        make_report,
-        "apply",
-        with_figures=measure,
-        with_operator=operator,
-        measuring=measuring_of(progress),
-    )
+    how: Any = {"with_figures": measure, "with_operator": operator}
+    report_on = functools.partial(make_report, "apply", **how, measuring=measuring_of(progress))
     verb = _Apply(rules, measure, report_on, job, known, unsafe_lambda, dry_run, weights)
     with contextlib.nullcontext() if job is None else job.on_devices():
         if not isinstance(model, (str, os.PathLike)):
             return verb.on_model(model, output, force=force, in_place=in_place)
         refuse_in_place(in_place)
         return verb.on_file(Path(model), output, force=force, upgrade=upgrade)
+
+
+def _settled(
+    settings: Settings,
+    training: Mapping[str, Any],
+    rules: Sequence[Rule],
+    *,
+    dry_run: bool,
+    in_place: bool,
+) -> Settings:
+    """The settings in view of all else that was said."""
+    if not says_how_strong(training, rules):
+        settings = settings.replace(goal=DEFAULT_GOAL)
+    if dry_run:  # which makes no folders
+        settings = settings.replace(checkpoint_dir=None, resume=False, tensorboard=None)
+    if in_place and settings.devices is not None:
+        raise UsageError("devices share a copy of the model: leave in_place out")
+    return settings
 
 
 def _rules_of(rules: Any, given: Any) -> tuple[Rule, ...]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from orthwrap.report.gating import (
     worst_first,
 )
 from orthwrap.report.make import make_report, with_notes
-from orthwrap.report.record import LayerRecord, Report
+from orthwrap.report.record import Deviation, LayerRecord, Report
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
 from orthwrap.rules.patterns import several
 from orthwrap.survey import Survey, survey
@@ -65,7 +66,9 @@ def check(
             The figures are those that `max` names, or else the residual.
         operator: True puts the figures of each operator into the report, and holds its norm
             against the baseline, also where no limit asks for it.
-        upgrade, custom_objects, progress: as in `inspect`.
+        upgrade: as in `inspect`.
+        custom_objects: as in `inspect`.
+        progress: as in `inspect`.
 
     Returns:
         The report, whose `gate` has the `failures`, worst first. Singular values and conditions
@@ -92,28 +95,37 @@ def check(
         targets = None if target is None else several(target)
         planned = plan_inspect(surveyed, targets, several(exclude))
         chosen = {limit.pattern: _chosen(surveyed, limit.pattern) for limit in limits}
-        report = make_report(
-            *("check", source, surveyed, planned),
-            with_figures=True,
-            with_sigmas=operator or bool({*against} & {*OF_SIGMAS}),
-            with_operator=operator,
-            measuring=measuring_of(progress),
-        )
+        sigmas = operator or bool({*against} & {*OF_SIGMAS})
+        how = {"with_figures": True, "with_sigmas": sigmas, "with_operator": operator}
+        shown = measuring_of(progress)
+        report = make_report("check", source, surveyed, planned, **how, measuring=shown)
     _check_used(report, limits, chosen)
     notes = [] if earlier is None else not_held(report, earlier, against)
+    miss = functools.partial(worse, figures=against, share=share)
+    held = _held(report, limits, chosen, earlier or {}, miss)
+    place = None if baseline is None or isinstance(baseline, Report) else str(baseline)
+    gate = Gate(limits, place, None if baseline is None else share, *held)
+    return with_notes(replace(report, gate=gate), notes)
+
+
+def _held(
+    report: Report,
+    limits: Sequence[Limit],
+    chosen: Mapping[str | None, set[Key] | None],
+    earlier: Mapping[Key, Deviation],
+    worse_than: Callable[[LayerRecord, Deviation], Iterable[Excess]],
+) -> tuple[tuple[str, ...], tuple[Excess, ...]]:
+    """The places that were held against something, and what they miss, worst first."""
     failures: list[Excess] = []
     checked = []
     for record in report.layers:
         own = [limit for limit in limits if _is_for(record, chosen[limit.pattern])]
         own = [limit for limit in own if concerns(record, limit.figure)]
-        was = None if earlier is None or record.before is None else earlier.get(key_of(record))
+        was = None if record.before is None else earlier.get(key_of(record))
         failures += exceeding(record, own)
-        failures += [] if was is None else worse(record, was, against, share)
+        failures += [] if was is None else worse_than(record, was)
         checked += [place_in(record)] if own or was is not None else []
-    place = None if baseline is None or isinstance(baseline, Report) else str(baseline)
-    worse_by = None if baseline is None else share
-    gate = Gate(limits, place, worse_by, tuple(checked), worst_first(failures))
-    return with_notes(replace(report, gate=gate), notes)
+    return tuple(checked), worst_first(failures)
 
 
 def _share(given: float | None, *, has_baseline: bool) -> float:

@@ -17,7 +17,8 @@ def compare(
     """Two models, kernel by kernel: figures, weights, regularizers.
 
     Args:
-        before, after: paths or `keras.Model`s. Kernels are joined by layer path and name.
+        before: a path or a `keras.Model`.
+        after: another one. Kernels are joined by layer path and name.
         measure: False skips the figures.
         custom_objects: as in `inspect`.
     """

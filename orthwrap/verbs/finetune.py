@@ -42,22 +42,23 @@ def finetune(
 
     Args:
         model: a path, or a `keras.Model`, of which a copy is trained.
-        weights, data, progress: as in `apply`.
+        data: as in `apply`.
+        weights: as in `apply`.
+        progress: as in `apply`.
         **training: how to train:
             {words}
-        custom_objects, unsafe_lambda: as in `apply`.
+        custom_objects: as in `apply`.
+        unsafe_lambda: as in `apply`.
         output: from a path, None writes `name-tuned` beside the input.
     """
     check_effect(training)
     check_pulls(training)
-    settings = settings_of(
-        training, has_data=data is not None, others=finetune.__kwdefaults__ or ()
-    )
+    others = finetune.__kwdefaults__ or ()
+    settings = settings_of(training, has_data=data is not None, others=others)
     job = job_of(data, settings, progress)
     if job is None:
         raise UsageError("finetune needs data")
     known = custom_objects_of(custom_objects)
-    is_file = isinstance(model, (str, os.PathLike))
     with job.on_devices():
         with opened(model, weights=weights) as source:
             target = target_of(model, output, "finetune", source.store, force, weights=weights)
@@ -65,17 +66,15 @@ def finetune(
             surveyed = survey(source.store)
             check_wrappers(surveyed.layers)
             planned = plan_inspect(surveyed)
-            if is_file:
+            if isinstance(model, (str, os.PathLike)):
                 root = source.store.root
-                live, planned, notes = load_planned(source, planned, root, known, unsafe_lambda)
+                made = load_planned(source, planned, root, known, unsafe_lambda)
             else:
-                live, planned, notes = copied_model(
-                    source.store, planned, known, saved=target is not None
-                )
+                made = copied_model(source.store, planned, known, saved=target is not None)
+            live, planned, notes = made
             report = make_report("finetune", source, surveyed, planned, with_figures=measure)
-        if not any(r.carries for r in report.layers):
+        if not any(r.carries or r.constraint for r in report.layers):
             notes = (*notes, "no kernel carries an orthwrap regularizer: use apply to attach one")
-        report, outcome = job.train(
-            live, job.read(live), with_notes(report, notes), with_figures=measure
-        )
+        report = with_notes(report, notes)
+        report, outcome = job.train(live, job.read(live), report, with_figures=measure)
         return trained(job, live, report, outcome, target)

@@ -39,8 +39,9 @@ def strip(
         force: an existing output may be replaced (never the input).
         in_place: change the live model itself.
         dry_run: report, write nothing.
-        custom_objects, unsafe_lambda: as in `apply`, where the format is converted too; and for
-            a live model's regularizers that are given back.
+        custom_objects: as in `apply`, where the format is converted too; and for a live model's
+            regularizers that are given back.
+        unsafe_lambda: as in `apply`, where the format is converted too.
     """
     known = custom_objects_of(custom_objects)
     is_file = isinstance(model, (str, os.PathLike))

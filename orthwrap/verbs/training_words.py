@@ -47,11 +47,20 @@ def check_pulls(training: Mapping[str, Any], rules: Sequence[Rule] = ()) -> None
 
 
 def says_how_strong(training: Mapping[str, Any], rules: Sequence[Rule]) -> bool:
-    """Whether a factor, a schedule or a pull was named anywhere; else a goal is the default."""
+    """Whether a factor, a schedule or a pull was named anywhere, or kernels are held anyway.
+
+    Else a goal is the default.
+    """
     if any(training.get(word) is not None for word in ("goal", "pull", "schedule")):
         return True
+    if all(r.regularizer is None for r in rules):
+        return True
     return any(
-        r.factor is not None or r.factor_for or r.schedule is not None or r.pull is not None
+        (r.constrain is not None and r.regularizer is not None)
+        or r.factor is not None
+        or r.factor_for
+        or r.schedule is not None
+        or r.pull is not None
         for r in rules
     )
 

@@ -35,7 +35,8 @@ def upgrade(
             there is nothing to do, the output is a copy.
         weights: the file of weights that goes with a `model.json`, what `model.to_json()` gave.
         force: an existing output may be replaced (never the input).
-        custom_objects, unsafe_lambda: as in `apply`, where the format is converted too.
+        custom_objects: as in `apply`, where the format is converted too.
+        unsafe_lambda: as in `apply`, where the format is converted too.
     """
     if not isinstance(model, (str, os.PathLike)):
         raise ValueFault("upgrade takes the path of a file: a live model is of Keras 3 already")

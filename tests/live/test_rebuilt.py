@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -304,6 +305,79 @@ def test_what_models_share_is_shared_in_the_copy() -> None:
         assert any(v is kernel for v in copy.auto.weights)
 
 
+@keras.saving.register_keras_serializable()
+class Both(keras.Model):  # type: ignore[misc]  # Keras is untyped
+    """Two models that it is given, and no graph around them."""
+
+    def __init__(self, generator: Any, critic: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self.generator, self.critic = generator, critic
+
+    def call(self, x: Any) -> Any:
+        return self.generator(x) + self.critic(x)
+
+    def get_config(self) -> dict[str, Any]:
+        serialize = keras.saving.serialize_keras_object
+        both = {"generator": serialize(self.generator), "critic": serialize(self.critic)}
+        return {"name": self.name, **both}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        made = {
+            k: keras.saving.deserialize_keras_object(config[k]) for k in ("generator", "critic")
+        }
+        return cls(**made, name=config["name"])
+
+
+class NeverCalled(Both):
+    """Such as a GAN, with a `train_step` alone."""
+
+    call = keras.Model.call
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["input too", "layer alone"])
+@pytest.mark.parametrize("is_called", [True, False], ids=["call", "train_step"])
+def test_models_without_a_graph_around_them_share_in_the_copy_too(
+    is_first: bool, is_called: bool
+) -> None:
+    shared = layers.Dense(3, name="shared")
+
+    def around(name: str) -> Any:
+        inputs = layers.Input((3,))
+        x = inputs if is_first else layers.Dense(3, name=f"before_{name}")(inputs)
+        return keras.Model(inputs, layers.Dense(3, name=f"after_{name}")(shared(x)), name=name)
+
+    original = (Both if is_called else NeverCalled)(around("generator"), around("critic"))
+    models.randomized(original)
+    x = np.random.default_rng(0).normal(size=(2, 3)).astype("float32")
+    if is_called:
+        original(x)
+    result = orthwrap.apply(original)
+    copy = result.model
+    assert copy.generator.get_layer("shared") is copy.critic.get_layer("shared")
+    assert copy.generator.get_layer("shared") is not shared
+    for mine, theirs in ((copy.generator, original.generator), (copy.critic, original.critic)):
+        assert_same_outputs(theirs, mine, x)
+    carry = {r.path.partition("/")[2] for r in result.report.layers if r.carries}
+    before = set() if is_first else {"before_generator", "before_critic"}
+    assert carry == {"shared", "after_generator", "after_critic", *before}
+    assert len(copy.losses) == len(carry)
+
+
+@pytest.mark.parametrize("has_graph", [True, False])
+def test_what_two_models_share_is_said_not_to_be_shared_in_a_file(
+    has_graph: bool, tmp_path: Path
+) -> None:
+    shared = layers.Dense(3, name="shared")
+    made = [keras.Sequential([layers.Input((3,)), shared, layers.Dense(3)]) for _ in range(2)]
+    x = layers.Input((3,))
+    original = keras.Model(x, made[0](x) + made[1](x)) if has_graph else Both(*made)
+    original(np.ones((1, 3), "float32"))
+    result = orthwrap.apply(original, tmp_path / "model.keras")
+    assert len(result.model.losses) == 3
+    assert any("8 weights where the model has 6" in note for note in result.report.warnings)
+
+
 def test_original_and_copy_train_on_apart() -> None:
     """JAX deletes the arrays that a step trains: the two must have none in common."""
     original = models.dense()
@@ -446,6 +520,20 @@ def test_model_without_weights_is_still_refused() -> None:
     for in_place in (False, True):
         with pytest.raises(orthwrap.ValueFault, match="no weights yet"):
             orthwrap.apply(Empty(), in_place=in_place)
+
+
+@pytest.mark.parametrize("kind", ["functional", "sequential"])
+def test_model_that_has_nothing_to_learn_is_read_as_its_file_is(kind: str, tmp_path: Path) -> None:
+    x = layers.Input((4, 4, 3))
+    row = [layers.Cropping2D(1), layers.Flatten()]
+    graph = keras.Model(x, row[1](row[0](x)))
+    model = graph if kind == "functional" else keras.Sequential([x, *row])
+    model.save(tmp_path / "model.keras")
+    for source in (model, tmp_path / "model.keras"):
+        assert orthwrap.inspect(source).layers == ()
+        with pytest.raises(orthwrap.NoMatchError, match="no layer of this model has a kernel"):
+            orthwrap.apply(source)
+    assert_same_outputs(model, orthwrap.strip(model).model, np.ones((2, 4, 4, 3), "float32"))
 
 
 # What a class does in its own way

@@ -59,6 +59,7 @@ PENALTY = orthwrap.register_penalty(
         exact=toy,
         on_outputs=on_outputs,
         figure=lambda m, power: power / 2 * float(np.sum((m.singular_values**2 - 1) ** 4)),
+        meaning=orthwrap.Meaning("far-outness", "far out", "dearer far out; 0 is orthonormal"),
     )
 )
 '''
@@ -129,6 +130,10 @@ def test_on_a_model_with_its_figures_saved_and_stripped(toy: Penalty, tmp_path: 
         assert record.before is not None
         assert record.regularizer.name == "toy"
         assert record.before.penalty == pytest.approx(expected(layer.kernel), rel=1e-5)
+    shown = str(result.report)
+    assert re.search(r"far-outness +dearer far out; 0 is orthonormal", shown)
+    largest = max(r.before.penalty or 0.0 for r in carried if r.before is not None)
+    assert f"far-outness at most {largest:.3g}" in shown
     fourth = orthwrap.apply(models.dense(), regularizer="toy", options={"power": 4}).report
     for once, twice in zip(result.report.layers, fourth.layers, strict=True):
         assert once.before is not None

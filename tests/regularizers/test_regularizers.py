@@ -489,7 +489,7 @@ def test_kernel_that_the_layout_does_not_describe_is_named_with_it() -> None:
             conv(np.ones(shape, "float32"))
         assert "'conv'" in str(caught.value)
         assert str(shape) in str(caught.value)
-    with pytest.raises(orthwrap.ValueFault, match="give the regularizer a layout"):
+    with pytest.raises(orthwrap.ValueFault, match="give it a layout"):
         orthwrap.SO()(np.ones(3, "float32"))
 
 

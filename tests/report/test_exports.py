@@ -131,10 +131,15 @@ def test_markdown_has_the_summary_and_a_row_for_each_kernel(report: Report) -> N
     rows = [found[i : i + 7] for i in range(7, len(found), 7)]
     assert [row[0] for row in rows] == ["conv1", "conv2", "classes"]
     assert [row[2] for row in rows] == ["regularized", "regularized", "not selected"]
-    assert [row[3] for row in rows] == ["so 0.25", "so 0.25", "–"]
+    scales = [r.regularizer.scale for r in report.layers if r.regularizer is not None]
+    held = [f"so 0.25{' preserve' if scale == 'preserve' else ''}" for scale in scales]
+    assert [row[3] for row in rows] == [*held, "–"]
     assert all(row[6] == r.reason for row, r in zip(rows, report.layers, strict=True))
     for row, record in zip(rows, report.layers, strict=True):
-        assert row[4] == (f"{record.before.residual:.3g}" if record.before else "–")
+        # What the regularizer drives: with preserve it is the residual of W/α.
+        driven = record.before and getattr(record.before, record.driven)
+        assert row[4] == ("–" if driven is None else f"{driven:.3g}")
+    assert "- residual" in text or "- scaled residual" in text
 
 
 @pytest.mark.parametrize("name", NAMES)

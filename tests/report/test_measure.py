@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,6 +68,52 @@ def test_a_batch_reports_the_worst_and_pools_the_residual() -> None:
     assert found.coherence == pytest.approx(max(p["coherence"] for p in parts))
     assert found.residual == pytest.approx(math.sqrt(np.mean([p["residual"] ** 2 for p in parts])))
     assert found.condition == pytest.approx(max(p["sigma_max"] / p["sigma_min"] for p in parts))
+
+
+KERNELS = {
+    "random": lambda rng: rng.normal(size=(40, 12)),
+    "near orthonormal": lambda rng: orthonormal(40, 12) + 1e-4 * rng.normal(size=(40, 12)),
+    "orthonormal, and three times as large": lambda rng: 3 * orthonormal(12, 40),
+    "with columns at right angles": lambda rng: orthonormal(40, 12) * rng.uniform(1, 2, 12),
+    "with a column that float32 cannot square": lambda rng: np.c_[
+        rng.normal(size=(40, 3)), 1e-21 * rng.normal(size=(40, 2)), np.full((40, 1), 3e-20)
+    ],
+    "with a zero column": lambda rng: np.c_[rng.normal(size=(40, 3)), np.zeros((40, 1))],
+    "so large that its squares are none in float32": lambda rng: 1e25 * rng.normal(size=(9, 4)),
+    "so small that they are zero": lambda rng: 1e-30 * rng.normal(size=(9, 4)),
+    "zero": lambda rng: np.zeros((9, 4)),
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_without_singular_values_the_other_figures_are_the_same(name: str) -> None:
+    w = KERNELS[name](np.random.default_rng(0)).astype(np.float32)
+    found = measure(w, DENSE, with_sigmas=False)
+    assert (found.sigma_min, found.sigma_max, found.condition, found.spectrum) == (None,) * 4
+    wanted = reference(w.astype(np.float64))
+    for figure in ("residual", "scaled_residual", "scale", "coherence"):
+        value = getattr(found, figure)
+        assert value == (wanted[figure] and pytest.approx(wanted[figure], 1e-5, 1e-12)), figure
+
+
+def test_a_penalty_that_needs_no_singular_values_leaves_them_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    own = measure_module._singular_values
+
+    def counted(*what: Any) -> Any:
+        asked.append(1)
+        return own(*what)
+
+    monkeypatch.setattr(measure_module, "_singular_values", counted)
+    w = np.random.default_rng(0).normal(size=(9, 4))
+    for name, times in (("so", 0), ("cosine", 0), ("srip", 1)):
+        asked.clear()
+        found = measure(w, DENSE, {"name": name, "alpha": 1.0}, with_sigmas=False)
+        assert found.penalty == measure(w, DENSE, {"name": name, "alpha": 1.0}).penalty
+        assert len(asked) == times + 1  # one of them is the second's
+        assert found.sigma_max is None
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (9, 4), (4, 9), (1, 7), (7, 1), (1, 1)])

@@ -69,6 +69,8 @@ def test_every_command_without_data(folder: Path) -> None:
         ["inspect", "model.h5", "--no-measure"],
         ["apply", "model.h5", "--regularizer", "lorth", "--target", "all-conv"],
         ["apply", "nested.keras", "--on", "activity", "--factor", "1e-4"],
+        ["apply", "model.h5", "--constrain", "band:0.9,1.1", "--force"],
+        ["inspect", "model-orth.h5"],
         ["strip", "model-orth.h5"],
         ["upgrade", "model.h5"],
         ["compare", "model.h5", "model-orth.h5"],

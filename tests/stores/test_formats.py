@@ -22,7 +22,7 @@ from orthwrap.stores.edits import Described, Edits
 from orthwrap.stores.files import format_at, open_file
 from orthwrap.stores.formats import Format
 from orthwrap.stores.outputs import format_of, output_for
-from orthwrap.stores.store import Below, ModelRecord, WeightRef
+from orthwrap.stores.store import ModelRecord, Unclaimed, WeightRef
 from orthwrap.upgrades import by_format, modernise
 from orthwrap_cli.main import app
 
@@ -52,7 +52,7 @@ class NumpyStore:
             for a in found
         ]
 
-    def unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Below]:
+    def unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Unclaimed]:
         return []
 
     def close(self) -> None:

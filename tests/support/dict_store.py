@@ -7,7 +7,7 @@ from typing import Any
 
 from orthwrap.model_config.layers import KernelSpec
 from orthwrap.model_config.tree import Layer, walk
-from orthwrap.stores.store import Below, ModelRecord, WeightRef
+from orthwrap.stores.store import ModelRecord, Unclaimed, WeightRef
 
 
 class DictStore:
@@ -29,7 +29,7 @@ class DictStore:
             )
         return found
 
-    def unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Below]:
+    def unclaimed(self, layers: Sequence[Layer], specified: Container[str]) -> list[Unclaimed]:
         return []
 
     def close(self) -> None: ...

@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-VERBS = ("apply", "finetune", "strip", "inspect")
+VERBS = ("apply", "bench", "finetune", "strip", "inspect")
 
 
 def variables_of(model: Any) -> list[Any]:

@@ -19,7 +19,7 @@ from orthwrap.errors import FileFault, OrthwrapError
 from orthwrap.stores.edits import Described
 from orthwrap.stores.saved_model import SavedModelFolder
 from orthwrap.upgrades import modernise, modernised
-from orthwrap.upgrades.saved_models.whole_folder import model_config, plain
+from orthwrap.upgrades.saved_models.whole_folder import model_config, plain_config
 from tests.support.hostile import places
 from tests.support.saved_models import field
 from tests.support.upgrade_helpers import upgrade, write_h5
@@ -310,7 +310,7 @@ def test_saved_model_config(tmp_path: Path) -> None:
     }
     folder = saved_model(tmp_path / "m", {"model_config": config, "keras_version": "2.7.0"})
     store = SavedModelFolder(folder)
-    found = model_config(plain(store.metadata))
+    found = model_config(plain_config(store.metadata))
     assert found["config"]["layers"][0]["config"]["batch_input_shape"] == [None, 4]
     assert store.record.keras_version == "2.7.0"
 

@@ -57,8 +57,9 @@ class FactorSchedule(keras.callbacks.Callback):  # type: ignore[misc]  # Keras i
             as each begins. `"step"`: the number of batches done; with `steps_per_execution`
             above 1 the factor changes as each execution begins. On JAX each change hands the
             steps' state back to the model: milliseconds, where that has hundreds of variables.
-        target, exclude: patterns (see `orthwrap.rules.patterns`) of the layers whose regularizers
-            it moves, of kernels and of activities. None, the default, moves all of orthwrap's.
+        target: patterns (see `orthwrap.rules.patterns`) of the layers whose regularizers it moves,
+            of kernels and of activities. None, the default, moves all of orthwrap's.
+        exclude: patterns of layers to leave out.
 
     Raises:
         ValueFault: what is no schedule. In `fit`, before anything is changed: no regularizer of

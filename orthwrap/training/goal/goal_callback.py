@@ -46,7 +46,8 @@ class Goal(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
             a loss or an error (default 0.05).
         validation: what it is held against: `(x, y)` or `(x, y, sample weights)`, or batches of
             those that come in the same order each time. None: nothing holds the task.
-        target, exclude: as `orthwrap.Pull` takes them.
+        target: as `orthwrap.Pull` takes it.
+        exclude: as `orthwrap.Pull` takes it.
 
     Attributes:
         progress: `orthwrap.report.goal_progress.GoalProgress`: kernels, and what each epoch came

@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 
-class _Noted:
+class _RememberingHandler:
     """Raises KeyboardInterrupt, as Python does, and remembers that it did."""
 
     asked = False
@@ -24,7 +24,7 @@ def note_interrupts() -> None:
     JAX's hook of the garbage collector does.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _Noted())
+        signal.signal(signal.SIGINT, _RememberingHandler())
 
 
 class Interrupts:
@@ -41,7 +41,7 @@ class Interrupts:
         # Only the main thread may say what a signal does.
         if threading.current_thread() is threading.main_thread():
             before = signal.getsignal(signal.SIGINT)
-            if isinstance(before, _Noted) and before.asked:
+            if isinstance(before, _RememberingHandler) and before.asked:
                 raise KeyboardInterrupt
             self._before = signal.signal(signal.SIGINT, self._ask)
         return self

@@ -67,7 +67,7 @@ class Outcome:
         return f"after epoch {self.epoch}" if self.epoch else "before the first step"
 
 
-class Pursuit(Protocol):
+class Pursuing(Protocol):
     """Who drives the kernels; `orthwrap.training.goal.pursuit` says what the methods do."""
 
     @property
@@ -108,7 +108,7 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         log: TextOutput | None,
         progress: Any,
         interrupts: Interrupts,
-        pursuit: Pursuit | None = None,
+        pursuit: Pursuing | None = None,
         warmup: int = 0,
     ) -> None:
         super().__init__()
@@ -135,12 +135,8 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         self._course: dict[int, dict[str, float]] = {}  # how each epoch went, beside its figures
         self._began = 0.0
         self._raw: list[NDArray[Any]] = []  # weights whose averages `fit` puts in their place
-        self.outcome = Outcome(
-            epoch=state.epoch,
-            step=state.step,
-            history={k: list(v) for k, v in state.history.items()},
-            best=state.best,
-        )
+        history = {k: list(v) for k, v in state.history.items()}
+        self.outcome = Outcome(state.epoch, state.step, history, best=state.best)
 
     # Going on and ending
 
@@ -295,10 +291,14 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         self._write(self._kept if is_better and self._keeps_best else None)
         if self._progress is not None:
             self._progress.epoch(epoch, values | went)
+        self._end_where_asked()
+
+    def _end_where_asked(self) -> None:
+        """The last epoch is this one where the goal is reached, or the user asked to stop."""
         if self._pursuit is not None and self._pursuit.progress.ended:
             self.model.stop_training = True
         elif self._interrupts.asked:
-            out.interrupted = out.epoch < self._settings.epochs
+            self.outcome.interrupted = self.outcome.epoch < self._settings.epochs
             self.model.stop_training = True
 
     def _how_it_went(self) -> dict[str, float]:
@@ -423,7 +423,7 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         self._folder.write(state, snapshot, best)
 
 
-def _kept_by(settings: Settings, validates: bool, pursuit: Pursuit | None) -> str:
+def _kept_by(settings: Settings, validates: bool, pursuit: Pursuing | None) -> str:
     """What the epoch that is kept is chosen by."""
     keep = settings.keep
     if keep is None:

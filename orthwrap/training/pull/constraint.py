@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
 from keras import ops
 
-from orthwrap import keras_inside
+from orthwrap.constraints.updates import at_updates
 from orthwrap.penalties.options import EVERY
 from orthwrap.regularizers import OrthogonalityRegularizer
 
@@ -51,18 +52,13 @@ class PullConstraint(keras.constraints.Constraint):  # type: ignore[misc]  # Ker
 
     def __call__(self, w: Tensor) -> Tensor:
         self.was_called = True
+        split = self._regularizer.split_of(w)
         w = ops.convert_to_tensor(w)
-        period = self._every * (getattr(self._optimizer, "gradient_accumulation_steps", None) or 1)
-        if period == 1:
-            pulled = self._pulled(w)
-        else:  # Keras counts the step once its constraints are done
-            step = ops.convert_to_tensor(keras_inside.steps_of(self._optimizer)) + 1
-            counts = ops.equal(step % period, 0)
-            pulled = ops.cond(counts, lambda: self._pulled(w), lambda: w)
+        pulled = at_updates(partial(self._pulled, split=split), w, self._optimizer, self._every)
         return pulled if self.own is None else self.own(pulled)
 
-    def _pulled(self, w: Tensor) -> Tensor:
-        return self._regularizer.pulled(w, self._every * self._rate())
+    def _pulled(self, w: Tensor, split: Any) -> Tensor:
+        return self._regularizer.pulled(w, self._every * self._rate(), split)
 
     def get_config(self) -> dict[str, Any]:
         raise TypeError("a pull is of a training, not of a file")

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from orthwrap.constraints import OrthogonalityConstraint
 from orthwrap.errors import ValueFault
 from orthwrap.live.live_store import LiveStore
 from orthwrap.model_config.layout import Layout
@@ -96,7 +97,10 @@ def _square_and_speed(kernel: Any, layout: Layout, attachment: Attachment) -> tu
     gram = np.swapaxes(w, 1, 2) @ w
     pulled = gram / attachment.alpha**2
     if own is not None and not own.of_kernel:
-        matrices = Matrices(pulled, np.zeros(gram.shape[:2]), w.shape[1])
+        scaled = w / attachment.alpha
+        matrices = Matrices(
+            pulled, lambda: np.linalg.svd(scaled, compute_uv=False)[:, ::-1], w.shape[1]
+        )
         found = own.figure(matrices, **own.words(attachment.options))
         if found is not None:
             return found, 1.0
@@ -137,13 +141,23 @@ def driven_kernels(model: Any, regularizers: Iterable[Any] | None = None) -> lis
 
 
 def check_pullable(model: Any, kernels: Iterable[DrivenKernel]) -> None:
-    """ValueFault where a penalty has no pull, or one object serves a kernel that is not pulled."""
+    """ValueFault where a kernel cannot be pulled.
+
+    Its penalty has no pull, a constraint holds it already, or its regularizer object serves a
+    kernel that is not pulled.
+    """
     kernels = list(kernels)
     for kernel in kernels:
         if not kernel.regularizer.has_pull:
             raise ValueFault(
                 f"{kernel.place}: {kernel.regularizer.penalty} has no pull: leave it out and give "
                 "it a factor, or attach so"
+            )
+        held = kernel.variable.constraint
+        if isinstance(held, OrthogonalityConstraint) and held.constrained.to.low > 0:
+            raise ValueFault(
+                f"{kernel.place} is held {held.constrained} after each step, which leaves a pull "
+                "nothing to do: leave constrain out for it, or goal and pull"
             )
     pulled = {id(k.variable) for k in kernels}
     serving = {id(k.regularizer): k for k in kernels}

@@ -41,8 +41,9 @@ class Pull(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
 
     Args:
         rate: β per step, above 0.
-        target, exclude: patterns (see `orthwrap.rules.patterns`) of the layers to pull. None, the
-            default, takes all that have a pull, and warns of the others.
+        target: patterns (see `orthwrap.rules.patterns`) of the layers to pull. None, the default,
+            takes all that have a pull, and warns of the others.
+        exclude: patterns of layers to leave out.
 
     Raises:
         ValueFault: a rate that is none. In `fit`, before anything is changed: no kernel to pull;

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from orthwrap.errors import FileFault
 from orthwrap.stores.edits import Transform, Weight
 from orthwrap.upgrades.ledger import Config
-from orthwrap.upgrades.rewriting import OldLayer, words
+from orthwrap.upgrades.rewriting import OldLayer, name_set
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _uncounted(path: str, parts: Sequence[Arrays], found: int) -> FileFault:
     )
 
 
-_WITHOUT_WEIGHTS = words(
+_WITHOUT_WEIGHTS = name_set(
     """InputLayer Activation ActivityRegularization Add Average Concatenate Dot Maximum Minimum
     Multiply Subtract Merge Identity Dropout AlphaDropout GaussianDropout GaussianNoise
     SpatialDropout1D SpatialDropout2D SpatialDropout3D AveragePooling1D AveragePooling2D
@@ -153,13 +153,13 @@ _WITHOUT_WEIGHTS = words(
     UnitNormalization CategoryEncoding Discretization TFOpLambda SlicingOpLambda
     TensorFlowOpLayer"""
 )
-_KERNEL_AND_BIAS = words(
+_KERNEL_AND_BIAS = name_set(
     """Dense Conv1D Conv2D Conv3D Conv1DTranspose Conv2DTranspose Conv3DTranspose DepthwiseConv1D
     DepthwiseConv2D Convolution1D Convolution2D Convolution3D AtrousConvolution1D
     AtrousConvolution2D Deconvolution2D TimeDistributedDense LocallyConnected1D
     LocallyConnected2D"""
 )
-_TWO_AND_BIAS = words(
+_TWO_AND_BIAS = name_set(
     """SeparableConv1D SeparableConv2D SeparableConvolution2D SimpleRNN GRU LSTM SimpleRNNCell
     GRUCell LSTMCell ConvLSTM1D ConvLSTM2D ConvLSTM3D CuDNNGRU CuDNNLSTM"""
 )

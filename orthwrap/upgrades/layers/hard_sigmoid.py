@@ -110,7 +110,7 @@ def scale_all(first: int) -> Transform:
 
     def transform(weights: list[Weight]) -> list[Weight]:
         return [
-            weight if index < first else weight._replace(array=_times(weight.array))
+            weight if index < first else weight._replace(array=_scaled(weight.array))
             for index, weight in enumerate(weights)
         ]
 
@@ -130,14 +130,14 @@ def scale_gates(gates: int, blocks: tuple[int, ...], path: str) -> Transform:
             array = weight.array.copy()
             for block in blocks:
                 part = array[..., block * units : (block + 1) * units]
-                part[...] = _times(part)
+                part[...] = _scaled(part)
             out.append(weight._replace(array=array))
         return out
 
     return transform
 
 
-def _times(array: NDArray[np.generic]) -> NDArray[np.generic]:
+def _scaled(array: NDArray[np.generic]) -> NDArray[np.generic]:
     import numpy as np
 
     scaled: NDArray[np.generic] = np.multiply(array, FACTOR, dtype=np.float64).astype(array.dtype)

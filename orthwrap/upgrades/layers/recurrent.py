@@ -46,7 +46,7 @@ def backwards_first(layer: OldLayer) -> str | None:
     return "forward twin"
 
 
-def cudnn(layer: OldLayer) -> str | None:
+def cudnn_layer(layer: OldLayer) -> str | None:
     """CuDNNGRU and CuDNNLSTM (Keras 2.1 to 2.3, tf.keras 1.x) as GRU and LSTM.
 
     NVIDIA's kernels are transposed per gate and carry two biases: an LSTM adds them up, a GRU

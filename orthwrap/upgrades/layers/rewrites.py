@@ -42,7 +42,7 @@ LAYER_REWRITES = (
     Rewrite("axis as list", "tf.keras 1.x-2.15", values.axis_list),
     Rewrite("reset_after unsaid", "Keras 1.0-2.1.2", recurrent.gru_reset_before),
     Rewrite("backwards first", "Keras 1.0-2.15", recurrent.backwards_first),
-    Rewrite("CuDNN layer", "Keras 2.1-2.3, tf.keras 1.x", recurrent.cudnn),
+    Rewrite("CuDNN layer", "Keras 2.1-2.3, tf.keras 1.x", recurrent.cudnn_layer),
     Rewrite("Theano kernels", "Keras 2.0-2.3 on Theano", theano.flip_kernels),
     Rewrite("hard_sigmoid", "Keras 1.0-2.15", hard_sigmoid.keep_old_values),
     Rewrite("random state", "tf.keras 2.5-2.8", states.random_state),

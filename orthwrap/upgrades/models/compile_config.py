@@ -12,10 +12,10 @@ from typing import Any
 
 from orthwrap.errors import FileFault
 from orthwrap.upgrades.ledger import Config
-from orthwrap.upgrades.rewriting import MAX_DEPTH, Rewriting, class_of, words
+from orthwrap.upgrades.rewriting import MAX_DEPTH, Rewriting, class_of, name_set
 
 _PLACE = "training"
-_EVERY_OPTIMIZER = words(
+_EVERY_OPTIMIZER = name_set(
     """learning_rate weight_decay clipnorm clipvalue global_clipnorm use_ema ema_momentum
     ema_overwrite_frequency loss_scale_factor gradient_accumulation_steps name"""
 )
@@ -44,7 +44,7 @@ _OPTIMIZERS: dict[str, frozenset[str]] = {
     ),
 }
 _BY_LOWER_CASE = {name.lower(): name for name in _OPTIMIZERS}
-_SCHEDULES = words(
+_SCHEDULES = name_set(
     """CosineDecay CosineDecayRestarts ExponentialDecay InverseTimeDecay PiecewiseConstantDecay
     PolynomialDecay"""
 )

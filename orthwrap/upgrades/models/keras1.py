@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from orthwrap.stores.edits import Transform, Weight
 from orthwrap.upgrades.layers.recurrent import weights_fault
 from orthwrap.upgrades.ledger import Config
-from orthwrap.upgrades.rewriting import OldLayer, words
+from orthwrap.upgrades.rewriting import OldLayer, name_set
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,7 +104,7 @@ _MERGES = {
     "dot": "Dot",
     "cos": "Dot",
 }
-_SIGNS_OF_KERAS_1 = words(
+_SIGNS_OF_KERAS_1 = name_set(
     """nb_filter nb_row border_mode output_dim W_regularizer b_regularizer dim_ordering inner_init
     inner_activation subsample"""
 )

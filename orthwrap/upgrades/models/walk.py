@@ -33,8 +33,8 @@ _OLD_MODELS = {"Container": "Model", "Network": "Model"}
 
 
 @dataclass(frozen=True)
-class _Around:
-    """The model around some layers.
+class _OldModel:
+    """The model that some layers stand in.
 
     Attributes:
         path: its own; "" at the root.
@@ -85,21 +85,21 @@ class Walker:
         if "input_layers" not in config:
             is_layer = layers and is_layer_node(layers[0])
             shape = sequential.own_batch_shape(layers[0].get("config")) if is_layer else None
-            parts = self._children(layers, old_names, _Around(path, group, stores, depth))
+            parts = self._children(layers, old_names, _OldModel(path, group, stores, depth))
             sequential.add_input_layer(node, shape, path, self.run)
             return parts
         if changes:
             graph.rename_refs(config, changes)
         known = graph.layer_names(layers, path)
         offsets = graph.call_offsets(layers, known, config.get("output_layers"))
-        around = _Around(path, group, stores, depth, known, offsets, is_graph=True)
+        around = _OldModel(path, group, stores, depth, known, offsets, is_graph=True)
         parts = self._children(layers, old_names, around)
-        self._ends(config, known, offsets)
+        self._outputs(config, known, offsets)
         graph.single_tensors(config, path, self.run)
         return parts
 
     def _children(
-        self, layers: list[Any], old_names: list[str | None], around: _Around
+        self, layers: list[Any], old_names: list[str | None], around: _OldModel
     ) -> list[Arrays]:
         """Rewrite a model's layers; their arrays.
 
@@ -165,7 +165,7 @@ class Walker:
         ):
             detail = keras1.convert(layer, self.ordering, self.theano)
             layer.note("Keras 1 words", "Keras 1.0-1.2", detail)
-        inner = self._held(layer, old_name, stores, depth)
+        inner = self._held_layers(layer, old_name, stores, depth)
         rewrite_layer(layer)
         if inner:
             arrays = in_a_row(path, wrappers.count_directions(old_name, inner))
@@ -181,7 +181,7 @@ class Walker:
                 ]
         return arrays.frozen() if old_config.get("trainable") is False else arrays
 
-    def _held(
+    def _held_layers(
         self, layer: OldLayer, old_name: str, stores: tuple[str, ...], depth: int
     ) -> list[Arrays]:
         """Rewrite the layers that a wrapper's config holds; their arrays.
@@ -268,7 +268,7 @@ class Walker:
         arguments = graph.map_refs(call.arguments, shift, set())
         return graph.Call(first, arguments)
 
-    def _ends(self, config: Config, known: set[str], offsets: dict[str, int]) -> None:
+    def _outputs(self, config: Config, known: set[str], offsets: dict[str, int]) -> None:
         """Outputs: Keras 3 counts the calls of functional models from 1 here, of others from 0."""
         classes = {layer["name"]: class_of(layer) for layer in config["layers"]}
 

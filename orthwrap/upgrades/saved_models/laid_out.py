@@ -33,7 +33,7 @@ _LOOKUPS = {"StringLookup", "IntegerLookup", "TextVectorization"}
 
 
 @dataclass(frozen=True)
-class Layout:
+class LaidOut:
     """Where the arrays go.
 
     Attributes:
@@ -47,7 +47,7 @@ class Layout:
 
 def lay_out(
     model: Config, objects: Sequence[HeldObject], shapes: Mapping[str, tuple[int, ...]]
-) -> Layout:
+) -> LaidOut:
     """Find each weight's array.
 
     Args:
@@ -66,7 +66,7 @@ def lay_out(
     walk.check_all_placed()
     placed = {key for keys in walk.groups.values() for key in keys}
     left = (_left(key) for key in shapes if key not in placed)
-    return Layout(walk.groups, tuple(dict.fromkeys(name for name in left if name)))
+    return LaidOut(walk.groups, tuple(dict.fromkeys(name for name in left if name)))
 
 
 def _left(key: str) -> str:

@@ -31,7 +31,7 @@ def modernise_saved_model(old: Described) -> Modernised:
         raise FileFault(f"says it is of Keras {old.keras_version:.20}, which writes no such folder")
     assert old.checkpoint is not None  # of every such folder
     with readable_faults("SavedModel"):
-        metadata = plain(old.config)
+        metadata = plain_config(old.config)
         config = model_config(metadata)
         try:
             layout = lay_out(config, old.checkpoint.objects(), old.checkpoint.shapes())
@@ -69,12 +69,12 @@ def model_config(metadata: Config) -> Config:
     return config
 
 
-def plain(value: Any) -> Any:
+def plain_config(value: Any) -> Any:
     """A config as other files have it: tuples and shapes are lists, and no numbers of objects."""
     if isinstance(value, list):
-        return [plain(item) for item in value]
+        return [plain_config(item) for item in value]
     if isinstance(value, dict):
         if value.get("class_name") in ("__tuple__", "TensorShape") and "items" in value:
-            return plain(value["items"])
-        return {key: plain(item) for key, item in value.items() if key != "shared_object_id"}
+            return plain_config(value["items"])
+        return {key: plain_config(item) for key, item in value.items() if key != "shared_object_id"}
     return value

@@ -1,0 +1,215 @@
+"""Each penalty beside the training step of a model, in turn, within a time."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from orthwrap._version import __version__
+from orthwrap.costs import passes, steps
+from orthwrap.costs.device import device
+from orthwrap.costs.timing import Seconds, Timed, in_turn, spread
+from orthwrap.costs.variants import Variant, variants
+from orthwrap.costs.wanted import Wanted
+from orthwrap.errors import NoMatchError
+from orthwrap.live.live_store import LiveStore
+from orthwrap.live.rebuild import rebuild
+from orthwrap.penalties.cheapest import exact_is_cheaper
+from orthwrap.penalties.options import PROBES
+from orthwrap.penalties.table import PENALTIES
+from orthwrap.penalties.tensors import on_processor
+from orthwrap.plan.decide import plan
+from orthwrap.plan.decision import REGULARIZED
+from orthwrap.regularizers import from_attachment
+from orthwrap.report import cost_record
+from orthwrap.report.cost_record import BenchReport, CostRow
+from orthwrap.report.make import Measuring
+from orthwrap.report.versions import versions
+from orthwrap.rules.rule import Rule
+from orthwrap.stores.store import ModelRecord
+from orthwrap.survey import Survey, survey
+from orthwrap.training.pull.pull_callback import Pull
+
+Tell = Callable[[str], None]
+
+STEP, NOTHING = "step", "nothing"
+# The share of the time after which nothing more is compiled: what is left is for measuring.
+_FOR_COMPILING = 0.75
+
+
+def measured(
+    model: Any, record: ModelRecord, wanted: Wanted, measuring: Measuring | None = None
+) -> BenchReport:
+    """What each penalty costs beside a training step of the model.
+
+    Args:
+        model: without regularizers of orthwrap's; it is compiled, if it is not, and trained.
+        record: what the report calls it.
+        measuring: shows how many of the variants are ready.
+
+    Raises:
+        NoMatchError: a target matches nothing, or nothing that is trained.
+        ValueFault: no batch can be made up for the model.
+    """
+    until = time.monotonic() + wanted.seconds
+    compiling_until = time.monotonic() + _FOR_COMPILING * wanted.seconds
+    x, notes = steps.synthetic_inputs(model, wanted.batch)
+    y, loss, more = steps.made_ready(model, x)
+    bench = _Bench(model, survey(LiveStore(model)), x, y, wanted)
+    chosen, warnings = bench.variants()
+    functions: dict[str, Timed] = {}
+    with (
+        contextlib.nullcontext(lambda name: None)
+        if measuring is None
+        else measuring(len(chosen) + 1) as tell
+    ):
+        ready = bench.fill(functions, chosen, compiling_until, tell)
+    seconds = in_turn(functions, until=until)
+    step = spread(seconds[STEP])
+    order = list(PENALTIES)
+    rows = sorted((bench.row(v, seconds) for v in ready), key=lambda r: order.index(r.regularizer))
+    return BenchReport(
+        model=record,
+        backend=keras.backend.backend(),
+        device=asdict(device()),
+        precision=str(model.dtype_policy.name),
+        versions=versions(),
+        batch=wanted.batch,
+        loss=loss,
+        step=cost_record.Seconds(**asdict(step)),
+        rounds=len(seconds[STEP]),
+        whole=wanted.whole,
+        kernels=len(bench.trained),
+        parameters=sum(int(np.prod(k.shape)) for k in bench.trained),
+        rows=tuple(rows),
+        orthwrap_version=__version__,
+        left_out=tuple(v.name for v in chosen if v not in ready),
+        warnings=(*notes, *more, *warnings),
+    )
+
+
+def _warm(call: Callable[[], None]) -> Timed:
+    """Called twice: the first compiles, the second may do so for what the first has changed."""
+    call()
+    call()
+    return Timed(call)
+
+
+class _Bench:
+    """A model whose kernels get one penalty after another."""
+
+    def __init__(self, model: Any, surveyed: Survey, x: Any, y: Any, wanted: Wanted) -> None:
+        self._model, self._surveyed, self._wanted = model, surveyed, wanted
+        self._batch = x, y
+        self._pairs: dict[str, list[tuple[Any, Any]]] = {}
+        self.is_compiled = bool(model.jit_compile) and not model.run_eagerly
+        self.trained: list[Any] = []
+
+    def variants(self) -> tuple[list[Variant], tuple[str, ...]]:
+        """Those that some kernel can have and that are none of the others; and notes.
+
+        Raises:
+            NoMatchError: no kernel that is trained can have any.
+        """
+        chosen, notes, kernels = [], [], {}
+        last: Exception | None = None
+        for variant in variants(self._wanted.regularizers):
+            try:
+                pairs = self._penalized(variant)
+            except NoMatchError as e:
+                last = e
+                if variant.how == "exact":
+                    notes.append(f"{variant.regularizer}: {e}")
+                continue
+            if variant.how == "auto" and not self._is_mixed(pairs):
+                continue
+            self._pairs[variant.name] = pairs
+            chosen.append(variant)
+            kernels.update({id(kernel): kernel for _, kernel in pairs})
+        if last is not None and not chosen:
+            raise last
+        self.trained = list(kernels.values())
+        return chosen, tuple(notes)
+
+    def _penalized(self, variant: Variant) -> list[tuple[Any, Any]]:
+        """The regularizers of a variant, each with a kernel that is trained."""
+        planned = plan(self._surveyed, [self._rule(variant)])
+        trained = {id(v): v for v in self._model.trainable_variables}
+        pairs = []
+        for decision in planned.decisions:
+            if decision.decision != REGULARIZED or decision.attachment is None:
+                continue
+            made = from_attachment(decision.attachment)
+            keys = [k.weight.key for k in decision.slot.kernels if k.weight is not None]
+            pairs += [(made, trained[key]) for key in keys if key in trained]
+        if not pairs:
+            raise NoMatchError("none of the kernels that were chosen is trained")
+        return pairs
+
+    def _rule(self, variant: Variant) -> Rule:
+        words: dict[str, Any] = {"exclude": self._wanted.exclude, "factor": 1e-4}
+        if self._wanted.target is not None:
+            words["target"] = self._wanted.target
+        return Rule(regularizer=variant.regularizer, options=dict(variant.options), **words)
+
+    def _is_mixed(self, pairs: Sequence[tuple[Any, Any]]) -> bool:
+        """Whether `auto` takes the exact value of some kernels and the estimate of others."""
+        here = on_processor()
+        found = set()
+        for regularizer, kernel in pairs:
+            attachment, shape = regularizer.attachment, tuple(kernel.shape)
+            m, n = attachment.sides(regularizer.layout_for(shape), shape)
+            found.add(exact_is_cheaper(m, n, attachment.option(PROBES), here))
+        return len(found) > 1
+
+    def fill(
+        self, functions: dict[str, Timed], chosen: Sequence[Variant], until: float, tell: Tell
+    ) -> list[Variant]:
+        """Compiles the step and the variants, until there is no time for more; those done."""
+        functions[STEP] = _warm(steps.training_step(self._model, *self._batch))
+        tell("training step")
+        if not self._wanted.whole:
+            functions[NOTHING] = _warm(passes.nothing(self.trained, self.is_compiled))
+        ready: list[Variant] = []
+        for variant in chosen:
+            if ready and time.monotonic() > until:
+                break
+            timed = _warm(self._function(variant))
+            functions[variant.name] = replace(timed, calls=variant.every)
+            ready.append(variant)
+            tell(variant.name)
+        return ready
+
+    def _function(self, variant: Variant) -> Callable[[], None]:
+        if self._wanted.whole:
+            return self._whole_step(variant)
+        make = passes.pulls if variant.is_pull else passes.loss_and_gradients
+        return make(self._pairs[variant.name], self.is_compiled)
+
+    def _whole_step(self, variant: Variant) -> Callable[[], None]:
+        """The step of a copy that carries the penalty."""
+        planned = plan(self._surveyed, [self._rule(variant)])
+        model, _ = rebuild(LiveStore(self._model), planned.edits)
+        if variant.is_pull:
+            Pull(passes.PULL_RATE).start(model)
+        return steps.training_step(model, *self._batch)
+
+    def row(self, variant: Variant, seconds: dict[str, Seconds]) -> CostRow:
+        added = seconds[variant.name] - seconds[STEP if self._wanted.whole else NOTHING]
+        share = spread(np.maximum(added, 0.0) / seconds[STEP])
+        return CostRow(
+            regularizer=variant.regularizer,
+            how=variant.how,
+            options=dict(variant.options),
+            kernels=len(self._pairs[variant.name]),
+            seconds=max(spread(added).median, 0.0),
+            share=share.median,
+            share_low=share.low,
+            share_high=share.high,
+        )

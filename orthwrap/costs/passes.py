@@ -1,0 +1,157 @@
+"""A penalty of many kernels as one call on the device, loss and gradient, as a step has it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any
+
+import keras
+from keras import ops
+
+from orthwrap.regularizers.clock import Clock
+
+Tensor = Any
+Penalized = tuple[Callable[[Tensor], Tensor], Any]  # a regularizer, and the kernel that it is on
+
+PULL_RATE = 0.01
+
+
+def loss_and_gradients(pairs: Sequence[Penalized], compiled: bool) -> Callable[[], None]:
+    """The sum of the penalties, and its gradients.
+
+    Args:
+        pairs: regularizers with their kernels, `keras.Variable`s, which stay as they are.
+        compiled: by XLA, on TensorFlow; JAX always compiles, PyTorch never.
+    """
+    backend = keras.backend.backend()
+    if backend == "jax":
+        return _on_jax(pairs)
+    kernels = [kernel for _, kernel in pairs]
+
+    def total() -> Tensor:
+        return reduce(operator.add, (penalty(kernel) for penalty, kernel in pairs))
+
+    if backend == "torch":
+        import torch
+
+        def by_autograd() -> Any:
+            loss = total()
+            return loss, torch.autograd.grad(loss, [k.value for k in kernels])
+
+        return waiting(by_autograd)
+    import tensorflow as tf
+
+    @tf.function(autograph=False, jit_compile=compiled)  # type: ignore[untyped-decorator]
+    def run() -> Any:
+        with tf.GradientTape() as tape:
+            loss = total()
+        return loss, tape.gradient(loss, [k.value for k in kernels])
+
+    return waiting(run)
+
+
+def _on_jax(pairs: Sequence[Penalized]) -> Callable[[], None]:
+    """The states of what draws or counts go in and come back, as Keras's steps have it."""
+    import jax
+
+    clocks = {id(r): r for r, _ in pairs if isinstance(r, Clock)}
+    variables = [clock.state for clock in clocks.values()]
+    states = [ops.copy(v) for v in variables]
+    values = [k.value for _, k in pairs]
+
+    def total(values: Any, states: Any) -> Any:
+        handed_in = list(zip(variables, states, strict=True))
+        with keras.StatelessScope(state_mapping=handed_in) as scope:
+            loss = reduce(operator.add, (p(v) for (p, _), v in zip(pairs, values, strict=True)))
+        return loss, [scope.get_current_value(v) for v in variables]
+
+    run = jax.jit(jax.value_and_grad(total, has_aux=True))
+
+    def call() -> Any:
+        nonlocal states
+        (loss, states), gradients = run(values, states)
+        return loss, states, gradients
+
+    return waiting(call)
+
+
+def pulls(pairs: Sequence[tuple[Any, Any]], compiled: bool) -> Callable[[], None]:
+    """The kernels after one pull each; arguments as of `loss_and_gradients`."""
+    backend = keras.backend.backend()
+    values = [kernel.value for _, kernel in pairs]
+
+    def pulled(values: Sequence[Tensor]) -> list[Tensor]:
+        rate = ops.convert_to_tensor(PULL_RATE, "float32")
+        return [r.pulled(v, rate) for (r, _), v in zip(pairs, values, strict=True)]
+
+    return waiting(_compiled(pulled, values, backend, compiled))
+
+
+def nothing(kernels: Sequence[Any], compiled: bool) -> Callable[[], None]:
+    """A call with the same kernels that computes next to nothing: what calling costs."""
+    backend = keras.backend.backend()
+    values = [kernel.value for kernel in kernels]
+
+    def first(values: Sequence[Tensor]) -> list[Tensor]:
+        return [ops.reshape(v, (-1,))[0] for v in values]
+
+    if backend == "torch":
+        return waiting(lambda: values)
+    return waiting(_compiled(first, values, backend, compiled))
+
+
+def _compiled(
+    function: Callable[[Any], Any], values: Sequence[Tensor], backend: str, compiled: bool
+) -> Callable[[], Any]:
+    if backend == "jax":
+        import jax
+
+        run = jax.jit(function)
+        return lambda: run(values)
+    if backend == "torch":
+        import torch
+
+        def without_gradient() -> Any:
+            with torch.no_grad():
+                return function(values)
+
+        return without_gradient
+    import tensorflow as tf
+
+    made = tf.function(lambda: function(values), autograph=False, jit_compile=compiled)
+    return lambda: made()
+
+
+def waiting(call: Callable[[], Any]) -> Callable[[], None]:
+    """The call, which returns when the device has done it."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        def until_ready() -> None:
+            jax.block_until_ready(call())
+
+        return until_ready
+    if backend == "torch":
+        import torch
+
+        is_on_gpu = torch.cuda.is_available()
+
+        def run() -> None:
+            call()
+            if is_on_gpu:
+                torch.cuda.synchronize()
+
+        return run
+    import tensorflow as tf
+
+    has_gpu = bool(tf.config.list_logical_devices("GPU"))
+
+    def run_on_tensorflow() -> None:
+        call()
+        if has_gpu:
+            tf.test.experimental.sync_devices()
+
+    return run_on_tensorflow

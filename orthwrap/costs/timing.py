@@ -1,0 +1,67 @@
+"""Functions timed in turn, in one process, so that what else the machine does touches all alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Seconds = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What is timed.
+
+    Attributes:
+        call: does it once, and returns when the device is done.
+        calls: in a row that make one measurement, whose mean counts: so many that each does the
+            same work.
+    """
+
+    call: Callable[[], Any]
+    calls: int = 1
+
+    def seconds(self) -> float:
+        """Of one call, the mean of `calls`."""
+        start = time.perf_counter()
+        for _ in range(self.calls):
+            self.call()
+        return (time.perf_counter() - start) / self.calls
+
+
+def in_turn(
+    functions: Mapping[str, Timed], *, least: int = 3, most: int = 25, until: float | None = None
+) -> dict[str, Seconds]:
+    """Seconds of each function in each round; every round has all of them.
+
+    Args:
+        functions: by name, called before, so that nothing is compiled any more.
+        least, most: rounds.
+        until: of `time.monotonic()`, after which no round begins that is not one of the least.
+    """
+    rounds: list[list[float]] = []
+    while len(rounds) < most:
+        took = sum(rounds[-1]) if rounds else 0.0
+        if len(rounds) >= least and until is not None and time.monotonic() + took > until:
+            break
+        rounds.append([timed.seconds() for timed in functions.values()])
+    return dict(zip(functions, np.array(rounds).T, strict=True))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of several measurements, and between what half of them lie."""
+
+    median: float
+    low: float
+    high: float
+
+
+def spread(values: Seconds) -> Spread:
+    low, median, high = (float(v) for v in np.quantile(values, (0.25, 0.5, 0.75)))
+    return Spread(median, low, high)

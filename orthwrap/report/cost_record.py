@@ -1,0 +1,159 @@
+"""What penalties cost on a model and device, as plain frozen data that goes to JSON and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any, ClassVar
+
+from orthwrap.errors import ValueFault
+from orthwrap.stores.store import ModelRecord
+
+BENCH_SCHEMA = "orthwrap.bench/1"
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Of one call: the median over rounds, and between what half of them lie."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """What one penalty costs, had in one way.
+
+    Attributes:
+        regularizer: its name.
+        how: the way: `exact`, `auto`, `sketch`, `bfloat16`, `every=4`, `pulled`.
+        options: those that make it so.
+        kernels: on so many; fewer than the model's where it is no penalty of all.
+        seconds: that it adds to a step, at least 0.
+        share: of a training step.
+        share_low, share_high: between what half of the rounds lie.
+    """
+
+    regularizer: str
+    how: str
+    options: Mapping[str, Any]
+    kernels: int
+    seconds: float
+    share: float
+    share_low: float
+    share_high: float
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """What each penalty costs on a model and device; `str()` shows it, `to_json()` is its schema.
+
+    Attributes:
+        model: which.
+        backend: `tensorflow`, `jax` or `torch`.
+        device: `name`, `kind` (`cpu` or `accelerator`) and `count` of what computed.
+        precision: the model's dtype policy.
+        versions: of Python, orthwrap and the packages that were loaded.
+        batch: samples of a step.
+        loss: of the step, in words.
+        step: seconds of a training step without any penalty of orthwrap's.
+        rounds: how often each was measured, in turn.
+        whole: each penalty was measured within a step of its own, not beside it.
+        kernels, parameters: how many kernels were chosen, and how many weights they hold.
+        rows: the penalties, in the order of the list of penalties.
+        left_out: what was not measured as the time was over, by name.
+        warnings: what else is to be known.
+    """
+
+    model: ModelRecord
+    backend: str
+    device: Mapping[str, Any]
+    precision: str
+    versions: Mapping[str, str]
+    batch: int
+    loss: str
+    step: Seconds
+    rounds: int
+    whole: bool
+    kernels: int
+    parameters: int
+    rows: tuple[CostRow, ...]
+    orthwrap_version: str
+    left_out: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    command_line: str | None = field(default=None, compare=False)
+
+    kind: ClassVar[str] = "bench"
+
+    def __str__(self) -> str:
+        """As the command shows it, at 100 columns."""
+        return str(importlib.import_module("orthwrap.report.terminal").text_of(self))
+
+    def __repr__(self) -> str:
+        return f"<BenchReport: {len(self.rows)} costs beside a step of {self.step.median:.3g} s>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return f"<pre>{escape(str(self))}</pre>"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Saves it as `.json`, whole or not at all.
+
+        Raises:
+            ValueFault: another suffix.
+            FileFault: it cannot be written, or a file is there that is no report.
+        """
+        importlib.import_module("orthwrap.report.exports").save(self, path)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON-ready data, schema `orthwrap.bench/1`."""
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        version = own.pop("orthwrap_version")
+        return {
+            "schema": BENCH_SCHEMA,
+            "orthwrap_version": version,
+            "command": "bench",
+            **own,
+            "model": dataclasses.asdict(self.model),
+            "device": dict(self.device),
+            "versions": dict(self.versions),
+            "step": dataclasses.asdict(self.step),
+            "rows": [dataclasses.asdict(row) for row in self.rows],
+            "left_out": list(self.left_out),
+            "warnings": list(self.warnings),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> BenchReport:
+        """The report whose `to_json` this is.
+
+        Raises:
+            ValueFault: the data is of another schema, or lacks something.
+        """
+        if data.get("schema") != BENCH_SCHEMA:
+            raise ValueFault(f"not of schema {BENCH_SCHEMA}: {data.get('schema')!r:.80}")
+        try:
+            fields = {f.name: data[f.name] for f in dataclasses.fields(cls)}
+            return cls(
+                **fields
+                | {
+                    "model": _known(ModelRecord, data["model"]),
+                    "step": _known(Seconds, data["step"]),
+                    "rows": tuple(_known(CostRow, row) for row in data["rows"]),
+                    "left_out": tuple(data["left_out"]),
+                    "warnings": tuple(data["warnings"]),
+                }
+            )
+        except (KeyError, TypeError) as e:
+            raise ValueFault(f"{BENCH_SCHEMA}: {e} is missing, or not as it should be") from e
+
+
+def _known(cls: Any, data: Mapping[str, Any]) -> Any:
+    """What a later version adds is passed over."""
+    names = {f.name for f in dataclasses.fields(cls)}
+    return cls(**{name: value for name, value in data.items() if name in names})

