@@ -125,8 +125,8 @@ def gone(network: Network, seed: int, unlucky: int | None = None, epochs: int = 
         standing = TASK.standing(0.9, held_out.first, seen)
         if trained is not None and standing.cannot_tell:
             then = held_out.first.with_more(trained.first)
-            now = seen.with_more(trained.measured(lost, network.flicker))
-            standing = replace(standing, pooled_worse_by=TASK.worse_by(then, now)[0])
+            more = seen.with_more(trained.measured(lost, network.flicker))
+            standing = replace(standing, pooled_worse_by=TASK.worse_by(then, more)[0])
         progress = progress.with_epoch(GoalEpoch(number, residuals, rates, standing))
         progress = replace(progress, ended=ending(progress))
         if progress.ended:
@@ -334,6 +334,29 @@ def test_trained_samples_decide_where_the_others_cannot_tell(
     found = TaskStanding(0.9, 0.9, worse, error, 0.005, there)
     assert (found.cannot_tell, found.holds, found.is_well) == (unsure, holds, well)
     assert found.spent is (worse - 0.005 > error)  # whatever is said elsewhere
+
+
+def test_a_share_in_which_no_sample_changed_is_not_certain() -> None:
+    """Its standard error is √2/n: one more lost and one more gained of n."""
+    right = Measured(1.0, np.ones(100, "float32"))
+    assert TASK.worse_by(right, right) == (0.0, pytest.approx(math.sqrt(2) / 100))
+    error = Task("mae", True, lambda: right)
+    assert error.worse_by(right, right) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "recovers"), [(0.5, 0.3, True), (0.5, 0.49, False), (0.1, 0.05, False)]
+)
+def test_the_task_recovers_where_a_part_of_the_risen_loss_comes_back(
+    before: float, now: float, recovers: bool
+) -> None:
+    noise = np.random.default_rng(0).uniform(0.95, 1.05, 100)
+    first, then, last = (Measured(1.0, noise, level * noise) for level in (0.1, before, now))
+    standing = TASK.standing(1.0, first, last, then)
+    assert standing.recovers is recovers
+    epochs = tuple(GoalEpoch(i, (0.1,), (0.1,), standing) for i in (1, 2))
+    kernels = (KernelGoal("k", "residual", 1.0, 0.1, True),)
+    assert ending(GoalProgress("10x", kernels, epochs)) == ("" if recovers else "reached")
 
 
 def test_an_epoch_is_not_kept_for_its_luck() -> None:
