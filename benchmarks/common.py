@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+RESULTS = Path(__file__).parent / "results"
+
 
 def parser(description: str, quick: str, output: str) -> argparse.ArgumentParser:
     """`--quick`, `--cores`, `--output`; the JSON goes to `results/<output>` by default."""
@@ -19,7 +21,7 @@ def parser(description: str, quick: str, output: str) -> argparse.ArgumentParser
     options.add_argument(
         "--output",
         type=Path,
-        default=Path(__file__).parent / "results" / output,
+        default=RESULTS / output,
         help="where the JSON goes",
     )
     return options

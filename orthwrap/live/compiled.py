@@ -136,8 +136,13 @@ def as_policy(name: str | None) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
+EXACT_STEP = "_step_of_exact_penalties"
+"""The attribute that holds a step in which no penalty is left to chance."""
+
+
 def forget_compiled_steps(model: Any) -> None:
     """Steps that Keras compiled keep the losses and regularizers they were traced with."""
+    vars(model).pop(EXACT_STEP, None)
     for name in ("train_function", "test_function"):
         if getattr(model, name, None) is not None:
             setattr(model, name, None)

@@ -70,6 +70,10 @@ class OrthogonalityRegularizer(_Regularizer):
     _counting: ClassVar[type[OrthogonalityRegularizer] | None] = None
     # While its kernels are pulled after each step, it adds nothing to the loss.
     is_pulled = False
+    # While its kernels' penalty is measured from the weights, it adds nothing either.
+    is_aside = False
+    # While it is paid for at each call, whatever `every` says.
+    is_at_each_call = False
 
     def __new__(cls, *words: Any, **options: Any) -> OrthogonalityRegularizer:
         penalty = PENALTIES.get(cls.penalty)
@@ -141,6 +145,11 @@ class OrthogonalityRegularizer(_Regularizer):
         """Whether each call draws anew, or may."""
         return self._estimate != "exact" or self._descriptor.draws
 
+    @property
+    def has_chance(self) -> bool:
+        """Whether a single call may give other than the penalty: an estimate, or `every`."""
+        return self._clock is not None
+
     def _is_sketched(self, x: Tensor) -> bool:
         """Whether this kernel's penalty is estimated by probes."""
         attachment = self.attachment
@@ -173,12 +182,12 @@ class OrthogonalityRegularizer(_Regularizer):
 
     def _value(self, x: Tensor) -> Tensor:
         split = self._splits.of(x)
-        if self.is_pulled:
+        if self.is_pulled or self.is_aside:
             return ops.zeros((), _computed_in(x))
         x = ops.convert_to_tensor(x)
         counts = self._every > 1 or self._descriptor.draws or self._is_sketched(x)
         moment = self._clock.tick() if self._clock is not None and counts else None
-        if moment is None or self._every == 1:
+        if moment is None or self._every == 1 or self.is_at_each_call:
             # Where nobody keeps the count, each call is paid for, and none stronger than it is.
             return self._penalty_of(x, moment, self._base.factor, split)
         # Paid for at one call in `every`, and so many times as strong there.

@@ -59,8 +59,10 @@ class TaskStanding:
         worse_by: the mean paired difference to the reference; above 0 is worse.
         standard_error: of that difference; 0 where samples could not be told apart.
         margin: what may be lost, in the metric's own unit.
-        trained_worse_by: the difference to the original on samples that are trained on; None where
-            they were not asked.
+        pooled_worse_by: the same difference over these samples and some that are trained on, all
+            alike; None where those were not asked.
+        recovers: the loss of these samples is higher than at first, and a twentieth of that or
+            more came back since the epoch before, each by more than its standard error.
     """
 
     value: float
@@ -68,7 +70,8 @@ class TaskStanding:
     worse_by: float
     standard_error: float
     margin: float
-    trained_worse_by: float | None = None
+    pooled_worse_by: float | None = None
+    recovers: bool = False
 
     @property
     def spent(self) -> bool:
@@ -82,10 +85,10 @@ class TaskStanding:
 
     @property
     def holds(self) -> bool:
-        """Whether the margin does: where the samples cannot tell, the trained ones decide."""
-        if self.trained_worse_by is None or not self.cannot_tell:
+        """Whether the margin does: where the samples cannot tell, more of them decide."""
+        if self.pooled_worse_by is None or not self.cannot_tell:
             return not self.spent
-        return self.trained_worse_by <= self.margin
+        return self.pooled_worse_by <= self.margin
 
     @property
     def is_well(self) -> bool:

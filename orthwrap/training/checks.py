@@ -47,6 +47,11 @@ def check_objects(settings: Settings) -> None:
                 f"callbacks must be objects of keras.callbacks.Callback; got "
                 f"{type(callback).__name__}"
             )
+        if isinstance(callback, keras.callbacks.BackupAndRestore):  # it would set the epoch, too
+            raise ValueFault(
+                "callback BackupAndRestore goes back to a place of its own: give checkpoint_dir, "
+                "and resume to go on from there"
+            )
 
 
 def _check_optimizer(given: Any) -> None:

@@ -78,6 +78,7 @@ from orthwrap.training.loop.checkpoints import (
     checksum,
     fingerprint,
 )
+from orthwrap.training.loop.exact import exact_penalties, with_exact
 from orthwrap.training.loop.interrupts import Interrupts
 from orthwrap.training.loop.logs import check_board, open_log
 from orthwrap.training.loop.losses import split_losses, without_unused
@@ -540,9 +541,10 @@ def _figures(
 
 
 def _evaluate(model: Any, flow: Any, data: Data) -> dict[str, float]:
-    with whole_batches((data.held_out or data.train).count):
+    with whole_batches((data.held_out or data.train).count), exact_penalties(model) as added:
         logs = model.evaluate(flow, verbose=0, return_dict=True)
-    return without_unused(model, {k: float(v) for k, v in logs.items() if np.ndim(v) == 0})
+    figures = {k: float(v) for k, v in logs.items() if np.ndim(v) == 0}
+    return without_unused(model, with_exact(figures, added))
 
 
 def _words(

@@ -254,9 +254,9 @@ def make():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["fails", "interrupted"])
+@pytest.mark.parametrize("how", ["begins not", "fails", "interrupted"])
 def test_none_waits_for_a_process_that_ends(folder: Path, how: str, tmp_path: Path) -> None:
-    """The second one runs out of data in the middle of an epoch, or its user presses Ctrl-C."""
+    """The second one has no model, or no data in mid-epoch, or its user presses Ctrl-C."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{s.getsockname()[1]}"
@@ -268,7 +268,7 @@ def test_none_waits_for_a_process_that_ends(folder: Path, how: str, tmp_path: Pa
         (own / "spoiling.py").write_text(SPOILING.format(fails=fails))
         words = [
             "apply",
-            folder / "plain.keras",
+            "missing.keras" if (i, how) == (1, "begins not") else folder / "plain.keras",
             "-o",
             "out.keras",
             "--no-measure",
@@ -276,8 +276,8 @@ def test_none_waits_for_a_process_that_ends(folder: Path, how: str, tmp_path: Pa
             0.1,
         ]
         words += ["--data", "spoiling:make", "--validation", folder / "even.npz", "--seed", 1]
-        words += ["--epochs", 1 if how == "fails" else 5000, "--log", "log.csv"]
-        words += ["--steps-per-epoch", 200 if how == "fails" else 5]
+        words += ["--epochs", 5000 if how == "interrupted" else 1, "--log", "log.csv"]
+        words += ["--steps-per-epoch", 5 if how == "interrupted" else 200]
         env = {
             "KERAS_BACKEND": "jax",
             "KERAS_DISTRIBUTION_JOB_ADDRESSES": address,
@@ -299,8 +299,12 @@ def test_none_waits_for_a_process_that_ends(folder: Path, how: str, tmp_path: Pa
                 process.send_signal(signal.SIGKILL)
                 process.communicate()
     first, second = (process.returncode for process in started)
-    assert second == (1 if how == "fails" else 130)
+    assert second == (130 if how == "interrupted" else 1)
     assert first not in (0, None)
+    if how == "begins not":
+        assert "error: missing.keras does not exist" in said[1]
+        assert "error: process 0 of 2 lost another one" in said[0]
+        assert "that one's own last line says why it ended" in said[0]
     if how == "fails":
         assert "reading a batch of make() failed: RuntimeError: the disk is gone" in said[1]
     assert not (tmp_path / "0" / "out.keras").exists()

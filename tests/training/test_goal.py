@@ -351,7 +351,7 @@ def test_apply_with_data_and_nothing_else_divides_every_residual_by_ten() -> Non
     np.testing.assert_allclose(kept.residuals, list(after.values()), rtol=1e-4)
     assert all(r.regularizer.pull for r in report.layers)
     tasks = [e.task for e in told.epochs]  # where 30 samples cannot tell, others are asked
-    assert [t.trained_worse_by is not None for t in tasks] == [t.cannot_tell for t in tasks]
+    assert [t.pooled_worse_by is not None for t in tasks] == [t.cannot_tell for t in tasks]
     assert report.training.held_out
     assert any("30 more to validate" in line for line in report.training.choices)
     accuracy = result.model.evaluate(X_VAL, Y_VAL, verbose=0)[1]

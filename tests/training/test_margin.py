@@ -124,8 +124,9 @@ def gone(network: Network, seed: int, unlucky: int | None = None, epochs: int = 
             seen = Measured(float(seen.each.mean()), seen.each)
         standing = TASK.standing(0.9, held_out.first, seen)
         if trained is not None and standing.cannot_tell:
-            there = TASK.worse_by(trained.first, trained.measured(lost, network.flicker))
-            standing = replace(standing, trained_worse_by=there[0])
+            then = held_out.first.with_more(trained.first)
+            more = seen.with_more(trained.measured(lost, network.flicker))
+            standing = replace(standing, pooled_worse_by=TASK.worse_by(then, more)[0])
         progress = progress.with_epoch(GoalEpoch(number, residuals, rates, standing))
         progress = replace(progress, ended=ending(progress))
         if progress.ended:
@@ -253,8 +254,8 @@ def test_steps_become_shorter_as_the_task_suffers_and_longer_as_it_recovers() ->
     assert after(lost, well) == after()
     unsure = TaskStanding(0.89, 0.9, 0.01, 0.01, 0.005)
     assert after(unsure) == after() / 2
-    assert after(replace(unsure, trained_worse_by=0.0)) == after() * 1.5
-    assert after(replace(unsure, trained_worse_by=0.01)) == after() / 2
+    assert after(replace(unsure, pooled_worse_by=0.0)) == after() * 1.5
+    assert after(replace(unsure, pooled_worse_by=0.01)) == after() / 2
 
 
 # Rates
@@ -335,9 +336,34 @@ def test_trained_samples_decide_where_the_others_cannot_tell(
     assert found.spent is (worse - 0.005 > error)  # whatever is said elsewhere
 
 
+def test_a_share_in_which_no_sample_changed_is_not_certain() -> None:
+    """Its standard error is √2/n: one more lost and one more gained of n."""
+    right = Measured(1.0, np.ones(100, "float32"))
+    worse_by, standard_error = TASK.worse_by(right, right)
+    assert worse_by == 0
+    assert standard_error == pytest.approx(math.sqrt(2) / 100)
+    error = Task("mae", True, lambda: right)
+    assert error.worse_by(right, right) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "recovers"), [(0.5, 0.3, True), (0.5, 0.49, False), (0.1, 0.05, False)]
+)
+def test_the_task_recovers_where_a_part_of_the_risen_loss_comes_back(
+    before: float, now: float, recovers: bool
+) -> None:
+    noise = np.random.default_rng(0).uniform(0.95, 1.05, 100)
+    first, then, last = (Measured(1.0, noise, level * noise) for level in (0.1, before, now))
+    standing = TASK.standing(1.0, first, last, then)
+    assert standing.recovers is recovers
+    epochs = tuple(GoalEpoch(i, (0.1,), (0.1,), standing) for i in (1, 2))
+    kernels = (KernelGoal("k", "residual", 1.0, 0.1, True),)
+    assert ending(GoalProgress("10x", kernels, epochs)) == ("" if recovers else "reached")
+
+
 def test_an_epoch_is_not_kept_for_its_luck() -> None:
     unsure = TaskStanding(0.9, 0.9, 0.01, 0.01, 0.005, 0.0)
-    tasks = [unsure, replace(unsure, trained_worse_by=0.02), unsure, unsure]
+    tasks = [unsure, replace(unsure, pooled_worse_by=0.02), unsure, unsure]
     epochs = tuple(GoalEpoch(i + 1, (0.9 - i / 10,), (0.1,), t) for i, t in enumerate(tasks))
     kernels = (KernelGoal("k", "residual", 1.0, 0.1, True),)
     lucky = GoalProgress("10x", kernels, epochs[:3])

@@ -119,6 +119,10 @@ def test_unknown_names_have_neighbours(words: Any, said: str) -> None:
             r"ExponentialDecay is a class: give an object of it, ExponentialDecay\(\.\.\.\)",
         ),
         ({"callbacks": [keras.callbacks.EarlyStopping]}, "callback EarlyStopping is a class"),
+        (
+            {"callbacks": [keras.callbacks.BackupAndRestore("nowhere")]},
+            "BackupAndRestore goes back to a place of its own: give checkpoint_dir",
+        ),
         ({"callbacks": print}, "must be objects of keras.callbacks.Callback; got builtin"),
         ({"optimizer": keras.optimizers.SGD}, "optimizer SGD is a class: give an object"),
         ({"optimizer": 0.1}, "optimizer 0.1 is none"),

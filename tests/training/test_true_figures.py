@@ -102,6 +102,86 @@ def test_task_loss_is_true_beside_any_penalty(cls: Any, factor: float) -> None:
         assert training.history["seen"] == (1,)
 
 
+def sigma_max(kernel: Array) -> float:
+    """σ_max(G−I), in float64."""
+    w = kernel.astype("float64")
+    return float(np.abs(np.linalg.svd(w, compute_uv=False) ** 2 - 1).max())
+
+
+class Watching(keras.callbacks.Callback):  # type: ignore[misc]
+    """The penalty after each epoch, computed by NumPy, and what `evaluate` gives meanwhile."""
+
+    def __init__(self, penalty: Callable[[Array], float]) -> None:
+        super().__init__()
+        self._penalty = penalty
+        self.penalties: list[float] = []
+        self.evaluated: list[float] = []
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.penalties.append(self._penalty(array(self.model.layers[1].kernel)))
+        self.evaluated.append(self.model.evaluate(X, Y, verbose=0, return_dict=True)["penalty"])
+
+
+CHANCE: dict[str, tuple[str, dict[str, Any], Callable[[Array], float]]] = {
+    "every": ("so", {"every": 3}, so),
+    "sketch": ("so", {"estimate": "sketch", "probes": 1}, so),
+    "srip above 128": ("srip", {"steps": 1}, sigma_max),
+}
+
+
+@pytest.mark.traced
+@pytest.mark.parametrize("case", CHANCE)
+def test_validation_is_exact_where_a_call_is_an_estimate(case: str) -> None:
+    name, options, formula = CHANCE[case]
+    keras.utils.set_random_seed(0)
+    body = [layers.Dense(140), layers.Dense(130), layers.Dense(3, activation="softmax")]
+    model = keras.Sequential([layers.Input((6,)), *body])
+    model.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy")
+    watching = Watching(lambda kernel: 1e-2 * formula(kernel))
+    words: dict[str, Any] = {"regularizer": name, "factor": 1e-2, "options": options}
+    words |= {"target": model.layers[-2].name, "scale": "unit"}
+    # Each epoch validates on three batches, and `every` pays at one of three.
+    result = orthwrap.apply(
+        model,
+        data=(X, Y, X, Y),
+        batch_size=8,
+        epochs=4,
+        monitor="val_loss",
+        callbacks=[watching],
+        **words,
+    )
+    training = result.report.training
+    assert training is not None
+    history = training.history
+    np.testing.assert_allclose(history["val_penalty"], watching.penalties, rtol=1e-5)
+    total = np.add(history["val_task_loss"], watching.penalties)
+    np.testing.assert_allclose(history["val_loss"], total, rtol=1e-5)
+    assert training.kept_epoch == 1 + int(np.argmin(total))
+    first = 1e-2 * formula(array(model.layers[-2].kernel))
+    assert training.metrics_before["penalty"] == pytest.approx(first, rel=1e-5)
+    kept = watching.penalties[training.kept_epoch - 1]
+    assert training.metrics_after["penalty"] == pytest.approx(kept, rel=1e-5)
+    # Whoever else evaluates gets what the regularizer gives.
+    assert all(value > 0 for value in watching.evaluated) or case == "every"
+    assert not np.allclose(watching.evaluated, watching.penalties, rtol=1e-4)
+
+
+@pytest.mark.traced
+def test_validation_takes_a_penalty_of_outputs_at_each_batch() -> None:
+    """Features × features of the batch's outputs, divided by its samples, as Keras does."""
+    model = classifier()
+    words: dict[str, Any] = {"on": "activity", "factor": 0.1, "options": {"every": 3}}
+    result = orthwrap.apply(
+        model, target="hidden", data=(X, Y, X, Y), epochs=2, batch_size=8, **words
+    )
+    hidden = np.tanh(X.astype("float64") @ array(model.layers[1].kernel))
+    grams = [h.T @ h / len(h) for h in np.split(hidden, 3)]
+    penalty = np.mean([0.1 * np.sum((g - np.eye(5)) ** 2) / 8 for g in grams])
+    training = result.report.training
+    assert training is not None
+    assert training.history["val_penalty"] == pytest.approx((penalty,) * 2, rel=1e-4)
+
+
 class Truth(keras.callbacks.Callback):  # type: ignore[misc]
     """The task loss after each epoch, computed by NumPy."""
 

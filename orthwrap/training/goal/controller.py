@@ -117,8 +117,8 @@ def _longer(task: TaskStanding | None) -> float:
     """How many times longer the step after an epoch is than the one before."""
     if task is None or task.is_well:
         return 2.0
-    if task.holds and task.trained_worse_by is not None:
-        return 1.5  # the samples cannot tell, and those that are trained on say that it holds
+    if task.holds and task.pooled_worse_by is not None:
+        return 1.5  # the samples cannot tell, and with others that are trained on it holds
     return 0.5
 
 
@@ -174,11 +174,16 @@ def _fallen(rate: float, steps: int, speed: float) -> tuple[float, float]:
 
 
 def ending(progress: GoalProgress) -> str:
-    """Why the run should end now: "reached", "margin", or "" where it goes on."""
+    """Why the run should end now: "reached", "margin", or "" where it goes on.
+
+    At the goal kernels are held, and what the way there cost the task may come back: not before
+    that is over does the run end.
+    """
     epochs = progress.epochs
     last = epochs[-2:]
     if len(last) == 2 and all(progress.is_reached(e) and e.holds for e in last):
-        return "reached"
+        task = last[-1].task
+        return "" if task is not None and task.recovers else "reached"
     spent = [e for e in epochs if not e.holds]
     if not spent:
         return ""

@@ -62,6 +62,7 @@ class Pursuit:
         self._aim, self._task, self._course, self._clock = aim, task, course, clock
         self._original: Measured | None = None
         self._reference: Measured | None = None
+        self._before: Measured | None = None  # the epoch before
         self._trained: Measured | None = None  # the original, on what is trained on
         self._rates: tuple[float | None, ...] = ()
         self._began = 0.0
@@ -145,11 +146,14 @@ class Pursuit:
         assert self._reference is not None
         if not self.progress.epochs:  # what training alone gains is no leave to lose it again
             self._reference = task.better_of(self._reference, now)
-        standing = task.standing(self.progress.original or 0.0, self._reference, now)
+        original = self.progress.original or 0.0
+        standing = task.standing(original, self._reference, now, self._before)
+        self._before = now
         if self._trained is None or task.measure_trained is None or not standing.cannot_tell:
             return standing
-        there, _ = task.worse_by(self._trained, task.measure_trained())
-        return replace(standing, trained_worse_by=there)
+        all_then = self._reference.with_more(self._trained)
+        pooled, _ = task.worse_by(all_then, now.with_more(task.measure_trained()))
+        return replace(standing, pooled_worse_by=pooled)
 
     def stop(self) -> None:
         """Takes the pulls off. May be repeated."""
@@ -187,8 +191,8 @@ class Pursuit:
     @property
     def arrays(self) -> list[NDArray[Any]]:
         """What the task is held against, sample by sample; nothing where there is none."""
-        held = [m for m in (self._reference, self._trained) if m is not None]
-        return [a for m in held for a in (np.asarray(m.value, np.float64), _each(m))]
+        held = [m for m in (self._reference, self._trained, self._before) if m is not None]
+        return [a for m in held for a in _arrays_of(m)]
 
     def _restore(self, state: Mapping[str, Any], arrays: Sequence[NDArray[Any]]) -> None:
         progress, rates = GoalProgress.from_json(state["progress"]), tuple(state["rates"])
@@ -198,20 +202,26 @@ class Pursuit:
         if not all(r is None or 0 <= r <= 1 for r in rates):
             raise ValueError(f"rates {rates}")
         asks = self._task is not None and self._task.measure_trained is not None
-        if len(arrays) != 2 * ((self._task is not None) + asks):
+        has_before = self._task is not None and bool(progress.epochs)
+        if len(arrays) != 3 * ((self._task is not None) + asks + has_before):
             raise ValueError("another task")
         self._progress, self._rates = progress, rates
-        held = [
-            Measured(float(value), each if each.size else None)
-            for value, each in zip(arrays[::2], arrays[1::2], strict=True)
-        ]
+        held = [_measured(*arrays[i : i + 3]) for i in range(0, len(arrays), 3)]
         self._reference = held[0] if held else None
         self._trained = held[1] if asks else None
+        self._before = held[-1] if has_before else None
 
     def _assign(self) -> None:
         if self._pulling is not None:
             self._pulling.assign([self._rates[i] or 0.0 for i in self._pulled])
 
 
-def _each(measured: Measured) -> NDArray[Any]:
-    return np.empty(0, np.float32) if measured.each is None else measured.each
+def _arrays_of(measured: Measured) -> list[NDArray[Any]]:
+    """For `_measured`; an empty one stands for None."""
+    none = np.empty(0, np.float32)
+    samples = (none if a is None else a for a in (measured.each, measured.losses))
+    return [np.asarray(measured.value, np.float64), *samples]
+
+
+def _measured(value: Any, each: NDArray[Any], losses: NDArray[Any]) -> Measured:
+    return Measured(float(value), each if each.size else None, losses if losses.size else None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -24,15 +24,31 @@ Array = NDArray[Any]
 MARGIN = 0.005  # of accuracy and the like
 LOSS_MARGIN = 0.05  # the share of a loss or an error
 
+RECOVERED = 0.05  # of what a loss has risen by, that comes back in an epoch worth waiting for
+
 TASK_LOSS = "task_loss"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The task's figure on some samples: the mean of `each`, where there is a figure of each."""
+    """The task's figure on some samples.
+
+    Attributes:
+        value: the figure, the mean of `each` where there is a figure of each sample.
+        each: of the samples, or None.
+        losses: of the samples, as the model was compiled; None where they are not known.
+    """
 
     value: float
     each: Array | None = None
+    losses: Array | None = None
+
+    def with_more(self, other: Measured) -> Measured:
+        """The figure over both ones' samples, which both have a figure of each."""
+        assert self.each is not None
+        assert other.each is not None
+        each = np.concatenate([self.each, other.each])
+        return Measured(float(each.mean(dtype=np.float64)), each)
 
 
 @dataclass(frozen=True)
@@ -54,28 +70,61 @@ class Task:
     margin: float | None = None
     measure_trained: Callable[[], Measured] | None = None
 
+    def is_share(self, value: float) -> bool:
+        """Whether a figure is one of accuracy and the like."""
+        return not self.lower_is_better and 0 <= value <= 1
+
     def allowed(self, original: float) -> float:
         """What may be lost, in the figure's own unit."""
-        if not self.lower_is_better and 0 <= original <= 1:
+        if self.is_share(original):
             return MARGIN if self.margin is None else self.margin
         return (LOSS_MARGIN if self.margin is None else self.margin) * abs(original)
 
     def worse_by(self, reference: Measured, now: Measured) -> tuple[float, float]:
-        """By how much it is worse now, and the standard error of that; 0 where it is not known."""
+        """By how much it is worse now, and the standard error of that; 0 where it is not known.
+
+        Of shares such as accuracy the error is what it would be if one sample more were lost and
+        one more gained: that none of a hundred changed sides says little of the next hundred.
+        """
         sign = 1.0 if self.lower_is_better else -1.0
         if reference.each is None or now.each is None:
             return sign * (now.value - reference.value), 0.0
-        gaps = sign * (now.each.astype(np.float64) - reference.each)
-        error = float(gaps.std(ddof=1)) / math.sqrt(len(gaps)) if len(gaps) > 1 else 0.0
-        return float(gaps.mean()), error
+        worse_by, error = _mean_gap(sign * now.each, sign * reference.each)
+        if self.is_share(reference.value):
+            count = len(now.each)
+            error = math.sqrt(error**2 * (count - 1) / count + 2 / count**2)
+        return worse_by, error
 
     def better_of(self, one: Measured, other: Measured) -> Measured:
         return other if self.worse_by(one, other)[0] < 0 else one
 
-    def standing(self, original: float, reference: Measured, now: Measured) -> TaskStanding:
-        """How it stands now; what is trained on is not asked."""
+    def standing(
+        self, original: float, reference: Measured, now: Measured, before: Measured | None = None
+    ) -> TaskStanding:
+        """How it stands now; what is trained on is not asked.
+
+        Args:
+            before: after the epoch before; None where there was none.
+        """
         worse_by, error = self.worse_by(reference, now)
-        return TaskStanding(now.value, reference.value, worse_by, error, self.allowed(original))
+        allowed, recovers = self.allowed(original), _recovers(reference, before, now)
+        return TaskStanding(now.value, reference.value, worse_by, error, allowed, None, recovers)
+
+
+def _recovers(first: Measured, before: Measured | None, now: Measured) -> bool:
+    """Whether the loss is above what it was first, and a part of that came back, by no chance."""
+    if before is None or first.losses is None or before.losses is None or now.losses is None:
+        return False
+    risen, error = _mean_gap(now.losses, first.losses)
+    fallen, error_of_fall = _mean_gap(before.losses, now.losses)
+    return risen > error and fallen > max(error_of_fall, RECOVERED * risen)
+
+
+def _mean_gap(values: Array, others: Array) -> tuple[float, float]:
+    """The mean of the paired differences, and its standard error."""
+    gaps = values.astype(np.float64) - others
+    error = float(gaps.std(ddof=1)) / math.sqrt(len(gaps)) if len(gaps) > 1 else 0.0
+    return float(gaps.mean()), error
 
 
 def task_of(
@@ -106,13 +155,15 @@ def task_of(
         x, y, *_ = next(iter(batches()))  # Keras makes them for a first batch
         keras_inside.build_for(model, (x, y))
     metric = _metric(model) if len(outputs) == 1 else None
+    losses = _Losses.of(model)
     if metric is None:
-        losses = _Losses.of(model)
         return Task(TASK_LOSS, True, lambda: losses.measure(model, batches), margin)
     lower = is_lower_better(model, metric.name)
     each = keras_inside.function_of_each(metric)
     if each is not None:
-        counted = _Each(lambda y, p, w: _mean_of_each(each(y[0], p[0]), len(p[0])))
+        figure = lambda y, p, w: _mean_of_each(each(y[0], p[0]), len(p[0]))  # noqa: E731
+        has_own = type(model).compute_loss is not keras.Model.compute_loss
+        counted = _Each(figure, None if has_own else losses.of_each)
         there = None if trained is None or lower else lambda: counted.measure(model, trained)
         return Task(metric.name, lower, lambda: counted.measure(model, batches), margin, there)
     return Task(metric.name, lower, lambda: Measured(_whole(metric, model, batches)), margin)
@@ -144,17 +195,22 @@ class _Each:
     """A figure of each sample: (labels, outputs, weights) → (samples,)."""
 
     figure: Callable[[list[Any], Sequence[Any], Any], Any]
+    loss: Callable[[list[Any], Sequence[Any], Any], Any] | None = None
 
     def measure(self, model: Any, batches: Callable[[], Iterable[Any]]) -> Measured:
         call = outputs_of(model)
-        found = []
+        found, losses = [], []
         for x, y, *weights in batches():
             labels = [native(a) for a in keras.tree.flatten(y)]
             given = None if not weights or weights[0] is None else np.asarray(weights[0])
-            values = self.figure(labels, call(x), given)
+            outputs = call(x)
+            values = self.figure(labels, outputs, given)
             found.append(np.asarray(keras.ops.convert_to_numpy(values), np.float32))
+            if self.loss is not None:
+                losses.append(np.asarray(self.loss(labels, outputs, given), np.float32))
         each = np.concatenate(found)
-        return Measured(float(each.mean(dtype=np.float64)), each)
+        of_each = np.concatenate(losses) if losses else None
+        return Measured(float(each.mean(dtype=np.float64)), each, of_each)
 
 
 @dataclass(frozen=True)
@@ -176,9 +232,10 @@ class _Losses:
         return cls(losses, [1.0 if w is None else float(w) for w in weights])
 
     def measure(self, model: Any, batches: Callable[[], Iterable[Any]]) -> Measured:
-        return _Each(self._of_each).measure(model, batches)
+        found = _Each(self.of_each).measure(model, batches)
+        return replace(found, losses=found.each)
 
-    def _of_each(self, labels: list[Any], outputs: Sequence[Any], given: Any) -> Any:
+    def of_each(self, labels: list[Any], outputs: Sequence[Any], given: Any) -> Any:
         total = np.zeros(len(outputs[0]))
         parts = zip(self.losses, self.weights, labels, outputs, strict=False)
         for loss, weight, y, output in parts:

@@ -94,6 +94,12 @@ def without_unused(model: Any, logs: dict[str, Any]) -> dict[str, Any]:
     return logs
 
 
+def adds_losses_up(model: Any) -> bool:
+    """Whether the logs' `loss` is the task's loss and all penalties, each as it is."""
+    account = _account_of(model)
+    return account is not None and account.is_plain
+
+
 def _account_of(model: Any) -> _LossAccount | None:
     account = vars(model).get("compute_loss")
     return account if isinstance(account, _LossAccount) else None
@@ -112,7 +118,7 @@ class _LossAccount:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._total_of = model.compute_loss
-        self._is_plain = getattr(self._total_of, "__func__", None) is keras.Model.compute_loss
+        self.is_plain = getattr(self._total_of, "__func__", None) is keras.Model.compute_loss
         self.means = tuple(_Account(name=name) for name in FIGURES)
         self.shares = Shares()
         self.has_others = False  # penalties of the model's own were seen
@@ -125,7 +131,7 @@ class _LossAccount:
         self.phases.add(self.phase)
         before = keras_inside.given_losses(self._model)
         try:
-            split = self._plainly if self._is_plain else self._in_its_way
+            split = self._plainly if self.is_plain else self._in_its_way
             total, told = split(*args, **kwargs)
         finally:
             keras_inside.give_losses(self._model, before)

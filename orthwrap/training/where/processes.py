@@ -55,7 +55,10 @@ def none_left_waiting(processes: Processes) -> Iterator[None]:
     """Where this process fails, or is interrupted, the others do not wait for it.
 
     They would, as long as it lives, and at its end JAX has it wait for them. So it leaves without
-    that; the others then lose the connection, and fail in their turn.
+    that; the others then lose the connection, and fail in their turn, in whatever they were doing.
+
+    Raises:
+        OrthwrapError: this process lost the others.
     """
     try:
         yield
@@ -63,7 +66,22 @@ def none_left_waiting(processes: Processes) -> Iterator[None]:
         if processes.are_several:
             is_interrupt = isinstance(e, (KeyboardInterrupt, Interrupted))
             atexit.register(_leave, 130 if is_interrupt else 1)
+            lost = _lost_connection(e)
+            if lost is not None:
+                raise OrthwrapError(
+                    f"process {processes.index} of {processes.count} lost another one "
+                    f"({first_line(lost)}): that one's own last line says why it ended"
+                ) from e
         raise
+
+
+def _lost_connection(error: BaseException | None) -> BaseException | None:
+    """What JAX says where another process has closed the connection, among what led to an error."""
+    while error is not None:
+        if any(word in str(error) for word in ("Gloo", "coordination service")):
+            return error
+        error = error.__cause__
+    return None
 
 
 def _leave(code: int) -> None:
