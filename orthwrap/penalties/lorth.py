@@ -285,6 +285,12 @@ def _problem(layout: Layout, shape: tuple[int, ...]) -> str:
     return "" if why is None else f"{why}: use so"
 
 
+def _entries(layout: Layout, shape: tuple[int, ...]) -> int:
+    """Those of the operator at one of its places: of each group, min(M, C·S^d)."""
+    groups = layout.parts
+    return groups * min(shape[-1] // groups, shape[-2] * prod(layout.strides))
+
+
 PENALTY = Penalty(
     name="lorth",
     formula="‖K⋆K−I_r0‖²_F − (M−C·S^d)⁺",
@@ -304,4 +310,5 @@ PENALTY = Penalty(
     problem=_problem,
     pull=_pull,
     own_residual=True,
+    entries=_entries,
 )

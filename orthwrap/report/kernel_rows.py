@@ -92,7 +92,7 @@ def carried(record: LayerRecord) -> str:
     if record.regularizer is None:
         return record.foreign or record.decision.replace("_", " ")
     r = record.regularizer
-    words = [f"{r.name} {r.factor:.3g}", "preserve" if r.scale == "preserve" else ""]
+    words = [f"{r.name} {r.factor:.3g}", r.words]
     words.append(f"+ {r.combined_with}" if r.combined_with else "")
     words.append("" if record.trainable else "frozen")
     return " ".join(word for word in words if word)

@@ -308,8 +308,8 @@ def _carried(record: LayerRecord, command: str, wide: bool) -> Text:
         text = Text(f"{r.name} {r.factor:.3g}", style=style)
         if record.previous and not wide:
             text = Text.assemble((f"{record.previous} → ", "dim"), text)
-        if r.scale == "preserve":
-            text.append(" preserve", "dim")
+        if r.words:
+            text.append(f" {r.words}", "dim")
         if r.combined_with:
             text.append(f" + {r.combined_with}", "dim")
         if record.decision == ALREADY and command not in CHOOSE_NONE:

@@ -21,7 +21,7 @@ from orthwrap.plan.decision import KEPT, Decision, Plan
 from orthwrap.plan.reasons import FROZEN, IS_FROZEN, about_anew
 from orthwrap.report.measure import EXACT_LIMIT, measure, together
 from orthwrap.report.measure_operator import measure_operator
-from orthwrap.report.record import Deviation, LayerRecord, RegularizerRecord, Report
+from orthwrap.report.record import Deviation, LayerRecord, RegularizerRecord, Report, finite
 from orthwrap.report.versions import versions
 from orthwrap.stores.store import Store, WeightRef
 from orthwrap.survey import Kernel, Survey, survey
@@ -207,11 +207,23 @@ def regularizer_record(attachment: Attachment, kernel: Kernel | None = None) -> 
         name=attachment.name,
         factor=attachment.factor,
         scale=attachment.scale,
-        alpha=attachment.alpha,
+        alpha=None if attachment.is_free else attachment.alpha,
         estimate=_estimate(attachment, kernel),
         every=attachment.option(EVERY),
         combined_with=combined,
+        options=_options(attachment),
     )
+
+
+def _options(attachment: Attachment) -> dict[str, Any]:
+    """What is said of its options; a file may hold anything under their names."""
+    assert attachment.penalty is not None
+    names = {o.name for o in attachment.penalty.options} - {ESTIMATE.name, EVERY.name}
+    return {
+        name: finite(value)
+        for name, value in attachment.shown_options.items()
+        if name in names and isinstance(value, (str, int, float))
+    }
 
 
 def _left_of_others(decision: Decision) -> str | None:
@@ -239,7 +251,7 @@ def figures(
     if attachment is not None and attachment.is_penalty and attachment.on == "kernel":
         regularizer = {
             "name": attachment.name,
-            "alpha": attachment.alpha,
+            "alpha": None if attachment.is_free else attachment.alpha,
             "options": attachment.options,
         }
     weight = kernel.weight

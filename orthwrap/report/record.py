@@ -137,11 +137,19 @@ class RegularizerRecord(_Flat):
     every: int | None = None
     combined_with: str | None = None
     pull: float | None = None  # the rate, in the epoch that is kept
+    options: Mapping[str, Any] = field(default_factory=dict)  # others that are not at their default
 
     def to_json(self) -> dict[str, Any]:
-        """A rate stands there only where there is one."""
+        """A rate and options stand there only where there are some."""
         data = super().to_json()
-        return data if self.pull is not None else {k: v for k, v in data.items() if k != "pull"}
+        absent = {k for k in ("pull", "options") if data[k] in (None, {})}
+        return {k: v for k, v in data.items() if k not in absent}
+
+    @property
+    def words(self) -> str:
+        """The scale and the options, as a table shows them: `preserve slack=0.2`."""
+        scale = () if self.scale in (None, "unit") else (self.scale,)
+        return " ".join((*scale, *(f"{k}={v}" for k, v in self.options.items())))
 
 
 @dataclass(frozen=True)
@@ -225,9 +233,9 @@ class LayerRecord:
 
     @property
     def driven(self) -> str:
-        """Which residual its scale drives: `residual`, or `scaled_residual` with preserve."""
-        preserve = self.regularizer is not None and self.regularizer.scale == "preserve"
-        return "scaled_residual" if preserve else "residual"
+        """Which residual its scale drives: `scaled_residual` with preserve and free."""
+        scale = None if self.regularizer is None else self.regularizer.scale
+        return "residual" if scale in (None, "unit") else "scaled_residual"
 
     @property
     def parameters(self) -> int:
