@@ -31,7 +31,7 @@ def gram(outputs: Tensor, center: bool = False) -> tuple[Tensor, Tensor]:
     if center:
         a = a - ops.mean(a, 0, keepdims=True)
     rows = ops.cast(ops.shape(a)[0], a.dtype)
-    return ops.matmul(ops.transpose(a), a) / rows, rows
+    return ops.transpose(a) @ a / rows, rows
 
 
 def grams_of_samples(
@@ -62,7 +62,7 @@ def grams_of_samples(
             "be known; say the other side"
         )
     other = ops.cast(ops.shape(a)[-2], a.dtype)
-    return ops.matmul(ops.swapaxes(a, -1, -2), a), other, ops.cast(per_sample, a.dtype)
+    return ops.swapaxes(a, -1, -2) @ a, other, ops.cast(per_sample, a.dtype)
 
 
 def _matrices(outputs: Tensor, shape: tuple[int, int] | None) -> tuple[Tensor, Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -10,9 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
+from typer.testing import CliRunner
 
 import orthwrap
 from orthwrap.penalties import activity
+from orthwrap.report.record import Report
+from orthwrap.rules.file import read_rules
+from orthwrap_cli.main import app
 from tests.penalties.oracles import assert_gradient
 from tests.penalties.test_on_outputs import FORMULAS, NEARLY
 from tests.support.backend import EAGER_IS_CHEAP, value, value_and_grad
@@ -177,7 +184,7 @@ def test_centred_offdiag_is_twice_decov(shape: tuple[int, int], seed: int, shift
 
 
 def test_the_centre_is_that_of_samples_and_positions() -> None:
-    outputs = RNG(1).normal(size=(3, 4, 2)) + [1.0, -2.0]
+    outputs = RNG(1).normal(size=(3, 4, 2)) + np.array([1.0, -2.0])
     c = np.cov(outputs.reshape(-1, 2).T, bias=True)
     centred = orthwrap.SO(1.0, on="activity", center="true")
     assert value(centred, outputs) == pytest.approx(np.linalg.norm(c - np.eye(2)) ** 2, rel=1e-6)
@@ -210,7 +217,7 @@ def test_values_of_the_options_are_checked(gram: Any) -> None:
     with pytest.raises(orthwrap.ValueFault, match="must be batch or sample"):
         orthwrap.SO(on="activity", gram=gram)
     for shape in ("3", "3x0", "3x3x3", "axb", 9, (3,), (2.5, 2)):
-        with pytest.raises(orthwrap.ValueFault, match="two whole numbers .* as 3x3"):
+        with pytest.raises(orthwrap.ValueFault, match=r"two whole numbers .* as 3x3"):
             orthwrap.SO(on="activity", gram="sample", shape=shape)
 
 
@@ -230,3 +237,103 @@ def test_what_does_not_go_together_is_wrong_usage(
 ) -> None:
     with pytest.raises(orthwrap.UsageError, match=said):
         orthwrap.SO(on=on, **options)
+
+
+# On models
+
+RULES = """
+[[rule]]
+target = ["attention"]
+on = "activity"
+factor = 0.5
+options = { gram = "sample", side = "rows" }
+
+[[rule]]
+target = ["transform"]
+on = "activity"
+factor = 0.25
+options = { gram = "sample", shape = "3x3" }
+
+[[rule]]
+target = ["features"]
+on = "activity"
+regularizer = "offdiag"
+factor = 0.125
+options = { center = true }
+"""
+
+
+def with_attention() -> Any:
+    inputs = keras.Input((4, 6))
+    attention = keras.layers.Dense(4, activation="softmax", name="attention")(inputs)
+    flat = keras.layers.Flatten()(attention)
+    transform = keras.layers.Dense(9, name="transform")(flat)
+    model = keras.Model(inputs, keras.layers.Dense(5, name="features")(transform))
+    rng = RNG(11)
+    model.set_weights([rng.normal(size=w.shape) for w in model.get_weights()])
+    return model
+
+
+def penalty_by_hand(model: Any, x: Any) -> float:
+    a, t, f = (
+        ops.convert_to_numpy(keras.Model(model.input, model.get_layer(n).output)(x)).astype("f8")
+        for n in ("attention", "transform", "features")
+    )
+    c = np.cov(f.T, bias=True)
+    decov = np.linalg.norm(c) ** 2 - np.linalg.norm(np.diag(c)) ** 2
+    of_samples = 0.5 * expected("so", a, "rows") + 0.25 * expected(
+        "so", t.reshape(-1, 3, 3), "rows"
+    )
+    return of_samples + 0.125 * decov / len(x)  # by which Keras divides what is of the batch
+
+
+def test_by_a_rules_file_on_files_and_on_models(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = with_attention()
+    model.save("m.keras")
+    Path("rules.toml").write_text(RULES, encoding="utf-8")
+    ran = CliRunner().invoke(app, ["apply", "m.keras", "--rules", "rules.toml", "--json", "r.json"])
+    assert ran.exit_code == 0, ran.output
+    assert "gram=sample" in ran.output
+    loaded = orthwrap.load_model("m-orth.keras")
+    live = orthwrap.apply(model, rules=read_rules(Path("rules.toml")))
+    for x in (RNG(12).normal(size=(7, 4, 6)), RNG(13).normal(size=(2, 4, 6))):
+        by_hand = penalty_by_hand(model, x.astype("float32"))
+        for made in (loaded, live.model):
+            made(x.astype("float32"))
+            assert float(sum(made.losses)) == pytest.approx(by_hand, rel=1e-4)
+    filed = Report.from_json(json.loads(Path("r.json").read_text()))
+    for report in (filed, live.report):
+        options = {r.path: r.regularizer.options for r in report.layers if r.regularizer}
+        assert options == {
+            "attention": {"gram": "sample", "side": "rows"},
+            "transform": {"gram": "sample", "shape": "3x3"},
+            "features": {"center": True},
+        }
+    stripped = orthwrap.strip(live.model).model
+    assert stripped.get_config() == model.get_config()
+    orthwrap.strip("m-orth.keras", "plain.keras")
+    configs = [zipfile.ZipFile(f).read("config.json") for f in ("m.keras", "plain.keras")]
+    assert json.loads(configs[0]) == json.loads(configs[1])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--option", "gram=sample"], "gram is of outputs"),
+        (["--on", "activity", "--option", "side=rows"], "side goes with gram=sample"),
+        (
+            ["-t", "features@activity", "-t", "transform", "--option", "center=1"],
+            "center is of out",
+        ),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_writes_nothing(
+    words: list[str], said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.keras"
+    with_attention().save(path)
+    ran = CliRunner().invoke(app, ["apply", str(path), *words])
+    assert ran.exit_code == 2
+    assert said in ran.output
+    assert [p.name for p in tmp_path.iterdir()] == ["m.keras"]
