@@ -15,6 +15,7 @@ from keras import ops
 
 from orthwrap.errors import ValueFault
 from orthwrap.penalties.options import SIDES
+from orthwrap.penalties.place import why_no_matrices
 
 Tensor = Any
 
@@ -68,23 +69,16 @@ def grams_of_samples(
 def _matrices(outputs: Tensor, shape: tuple[int, int] | None) -> tuple[Tensor, Any]:
     """(matrices (count, m, n), how many of them a sample has)."""
     sizes = tuple(outputs.shape)[1:]
+    problem = why_no_matrices(outputs.shape, shape)
+    if problem:
+        raise ValueFault(problem)
     if shape is None:
-        if len(sizes) < 2:
-            raise ValueFault(
-                f"outputs of shape {_shown(outputs)} are one vector a sample, and gram=sample is "
-                "of matrices: say shape=3x3, or leave gram out"
-            )
         if len(sizes) == 2:
             return outputs, 1
         positions = None if None in sizes[:-1] else math.prod(sizes[:-1])
         first = ops.shape(outputs)[0] if positions is None else -1
         return ops.reshape(outputs, (first, positions or -1, sizes[-1])), 1
     entries = math.prod(shape)
-    if None not in sizes and (not sizes or math.prod(sizes) % entries):
-        raise ValueFault(
-            f"outputs of shape {_shown(outputs)} are no matrices of {shape[0]} × {shape[1]}: say "
-            "a shape whose entries are as many as a sample has"
-        )
     if None in sizes:
         whole = ops.prod(ops.stack([ops.cast(s, "int32") for s in ops.shape(outputs)[1:]]))
         return ops.reshape(outputs, (-1, *shape)), whole / entries

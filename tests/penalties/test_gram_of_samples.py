@@ -317,6 +317,22 @@ def test_by_a_rules_file_on_files_and_on_models(tmp_path: Path, monkeypatch: Any
     assert json.loads(configs[0]) == json.loads(configs[1])
 
 
+def test_outputs_of_a_model_are_looked_at_before_anything_is_set() -> None:
+    model = with_attention()
+    before = model.get_config()
+    for options, said in (
+        ({"gram": "sample"}, r"features: outputs of shape \(batch, 5\) are one vector a sample"),
+        ({"gram": "sample", "shape": "2x2"}, r"features: .* are no matrices of 2 × 2"),
+    ):
+        rules = [
+            orthwrap.Rule(target="attention"),
+            orthwrap.Rule(target="features", on="activity", options=options),
+        ]
+        with pytest.raises(orthwrap.ValueFault, match=said):
+            orthwrap.apply(model, rules=rules, in_place=True)
+        assert model.get_config() == before
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
