@@ -15,7 +15,7 @@ from keras import ops
 
 from orthwrap.errors import ValueFault
 from orthwrap.penalties.options import SIDES
-from orthwrap.penalties.place import why_no_matrices
+from orthwrap.penalties.sample_shapes import why_no_matrices
 
 Tensor = Any
 

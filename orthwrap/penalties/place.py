@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 from orthwrap.errors import UsageError
 from orthwrap.penalties.attachment import Attachment
 from orthwrap.penalties.options import (
@@ -52,28 +49,3 @@ def check_place(attachment: Attachment, on: str) -> None:
             raise UsageError(f"option {option.name} goes with gram=sample: say that too")
     if is_of_samples and CENTER.name in given:
         raise UsageError("center is of the whole batch: leave out center or gram=sample")
-
-
-def why_no_matrices(outputs: Sequence[int | None], shape: tuple[int, int] | None) -> str:
-    """Why outputs of this shape (samples, …) are no matrices for gram=sample; "" where they are.
-
-    Args:
-        outputs: None stands for a length that is not known.
-        shape: (a, b) of the matrices that each sample is cut into; None: positions × features.
-    """
-    sizes = outputs[1:]
-    named = f"outputs of shape {('batch', *sizes)}".replace("'", "")
-    if shape is None:
-        if len(sizes) > 1:
-            return ""
-        return (
-            f"{named} are one vector a sample, and gram=sample is of matrices: say shape=3x3, or "
-            "leave gram out"
-        )
-    known = [size for size in sizes if size is not None]
-    if len(known) < len(sizes) or (known and math.prod(known) % math.prod(shape) == 0):
-        return ""
-    return (
-        f"{named} are no matrices of {shape[0]} × {shape[1]}: say a shape whose entries are as "
-        "many as a sample has"
-    )

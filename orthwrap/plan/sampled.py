@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from orthwrap.errors import ValueFault
 from orthwrap.penalties.options import GRAM, SHAPE, sides_of
-from orthwrap.penalties.place import why_no_matrices
+from orthwrap.penalties.sample_shapes import why_no_matrices
 from orthwrap.plan.decision import Plan
 
 
