@@ -21,7 +21,8 @@ or without. This page is made by `make docs`.
 """
 
 SOURCES = """
-Every penalty takes `every` and, for depthwise kernels, `across_channels`.
+Every penalty takes `every` and, for depthwise kernels, `across_channels`; all but `lorth` take
+`filter_groups`, and on outputs `gram`, `side`, `shape` and `center`.
 
 ## Options that make it cheaper
 
@@ -66,6 +67,80 @@ each call, which grows with r³: on 2 CPU cores, at r = 512, loss and gradient t
 (TensorFlow), 3 (PyTorch) and 5 (JAX) times as long as of `so`. XLA has a slow one: there, which is
 where Keras trains on TensorFlow unless told `compile(jit_compile=False)`, it was 5 to 15 times (r
 from 64 to 512; 3 s at 512). On a GPU it has not been measured. `every=k` pays at one step in k.
+
+## Whatever the scale: `--scale free`
+
+The penalty is P(W/α) with α = √(tr G/r), the kernel's RMS singular value *as it is at that step*:
+of `so`, ‖G/s−I‖² with s = tr G/r. Singular values are driven to be equal, and the task alone
+decides at what size. (‖G−sI‖² with the same s would be smallest at W = 0, and shrinks weights.)
+The gradient is at right angles to W, finite everywhere, 0 at W = 0. A kernel of several matrices
+has one α; for `lorth`, α is the RMS of the convolution's own singular values.
+
+- **For** networks that go on training for long, where the size that a kernel had when the
+  regularizer came (`preserve`) or 1 (`unit`) is not the one that it needs later.
+- **It costs** a few passes over the weights beside the penalty, which the products outweigh.
+- **Not** where the size matters: for a bound of the gain take `unit`, or `spectral`. As the value
+  does not depend on the size of W, its gradient grows as 1/α for a small kernel; weight decay
+  beside it then makes the penalty ever stronger. And not on outputs.
+
+A pull leaves α as it is, a goal is of the scaled residual, and the report's `alpha` is null.
+Parseval regularization (Chung et al. 2024, arXiv:2412.07224) has a fixed s.
+
+## Groups of filters: `--option filter_groups=N`
+
+The filters of a layer, the last axis of its kernel, in N consecutive groups of equal size. Each is
+a matrix of its own, of which the penalties are summed: filters of different groups are free, as in
+group orthogonalization (Kurtz, Bar, Giryes 2023, arXiv:2306.10001, the variant that its code calls
+`inter`, by the same convention). Each group of a grouped convolution, each head of attention and
+each gate of a recurrent layer is split so.
+
+- **For** layers that are normalized in groups, with more filters than inputs (n > m, where no more
+  than m filters can be at right angles), and wide ones: the products cost a share of 1/N.
+- **Not** where all filters can be at right angles and should be.
+
+The report has one more matrix for each, and `filter_groups` among the regularizer's options. A
+kernel whose filters N does not divide is `unsupported`, as are transposed convolutions, whose last
+axis is their inputs.
+
+## On outputs
+
+`--on activity` takes what a layer puts out, as Keras's `activity_regularizer`.
+
+By default (`gram=batch`) all of a batch is one matrix A = (samples · positions, features), divided
+by the root of its rows, and G = AᵀA. Keras divides what is added by the number of samples in the
+batch, so what is added to the loss is factor · P(G) / samples: with batches of 64 a factor weighs
+half of what it does with 32.
+
+`--option center=true` takes the mean of each feature off first, over samples and positions, so
+that G is the features' covariance C (divided by the number of rows). `offdiag` of it decorrelates
+features and is 2 × DeCov, ½(‖C‖² − ‖diag C‖²) (Cogswell et al. 2016, arXiv:1511.06068): for DeCov
+with weight w take the factor w/2 · samples. Without it, features with a mean, such as all that
+went through a ReLU, count as correlated.
+
+```
+$ orthwrap apply model.h5 --target features --on activity --regularizer offdiag --option center=true
+```
+
+`--option gram=sample` takes each sample as a matrix A of its own, undivided. What is added to the
+loss is factor × the mean of P over the samples, whatever the batch size, the last and smaller
+batch included.
+
+- A is (positions, features) of the sample. `shape=3x3` cuts its numbers, in their order, into
+  matrices of that shape instead, over which the mean is taken too: the 9 outputs of a PointNet
+  transform are one, the (heads, T, T) scores of attention one for each head with `shape=TxT`.
+- `side=columns` multiplies AᵀA, `side=rows` AAᵀ; without it, the smaller of both is taken, so that
+  0 can be reached. For an attention matrix of r hops over n > r tokens that is AAᵀ. Where lengths
+  vary, say which side: its length must be known.
+
+| for | options |
+|---|---|
+| attention of each sentence, ‖AAᵀ−I‖² | `gram=sample`, `side=rows` |
+| orthonormal columns in each sample's output (W, H) | `gram=sample`, `side=columns` |
+| a transform K × K from K² outputs | `gram=sample`, `shape=3x3` |
+
+It costs two products for each sample: samples · m · n · min(m, n) multiplications, and as many
+Gram matrices in memory. It is not for convolutions' outputs as a rule: m = height · width, and
+what is wanted of features there is a statistic of the batch. Padded positions count as any other.
 
 ## Sources
 

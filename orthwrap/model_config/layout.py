@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orthwrap.errors import ValueFault
@@ -27,6 +27,7 @@ class Layout:
             attention, recurrent, conv_recurrent, embeddings.
         rows, columns, batch: axes of the kernel; together every axis once.
         parts: the last axis is split into so many equal parts, part-major; 1 leaves it whole.
+        filter_groups: how many of the parts each matrix was split into by the user.
         strides: per spatial axis, for penalties of the convolution itself; () elsewhere.
         otherwise: for attention, `(shape, layout)` of the output kernel, which shares the slot.
     """
@@ -38,6 +39,7 @@ class Layout:
     parts: int = 1
     strides: tuple[int, ...] = ()
     otherwise: tuple[tuple[int, ...], Layout] | None = None
+    filter_groups: int = 1
 
     @property
     def rank(self) -> int:
@@ -123,6 +125,8 @@ class Layout:
             config["batch"] = list(self.batch)
         if self.parts != 1:
             config["parts"] = self.parts
+        if self.filter_groups != 1:
+            config["filter_groups"] = self.filter_groups
         if self.strides:
             config["strides"] = list(self.strides)
         if self.otherwise is not None:
@@ -141,6 +145,7 @@ class Layout:
                 columns=tuple(int(a) for a in config["columns"]),
                 batch=tuple(int(a) for a in config.get("batch", ())),
                 parts=int(config.get("parts", 1)),
+                filter_groups=int(config.get("filter_groups", 1)),
                 strides=tuple(int(s) for s in config.get("strides", ())),
                 otherwise=None
                 if other is None
@@ -163,6 +168,25 @@ def conv_layout(
     of the convolution whose adjoint it is.
     """
     return Layout(name, tuple(range(rank - 1)), (rank - 1,), parts=groups, strides=strides)
+
+
+def in_filter_groups(layout: Layout, groups: int) -> Layout:
+    """The layout with the columns of each matrix in so many groups, each a matrix of its own."""
+    if layout.otherwise is not None:
+        shape, other = layout.otherwise
+        layout = replace(layout, otherwise=(shape, in_filter_groups(other, groups)))
+    return replace(layout, parts=layout.parts * groups, filter_groups=groups)
+
+
+def why_no_filter_groups(layout: Layout, shape: Sequence[int], groups: int) -> str:
+    """Why the filters of a kernel cannot be in so many groups; "" where they can."""
+    layout = layout.for_shape(shape)
+    if layout.name == "conv_transpose" or layout.columns != (layout.rank - 1,):
+        return f"filter_groups splits the last axis, which in a {layout.name} kernel is not filters"
+    filters = shape[-1] // layout.parts
+    if filters % groups:
+        return f"{filters} filters cannot be in {groups} equal groups (option filter_groups)"
+    return ""
 
 
 def across_channels(layout: Layout) -> Layout:

@@ -11,9 +11,10 @@ from orthwrap.errors import ValueFault
 from orthwrap.model_config.layout import Layout
 from orthwrap.model_config.tree import PACKAGE, class_of, is_ours
 from orthwrap.penalties.of_keras import KERAS_NAMES, keras_node
-from orthwrap.penalties.options import Option
+from orthwrap.penalties.options import FILTER_GROUPS, Option
 from orthwrap.penalties.penalty import Penalty
 from orthwrap.penalties.table import PENALTIES, penalty_of_class
+from orthwrap.rules.rule import FREE
 
 MODULE = "orthwrap.regularizers"
 
@@ -27,7 +28,8 @@ class Attachment:
     Attributes:
         name: a penalty's name; for a foreign regularizer, what the report calls it.
         factor: its coefficient λ.
-        scale, alpha: `"unit"` and 1.0, or `"preserve"` and the scale measured at attach time.
+        scale, alpha: `"unit"` and 1.0, `"preserve"` and the scale measured at attach time, or
+            `"free"` and 1.0, which stands for the scale of the moment.
         options: the options that differ from their defaults.
         layout: of the kernel; None on an activity.
         on: `"kernel"` or `"activity"`.
@@ -67,6 +69,17 @@ class Attachment:
     def option(self, option: Option) -> Any:
         """The value that holds, given or not."""
         return self.options.get(option.name, option.default)
+
+    @property
+    def shown_options(self) -> dict[str, Any]:
+        """What differs from the defaults, as it was asked for."""
+        groups = 1 if self.layout is None else self.layout.filter_groups
+        return {**self.options, **({FILTER_GROUPS.name: groups} if groups > 1 else {})}
+
+    @property
+    def is_free(self) -> bool:
+        """Whether α is that of the moment."""
+        return self.scale == FREE
 
     def sides(self, layout: Layout, shape: tuple[int, ...]) -> tuple[int, int]:
         """(m, n) of the matrices that its penalty multiplies, for a kernel of this shape."""
@@ -154,7 +167,7 @@ class Attachment:
         words = [f"{self.label} {self.factor:g}"]
         if self.scale != "unit":
             words.append(self.scale)
-        words += [f"{k}={v}" for k, v in self.options.items()]
+        words += [f"{k}={v}" for k, v in self.shown_options.items()]
         if self.combined_with is not None:
             words.append(f"+ {describe(self.combined_with)}")
         return " ".join(words)

@@ -34,18 +34,20 @@ def band(w: Tensor, slack: float = 0.1, alpha: float = 1.0, factor: float = 1.0)
 
 
 def _band(w: Tensor, *, slack: float, alpha: float, factor: float) -> tuple[Tensor, Any]:
+    from keras import ops
+
     from orthwrap.penalties import tensors as t
 
-    value, slope = _of_gram(t.gram(w), alpha**2, slack * alpha**2)
+    values, slope = _of_gram(t.gram(w), alpha**2, slack * alpha**2)
 
     def pullback(upstream: Tensor) -> Tensor:
         return t.times_scalar(t.multiplied(w, slope), (2 * factor) * upstream)
 
-    return factor * value, pullback
+    return factor * (ops.sum(values) if len(values.shape) else values), pullback
 
 
 def _of_gram(g: Tensor, middle: float, slack: float) -> tuple[Tensor, Tensor]:
-    """Σ max(0, |λ−middle|−slack)² over the eigenvalues of symmetric matrices, and its gradient."""
+    """Σ max(0, |λ−middle|−slack)² over the eigenvalues of each matrix, and its gradient."""
     from keras import ops
 
     from orthwrap.penalties import tensors as t
@@ -54,7 +56,7 @@ def _of_gram(g: Tensor, middle: float, slack: float) -> tuple[Tensor, Tensor]:
     off = values - middle
     outside = ops.sign(off) * ops.relu(ops.abs(off) - slack)
     slope = (vectors * ops.expand_dims(2 * outside, -2)) @ t.transposed(vectors)
-    return ops.sum(ops.square(outside)), slope
+    return ops.sum(ops.square(outside), -1), slope
 
 
 def on_outputs(g: Tensor, rows: Tensor, slack: float = 0.1) -> Tensor:
@@ -63,7 +65,7 @@ def on_outputs(g: Tensor, rows: Tensor, slack: float = 0.1) -> Tensor:
 
     def compute(g: Tensor) -> tuple[Tensor, Any]:
         value, slope = _of_gram(g, 1.0, slack)
-        return value, lambda upstream: upstream * slope
+        return value, lambda upstream: t.per_matrix(upstream) * slope
 
     return t.differentiable(compute, g)
 

@@ -57,12 +57,12 @@ def on_outputs(g: Tensor, rows: Tensor) -> Tensor:
 
     n = g.shape[-1]
     if n == 1:
-        return 0.0 * ops.sum(g)
-    squares = ops.diagonal(g)
+        return 0.0 * ops.sum(g, (-2, -1))
+    squares = ops.diagonal(g, 0, -2, -1)
     positive = squares > 0
     inverse = ops.where(positive, ops.rsqrt(ops.where(positive, squares, 1.0)), 0.0)
-    cosines = g * ops.expand_dims(inverse, 0) * ops.expand_dims(inverse, 1)
-    return ops.sum(activity.off_diagonal(ops.abs(cosines))) / (n * (n - 1))
+    cosines = g * ops.expand_dims(inverse, -2) * ops.expand_dims(inverse, -1)
+    return ops.sum(activity.off_diagonal(ops.abs(cosines)), (-2, -1)) / (n * (n - 1))
 
 
 def figure(matrices: Matrices) -> float:

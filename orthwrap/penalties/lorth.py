@@ -290,6 +290,14 @@ OPERATOR_RESIDUAL = Meaning(
     "operator",
     "how far the convolution itself is from orthogonal, what lorth drives to 0; below 0.1 is close",
 )
+
+
+def _entries(layout: Layout, shape: tuple[int, ...]) -> int:
+    """Those of the operator at one of its places: of each group, min(M, C·S^d)."""
+    groups = layout.parts
+    return groups * min(shape[-1] // groups, shape[-2] * prod(layout.strides))
+
+
 PENALTY = Penalty(
     name="lorth",
     formula="‖K⋆K−I_r0‖²_F − (M−C·S^d)⁺",
@@ -311,4 +319,5 @@ PENALTY = Penalty(
     meaning=OPERATOR_RESIDUAL,
     own_residual=True,
     by_products=True,
+    entries=_entries,
 )

@@ -47,10 +47,12 @@ def on_outputs(g: Tensor, rows: Tensor) -> Tensor:
 
     from orthwrap.penalties import activity
 
-    magnitude = ops.reshape(ops.abs(activity.deviation(g)), (-1,))
+    entries = (-1,) if len(g.shape) == 2 else (-1, g.shape[-1] ** 2)
+    magnitude = ops.reshape(ops.abs(activity.deviation(g)), entries)
     # Where a compiler computes an entry twice, and not alike, no entry equals the maximum, and the
     # gradient of a plain maximum is 0/0.
-    return ops.take(magnitude, ops.argmax(magnitude))
+    place = ops.argmax(magnitude, -1, keepdims=True)
+    return ops.squeeze(ops.take_along_axis(magnitude, place, -1), -1)
 
 
 def figure(matrices: Matrices) -> float:

@@ -56,11 +56,9 @@ def pull(w: Tensor) -> tuple[Tensor, Tensor]:
 
 def on_outputs(g: Tensor, rows: Tensor) -> Tensor:
     """‖G⊙(1−I)‖_F²"""
-    from keras import ops
-
     from orthwrap.penalties import activity
 
-    return ops.sum(ops.square(activity.off_diagonal(g)))
+    return activity.square(activity.off_diagonal(g))
 
 
 PENALTY = Penalty(

@@ -61,16 +61,41 @@ def number_from(lowest: float) -> Callable[[Any], float]:
     return convert
 
 
-def _estimate(value: Any) -> str:
-    if value not in ("exact", "auto", "sketch"):
-        raise ValueError("must be exact, auto or sketch")
-    return str(value)
+def one_of(*names: str) -> Callable[[Any], str]:
+    """Takes one of some names."""
+
+    def convert(value: Any) -> str:
+        if value not in names:
+            raise ValueError(f"must be {', '.join(names[:-1])} or {names[-1]}")
+        return str(value)
+
+    return convert
 
 
 def _yes_or_no(value: Any) -> bool:
     if str(value).lower() not in ("true", "false", "1", "0"):
         raise ValueError("must be true or false")
     return str(value).lower() in ("true", "1")
+
+
+def _shape(value: Any) -> str | None:
+    """`"3x3"`, also of a pair."""
+    if value is None:
+        return None
+    try:
+        sides = value.lower().split("x") if isinstance(value, str) else value
+        rows, columns = (whole_number(1)(side) for side in sides)
+    except (TypeError, ValueError):
+        raise ValueError("must be two whole numbers of at least 1, as 3x3") from None
+    return f"{rows}x{columns}"
+
+
+def sides_of(shape: str | None) -> tuple[int, int] | None:
+    """(3, 3) of `"3x3"`."""
+    if shape is None:
+        return None
+    rows, columns = shape.split("x")
+    return int(rows), int(columns)
 
 
 def _seed(value: Any) -> int | None:
@@ -84,7 +109,7 @@ def _precision(value: Any) -> str | None:
 
 
 BFLOAT16 = "bfloat16"
-ESTIMATE = Option("estimate", "exact", _estimate)
+ESTIMATE = Option("estimate", "exact", one_of("exact", "auto", "sketch"))
 PROBES = Option("probes", 8, whole_number(1))
 SEED = Option("seed", None, _seed)
 PRECISION = Option("precision", None, _precision)
@@ -92,6 +117,14 @@ EVERY = Option("every", 1, whole_number(1))
 ACROSS_CHANNELS = Option("across_channels", False, _yes_or_no)
 # What every penalty takes.
 COMMON = (EVERY, ACROSS_CHANNELS)
+FILTER_GROUPS = Option("filter_groups", 1, whole_number(1))
+# Those of outputs: whose Gram matrix, of the batch or of each sample; of what; and of what centre.
+SIDES = ("smaller", "rows", "columns")
+GRAM = Option("gram", "batch", one_of("batch", "sample"))
+SIDE = Option("side", SIDES[0], one_of(*SIDES))
+SHAPE = Option("shape", None, _shape)
+CENTER = Option("center", False, _yes_or_no)
+OF_OUTPUTS = (GRAM, SIDE, SHAPE, CENTER)
 
 
 def checked(name: str, taken: Sequence[Option], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,17 @@ from typing import Any
 
 from orthwrap.errors import ValueFault
 from orthwrap.model_config.layout import Layout
-from orthwrap.penalties.options import COMMON, ESTIMATE, PRECISION, PROBES, SEED, Option, checked
+from orthwrap.penalties.options import (
+    COMMON,
+    ESTIMATE,
+    FILTER_GROUPS,
+    OF_OUTPUTS,
+    PRECISION,
+    PROBES,
+    SEED,
+    Option,
+    checked,
+)
 
 Tensor = Any
 
@@ -18,7 +28,7 @@ NOT_SQUARED = "not squared, summed over a kernel's matrices"
 # What stands beside the options in a config or in a call.
 _TAKEN = (
     *("factor", "scale", "alpha", "layout", "on", "combined_with", "replaced", "absent", "draw"),
-    *(option.name for option in (ESTIMATE, PROBES, PRECISION, SEED, *COMMON)),
+    *(o.name for o in (ESTIMATE, PROBES, PRECISION, SEED, *COMMON, FILTER_GROUPS, *OF_OUTPUTS)),
 )
 
 
@@ -63,7 +73,8 @@ class Penalty:
             there is none. `draw(shape)` gives independent random signs, `draw(shape, "normal")`
             standard normal numbers.
         on_outputs: `on_outputs(g, rows)`, its form on a layer's outputs, seen as A = (rows,
-            features) over √rows with G = AᵀA, features × features; None where it has none.
+            features) over √rows with G = AᵀA, features × features; None where it has none. With
+            `gram=sample` g is (count, n, n), and it gives a value for each of them, (count,).
         draws: `exact` and `on_outputs` take `draw=…` as well.
         of_kernel: `exact`, `sketch`, `figure` and `pull` take `(kernel, layout)` in place of
             matrices.
@@ -82,6 +93,8 @@ class Penalty:
             residual.
         own_residual: what it drives is √(penalty / (count·r)) of W/α, not the residual of W/α,
             which leaves it free what it does not concern; it is then what `meaning` is of.
+        entries: `entries(layout, shape)`, of how many singular values α is the RMS at its minimum;
+            None: of all of a kernel's matrices, count·r.
         takes_alpha: `exact` and `sketch` take `alpha=…` and `factor=…`, and give factor × the
             penalty of W/α without making W/α; their `w` may also be a single matrix (m, n).
         by_products: `exact` and `pull` are products of matrices for the most part, all by
@@ -110,6 +123,7 @@ class Penalty:
     pull: Callable[..., tuple[Tensor, Tensor]] | None = None
     meaning: Meaning | None = None
     own_residual: bool = False
+    entries: Callable[[Layout, tuple[int, ...]], int] | None = None
     takes_alpha: bool = False
     by_products: bool = False
 
@@ -138,7 +152,16 @@ class Penalty:
 
     @property
     def options(self) -> tuple[Option, ...]:
-        return (*self.special_options, *COMMON)
+        of_matrices = () if self.of_kernel else (FILTER_GROUPS,)
+        of_outputs = () if self.on_outputs is None else OF_OUTPUTS
+        return (*self.special_options, *COMMON, *of_matrices, *of_outputs)
+
+    def number_of_sigmas(self, layout: Layout, shape: tuple[int, ...]) -> int:
+        """Of how many singular values a kernel's own scale is the RMS."""
+        if self.entries is not None:
+            return self.entries(layout, shape)
+        count, m, n = layout.matrices(shape)
+        return count * min(m, n)
 
     def words(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Its own options among those given, checked, and the others at their default."""

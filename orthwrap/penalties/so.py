@@ -50,11 +50,9 @@ def pull(w: Tensor) -> tuple[Tensor, Tensor]:
 
 def on_outputs(g: Tensor, rows: Tensor) -> Tensor:
     """‖G−I‖_F²"""
-    from keras import ops
-
     from orthwrap.penalties import activity
 
-    return ops.sum(ops.square(activity.deviation(g)))
+    return activity.square(activity.deviation(g))
 
 
 PENALTY = Penalty(

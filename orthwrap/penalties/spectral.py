@@ -109,9 +109,9 @@ def on_outputs(g: Tensor, rows: Tensor, draw: Any, steps: int = 2, target: float
         return t.differentiable(partial(_of_gram, target=target), g)
     v = draw((g.shape[-1], 1), "normal")
     for _ in range(steps):
-        v = ops.matmul(ops.stop_gradient(g), v / (t.norm(v) + t.TINY))
-    v = v / (t.norm(v) + t.TINY)
-    square = ops.sum(v * ops.matmul(g, v))
+        v = ops.matmul(ops.stop_gradient(g), v / t.per_matrix(t.norm(v) + t.TINY))
+    v = v / t.per_matrix(t.norm(v) + t.TINY)
+    square = ops.sum(v * ops.matmul(g, v), (-2, -1))
     positive = square > 0
     sigma = ops.sqrt(ops.where(positive, square, ops.ones_like(square)))
     return ops.square(ops.where(positive, sigma, 0.0) - target)
@@ -122,7 +122,7 @@ def _of_gram(g: Tensor, *, target: float) -> tuple[Tensor, Any]:
 
     sigma, slope = _top_of_gram(g)
     off = sigma - target
-    return off * off, lambda upstream: (upstream * off / (sigma + t.TINY)) * slope
+    return off * off, lambda upstream: t.per_matrix(upstream * off / (sigma + t.TINY)) * slope
 
 
 def figure(matrices: Matrices, steps: int, target: float) -> float:

@@ -147,13 +147,16 @@ def on_outputs(g: Tensor, rows: Tensor, draw: Any, steps: int) -> Tensor:
         return t.differentiable(_of_deviation, deviation)
     v = draw((g.shape[-1], 1), "normal")
     for _ in range(steps):
-        v = ops.matmul(deviation, ops.stop_gradient(v / ops.maximum(activity.norm(v), 1e-30)))
+        length = t.per_matrix(ops.maximum(activity.norm(v), 1e-30))
+        v = ops.matmul(deviation, ops.stop_gradient(v / length))
     return activity.norm(v)
 
 
 def _of_deviation(b: Tensor) -> tuple[Tensor, Any]:
+    from orthwrap.penalties import tensors as t
+
     sigma, slope = _top_by_squaring(b)
-    return sigma, lambda upstream: upstream * slope
+    return sigma, lambda upstream: t.per_matrix(upstream) * slope
 
 
 def figure(matrices: Matrices, steps: int) -> float:

@@ -55,5 +55,5 @@ def numeric_factor(rule: Rule) -> float | None:
 def _check_plain(rule: Rule, name: str) -> None:
     if rule.options:
         raise ValueFault(f"regularizer {name!r} takes no options; got {', '.join(rule.options)}")
-    if rule.scale == "preserve":
+    if rule.scale not in ("unit", AUTO_SCALE):
         raise ValueFault(f"regularizer {name!r} knows no scale={rule.scale!r}; leave scale out")

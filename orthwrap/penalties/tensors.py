@@ -354,6 +354,32 @@ def square_of_gram(w: Tensor, change: Change, factor: float = 1.0) -> tuple[Tens
     return sum_of_squares(changed, factor), pullback
 
 
+def own_scale(x: Tensor, entries: int) -> Tensor:
+    """α = √(Σ x²/entries), 1 where that is 0."""
+    square = square_sum(x, 1 / entries)
+    return ops.sqrt(ops.where(square > 0, square, ops.ones_like(square)))
+
+
+def over_own_scale(x: Tensor, entries: int) -> Tensor:
+    """x/α, whose gradient knows that α moves with x: it is at right angles to x."""
+
+    def compute(x: Tensor) -> tuple[Tensor, Pullback]:
+        alpha = own_scale(x, entries)
+        scaled = x / alpha
+
+        def pullback(upstream: Tensor) -> Tensor:
+            return across(upstream, scaled, entries) / alpha
+
+        return scaled, pullback
+
+    return differentiable(compute, x)
+
+
+def across(x: Tensor, scaled: Tensor, entries: int) -> Tensor:
+    """x without its part along something that was scaled to Σ scaled² = entries."""
+    return x - (ops.sum(x * scaled) / entries) * scaled
+
+
 def times_scalar(x: Tensor, scalar: Tensor) -> Tensor:
     """x · scalar, for an x that nobody else holds."""
     return x.mul_(scalar) if keras.backend.backend() == "torch" else x * scalar

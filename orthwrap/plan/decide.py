@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from orthwrap.errors import NoMatchError
-from orthwrap.model_config.layout import across_channels
+from orthwrap.model_config.layout import across_channels, in_filter_groups, why_no_filter_groups
 from orthwrap.penalties.attachment import Attachment, describe
-from orthwrap.penalties.options import ACROSS_CHANNELS
+from orthwrap.penalties.options import ACROSS_CHANNELS, FILTER_GROUPS
 from orthwrap.penalties.template import template
 from orthwrap.plan.as_it_is import unsupported
 from orthwrap.plan.decision import (
@@ -185,7 +185,11 @@ def _fitted(slot: Slot, attachment: Attachment) -> Attachment:
     layout = slot.layout
     if attachment.option(ACROSS_CHANNELS) and layout is not None and layout.name == "depthwise":
         layout = across_channels(layout)
-    options = {k: v for k, v in attachment.options.items() if k != ACROSS_CHANNELS.name}
+    groups = attachment.option(FILTER_GROUPS)
+    if groups > 1 and layout is not None:
+        layout = in_filter_groups(layout, groups)
+    read_by = (ACROSS_CHANNELS.name, FILTER_GROUPS.name)  # which the layout now says
+    options = {k: v for k, v in attachment.options.items() if k not in read_by}
     attachment = replace(attachment, options=options)
     if not attachment.is_penalty:
         return attachment
@@ -214,4 +218,10 @@ def _penalty_problem(slot: Slot, attachment: Attachment) -> str:
         return ""
     weight = slot.kernels[0].weight
     assert weight is not None  # a slot without its weight has a problem already
-    return attachment.penalty.problem(slot.layout, weight.shape)
+    problem = attachment.penalty.problem(slot.layout, weight.shape)
+    groups = attachment.option(FILTER_GROUPS)
+    if problem or groups == 1:
+        return problem
+    shapes = [k.weight.shape for k in slot.kernels if k.weight is not None]
+    whys = (why_no_filter_groups(slot.layout, shape, groups) for shape in shapes)
+    return next(filter(None, whys), "")

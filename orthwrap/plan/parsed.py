@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from orthwrap.errors import UsageError, ValueFault
 from orthwrap.penalties.attachment import Attachment
-from orthwrap.penalties.options import ESTIMATE, PRECISION
+from orthwrap.penalties.place import check_place
 from orthwrap.rules.patterns import Pattern, parse
 from orthwrap.rules.rule import Rule
 from orthwrap.survey import Slot
@@ -35,22 +35,12 @@ def parse_rule(rule: Rule, attachment: Attachment | None) -> ParsedRule:
     )
     if not parsed.target:
         raise ValueFault("a rule needs at least one target pattern")
-    if any(parsed.place(t) == "activity" for t in parsed.target):
-        if rule.constrain is not None:
+    for place in sorted({parsed.place(t) for t in parsed.target}):
+        if attachment is not None:  # a rule with a constraint alone has none
+            check_place(attachment, place)
+        if place == "activity" and rule.constrain is not None:
             raise UsageError("constrain holds kernels: leave it out with on activity")
-        assert attachment is not None  # what a rule without a constraint has
-        penalty = attachment.penalty
-        if penalty is not None and penalty.on_outputs is None:
-            raise UsageError(
-                f"{penalty.name} is a penalty of kernels: choose another one with on activity"
-            )
-        if attachment.option(ESTIMATE) == "sketch":
-            raise UsageError("estimate sketch works on kernels: leave it out with on activity")
-        if attachment.option(PRECISION) is not None:
-            raise UsageError("precision is of products of kernels: leave it out with on activity")
-        if attachment.scale == "preserve":
-            raise UsageError("scale preserve works on kernels: leave it out with on activity")
-        if rule.is_auto:
+        if place == "activity" and rule.is_auto:
             raise UsageError("factor auto works on kernels: give a number with on activity")
     return parsed
 

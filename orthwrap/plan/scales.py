@@ -24,8 +24,8 @@ def scaled(slot: Slot, rule: Rule, attachment: Attachment) -> tuple[Attachment, 
     if penalty is None:
         return attachment, ()
     if not _is_auto(rule):
-        kept = attachment.scale == "unit"
-        return attachment if kept else replace(attachment, alpha=slot.alpha()), ()
+        measured = attachment.scale == "preserve"
+        return replace(attachment, alpha=slot.alpha()) if measured else attachment, ()
     if attachment.on == "activity":
         return attachment, _because("unit: of outputs")
     if not penalty.concerns_alpha:
@@ -48,7 +48,8 @@ def scale_problem(slot: Slot, rule: Rule, attachment: Attachment) -> str:
     """Why α cannot be taken; "" where it can, or where it is not asked for."""
     if not slot.doubt or attachment.penalty is None or _is_auto(rule):
         return ""
-    return "" if attachment.scale == "unit" else f"{slot.doubt}, so scale preserve has no α"
+    measured = attachment.scale == "preserve"
+    return f"{slot.doubt}, so scale preserve has no α" if measured else ""
 
 
 def _is_auto(rule: Rule) -> bool:

@@ -37,7 +37,7 @@ def templates_of(rules: Sequence[Rule]) -> tuple[list[Attachment | None], dict[s
                 raise ValueFault("options go with a regularizer's name; set them on the object")
             made = attachment_of(value, numeric_factor(rule))
             if made.is_penalty and rule.scale != AUTO_SCALE:
-                made = replace(made, scale=rule.scale)
+                made = replace(made, scale=rule.scale, alpha=1.0)
             if isinstance(made.foreign, str):
                 functions[made.foreign] = value
         templates.append(made)

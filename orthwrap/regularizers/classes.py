@@ -11,20 +11,37 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from orthwrap.errors import UsageError, ValueFault
+from orthwrap.errors import ValueFault
 from orthwrap.model_config.layers import layout_for
-from orthwrap.model_config.layout import Layout
+from orthwrap.model_config.layout import Layout, in_filter_groups, why_no_filter_groups
 from orthwrap.penalties import activity
 from orthwrap.penalties.attachment import Attachment
 from orthwrap.penalties.cheapest import exact_is_cheaper
-from orthwrap.penalties.options import ESTIMATE, EVERY, PRECISION, PROBES, SEED, checked
+from orthwrap.penalties.options import (
+    CENTER,
+    ESTIMATE,
+    EVERY,
+    FILTER_GROUPS,
+    GRAM,
+    PRECISION,
+    PROBES,
+    SEED,
+    SHAPE,
+    SIDE,
+    checked,
+    sides_of,
+)
 from orthwrap.penalties.penalty import Penalty
+from orthwrap.penalties.place import check_place
 from orthwrap.penalties.table import PENALTIES, with_each_penalty
 from orthwrap.penalties.template import template
 from orthwrap.penalties.tensors import (
+    across,
     differentiable,
     gaussian,
     on_processor,
+    over_own_scale,
+    own_scale,
     per_matrix,
     products_in,
     rademacher,
@@ -34,7 +51,7 @@ from orthwrap.regularizers.base import _Regularizer, register
 from orthwrap.regularizers.clock import Clock, Key, Moment, is_turn, of_kernel
 from orthwrap.regularizers.foreign import Attached, _node_of, import_reference
 from orthwrap.regularizers.splits import Split, Splits, along_larger_side
-from orthwrap.rules.rule import SCALES, Rule
+from orthwrap.rules.rule import FREE, SCALES, Rule
 from orthwrap.rules.words import check_factor
 
 Tensor = Any
@@ -49,13 +66,14 @@ class OrthogonalityRegularizer(_Regularizer):
     Args:
         factor: λ, at least 0; None takes the penalty's default (see `orthwrap regularizers`).
         scale: `"unit"`: the value is P(W), which pulls singular values to 1. `"preserve"`: P(W/α).
+            `"free"`: P(W/α) with α the RMS singular value of the kernel as it is at each call.
         alpha: α for `"preserve"`, the RMS singular value of the kernel at attach time.
         layout: how the kernel becomes matrices (a `Layout` or its config). None: by the kernel's
             rank, 2 axes as Dense and 3 to 5 as Conv with one group and stride 1.
         on: `"kernel"`, or `"activity"` for a layer's outputs.
         combined_with: another regularizer to add, as Keras takes it (a name, a config, an object).
         replaced: a regularizer's config that is only kept, for `orthwrap.strip`.
-        **options: `estimate`, `probes`, `seed`, `steps`, `every`, as the penalty takes them.
+        **options: `estimate`, `probes`, `seed`, `steps`, `every`, …, as the penalty takes them.
 
     Call with a kernel of the layout's shape, any float dtype; returns a scalar. float16 and
     bfloat16 are computed in float32. One that draws at random or counts its calls (`every`) is
@@ -63,6 +81,7 @@ class OrthogonalityRegularizer(_Regularizer):
 
     Raises:
         ValueFault: a value out of range, an unknown option, a kernel the layout does not describe.
+        UsageError: something of kernels with `on="activity"`, or of outputs without.
     """
 
     penalty: ClassVar[str] = ""
@@ -103,12 +122,14 @@ class OrthogonalityRegularizer(_Regularizer):
         _check_scale(scale, alpha)
         penalty = PENALTIES[self.penalty]
         taken = checked(self.penalty, penalty.options, options)
+        if layout is not None and FILTER_GROUPS.name in taken:
+            layout = in_filter_groups(layout, taken.pop(FILTER_GROUPS.name))
         self._adopt(
             Attachment(
                 name=self.penalty,
                 factor=check_factor(penalty.default_factor if factor is None else factor),
                 scale=scale,
-                alpha=float(alpha),
+                alpha=1.0 if scale == FREE else float(alpha),
                 options=taken,
                 layout=layout,
                 on=on,
@@ -122,23 +143,11 @@ class OrthogonalityRegularizer(_Regularizer):
         self._every: int = self.attachment.option(EVERY)
         self._estimate: str = self.attachment.option(ESTIMATE)
         self._precision: str | None = self.attachment.option(PRECISION)
-        self._check_on_outputs()
+        check_place(self.attachment, on)
         self._splits = Splits()
         self._clock = self if isinstance(self, Clock) else None
         if isinstance(self, Clock):
             Clock.__init__(self, self._own_seed(random.getrandbits(31)))
-
-    def _check_on_outputs(self) -> None:
-        if self.attachment.on != "activity":
-            return
-        has_form = self._descriptor.on_outputs is not None
-        is_of_kernels = self.attachment.scale != "unit" or self._precision is not None
-        if self._estimate == "sketch" or not has_form or is_of_kernels:
-            of_kernels = [p.name for p in PENALTIES.values() if p.on_outputs is None]
-            raise UsageError(
-                f"on activity there is no {', '.join(of_kernels)}, no sketch, no scale preserve "
-                "and no precision"
-            )
 
     @property
     def is_random(self) -> bool:
@@ -208,9 +217,11 @@ class OrthogonalityRegularizer(_Regularizer):
         words = dict(self._words)
         if self._descriptor.draws or self._is_sketched(x):
             words["draw"] = partial(self._drawn, moment, x)
-        if penalty.on_outputs is not None and attachment.on == "activity":
-            return factor * penalty.on_outputs(*activity.gram(x), **words) / _replicas()
+        if attachment.on == "activity":
+            return factor * self._of_outputs(x, words)
         layout, alpha = self.layout_for(tuple(x.shape)), attachment.alpha
+        if attachment.is_free:
+            x = over_own_scale(x, penalty.number_of_sigmas(layout, tuple(x.shape)))
         if penalty.takes_alpha and 1 / _FOLDED <= alpha <= _FOLDED:
             words |= {"alpha": alpha, "factor": factor}
             factor = 1.0
@@ -225,6 +236,23 @@ class OrthogonalityRegularizer(_Regularizer):
         else:
             value = penalty.sketch(*given, **words, probes=attachment.option(PROBES))
         return value if factor == 1.0 else factor * value
+
+    def _of_outputs(self, x: Tensor, words: Mapping[str, Any]) -> Tensor:
+        """The penalty of a batch, or the sum over its samples: Keras divides by their number."""
+        penalty, attachment = self._descriptor, self.attachment
+        assert penalty.on_outputs is not None
+        if attachment.option(GRAM) == "batch":
+            g, rows = activity.gram(x, attachment.option(CENTER))
+            return penalty.on_outputs(g, rows, **words) / _replicas()
+        shape = sides_of(attachment.option(SHAPE))
+        g, rows, per_sample = activity.grams_of_samples(x, attachment.option(SIDE), shape)
+        values = penalty.on_outputs(g, rows, **words)
+        if len(values.shape) != 1:
+            raise ValueFault(
+                f"penalty {penalty.name!r} gives one value for several Gram matrices (count, n, n),"
+                " and gram=sample needs one for each: its on_outputs must give (count,)"
+            )
+        return ops.sum(values) / per_sample
 
     def _matrices(self, x: Tensor, layout: Layout) -> Tensor:
         """(count, m, n), or at once the only one where the penalty takes that."""
@@ -245,6 +273,8 @@ class OrthogonalityRegularizer(_Regularizer):
     def pulled(self, x: Tensor, rate: Tensor, split: Split | None = None) -> Tensor:
         """The kernel after one pull, W/α ← W/α − min(β, 1/(2·max(1, b)))·direction.
 
+        With scale `free` the step is at right angles to W, so that it leaves α as it is.
+
         Args:
             x: the kernel. float16 and bfloat16 are computed in float32.
             rate: β, a scalar.
@@ -253,8 +283,11 @@ class OrthogonalityRegularizer(_Regularizer):
         penalty, layout = self._descriptor, self.layout_for(tuple(x.shape))
         assert penalty.pull is not None
         scaled = ops.cast(x, _computed_in(x))
-        alpha = self.attachment.alpha
-        scaled = scaled if alpha == 1.0 else scaled / alpha
+        entries = penalty.number_of_sigmas(layout, tuple(x.shape))
+        is_free, alpha = self.attachment.is_free, self.attachment.alpha
+        if is_free:
+            alpha = own_scale(scaled, entries)
+        scaled = scaled / alpha if is_free or alpha != 1.0 else scaled
         w = scaled if penalty.of_kernel else unbatched(layout.to_matrices(scaled, ops))
         given = (w, layout) if penalty.of_kernel else (along_larger_side(w, split),)
         with products_in(self._precision):
@@ -266,6 +299,8 @@ class OrthogonalityRegularizer(_Regularizer):
         step = (beta if penalty.of_kernel else per_matrix(beta)) * direction
         if not penalty.of_kernel:
             step = layout.from_matrices(step, x.shape, ops)
+        if is_free:
+            step = across(step, scaled, entries)
         return x - ops.cast(alpha * step, x.dtype)
 
     def _drawn(
@@ -279,7 +314,14 @@ class OrthogonalityRegularizer(_Regularizer):
 
     def layout_for(self, shape: tuple[int, ...]) -> Layout:
         """By which it reads a kernel of this shape; ValueFault where it does not describe it."""
-        return layout_for(self.attachment.layout, shape)
+        layout = layout_for(self.attachment.layout, shape)
+        groups = self.attachment.option(FILTER_GROUPS)
+        if self.attachment.layout is not None or groups == 1:
+            return layout
+        problem = why_no_filter_groups(layout, shape, groups)
+        if problem:
+            raise ValueFault(f"{problem}; got shape {shape}")
+        return in_filter_groups(layout, groups)
 
 
 def left_out(x: Tensor) -> Tensor:

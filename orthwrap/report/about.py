@@ -24,7 +24,7 @@ SCALED_RESIDUAL = Meaning(
 PRESERVED = Meaning(
     "",
     "",
-    "with preserve the residual is that of W/α, α being the kernel's RMS singular value",
+    "with preserve and free the residual is that of W/α, α being the kernel's RMS singular value",
 )
 SIGMAS = Meaning(
     "σ min … max",

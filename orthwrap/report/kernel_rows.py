@@ -101,7 +101,7 @@ def carried(record: LayerRecord, command: str) -> list[tuple[str, str]]:
     if record.regularizer is not None:
         r = record.regularizer
         pieces = [(f"{r.name} {r.factor:.3g}", "what")]
-        pieces += [("preserve", "aside")] if r.scale == "preserve" else []
+        pieces += [(r.words, "aside")] if r.words else []
         pieces += [(f"+ {r.combined_with}", "aside")] if r.combined_with else []
         if record.decision == ALREADY and command not in CHOOSE_NONE:
             pieces.append(("already", "aside"))

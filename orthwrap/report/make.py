@@ -28,6 +28,7 @@ from orthwrap.report.record import (
     LayerRecord,
     RegularizerRecord,
     Report,
+    finite,
 )
 from orthwrap.report.versions import versions
 from orthwrap.stores.store import Store, WeightRef
@@ -241,11 +242,12 @@ def regularizer_record(attachment: Attachment, kernel: Kernel | None = None) -> 
         name=attachment.name,
         factor=attachment.factor,
         scale=attachment.scale,
-        alpha=attachment.alpha,
+        alpha=None if attachment.is_free else attachment.alpha,
         estimate=_estimate(attachment, kernel),
         every=attachment.option(EVERY),
         precision=attachment.option(PRECISION),
         combined_with=combined,
+        options=_options(attachment),
     )
 
 
@@ -255,6 +257,17 @@ def _held(constrained: Constrained) -> ConstraintRecord:
     return ConstraintRecord(
         to.name, to.low, to.high, *scale, every, None if own is None else describe(own)
     )
+
+
+def _options(attachment: Attachment) -> dict[str, Any]:
+    """What is said of its options; a file may hold anything under their names."""
+    assert attachment.penalty is not None
+    names = {o.name for o in attachment.penalty.options} - {ESTIMATE.name, EVERY.name}
+    return {
+        name: finite(value)
+        for name, value in attachment.shown_options.items()
+        if name in names and isinstance(value, (str, int, float))
+    }
 
 
 def _left_of_others(decision: Decision) -> str | None:
@@ -283,7 +296,7 @@ def figures(
     if attachment is not None and attachment.is_penalty and attachment.on == "kernel":
         regularizer = {
             "name": attachment.name,
-            "alpha": attachment.alpha,
+            "alpha": None if attachment.is_free else attachment.alpha,
             "options": attachment.options,
         }
     weight = kernel.weight

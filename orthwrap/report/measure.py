@@ -59,9 +59,10 @@ def measure(
         kernel: of any shape `layout` describes and any float dtype; an array, or something with a
             shape that is read where it is indexed.
         layout: how it becomes matrices.
-        regularizer: `{"name", "alpha", "options"}` of a penalty, whose value goes into `penalty`;
-            None leaves it null.
-        with_sigmas: False leaves the singular values and the condition null.
+        regularizer: `{"name", "alpha", "options"}` of a penalty, whose value goes into `penalty`,
+            with alpha None for the kernel's own as it is; None leaves it null.
+        with_sigmas: False leaves the singular values and the condition null, unless the penalty
+            takes them.
 
     Where the smaller Gram matrix has more than `EXACT_LIMIT` rows, the residual and σ_max are
     estimated by random probes with a fixed seed, and the other extremes are null.
@@ -86,15 +87,23 @@ class _Wanted:
     """A penalty of W/α, with its own options."""
 
     penalty: Penalty
-    alpha: float
+    alpha: float | None
     words: Mapping[str, Any]
 
     @classmethod
     def of(
-        cls, name: str, alpha: float | None = None, options: Mapping[str, Any] | None = None
+        cls, name: str, alpha: float | None = 1.0, options: Mapping[str, Any] | None = None
     ) -> _Wanted:
         penalty = PENALTIES[name]
-        return cls(penalty, alpha or 1.0, penalty.words(options or {}))
+        return cls(penalty, alpha, penalty.words(options or {}))
+
+    def alpha_of(self, own: float, kernel: Any, layout: Layout) -> float:
+        """α, where `own` is the RMS of all singular values that the kernel's matrices have."""
+        if self.alpha is not None:
+            return self.alpha
+        count, m, n = layout.matrices(kernel.shape)
+        entries = self.penalty.number_of_sigmas(layout, tuple(kernel.shape))
+        return own * math.sqrt(count * min(m, n) / entries)
 
 
 def together(jobs: Sequence[Callable[[], T]], sizes: Sequence[int]) -> list[T]:
@@ -344,7 +353,8 @@ class _Sums:
 
     def _add_value(self, matrices: Matrices) -> None:
         if self.wanted is not None and not self.wanted.penalty.of_kernel:
-            at_alpha = replace(matrices, alpha=self.wanted.alpha)
+            own = self.alpha if self.wanted.alpha is None else self.wanted.alpha
+            at_alpha = replace(matrices, alpha=own)
             figure = self.wanted.penalty.figure(at_alpha, **self.wanted.words)
             if figure is None or self.value is None:
                 self.value = None
@@ -358,7 +368,8 @@ class _Sums:
         value = None if wanted is None else self.value
         if wanted is not None and wanted.penalty.of_kernel:
             whole = np.asarray(kernel[all_of(kernel)], np.float64)
-            value = wanted.penalty.figure(whole / wanted.alpha, layout, **wanted.words)
+            whole /= wanted.alpha_of(self.alpha, kernel, layout)
+            value = wanted.penalty.figure(whole, layout, **wanted.words)
         return Deviation(
             residual=math.sqrt(self.square / entries),
             scaled_residual=math.sqrt(self.scaled_square / entries),
@@ -389,12 +400,13 @@ def _estimated(kernel: Any, layout: Layout, alpha: float, wanted: _Wanted | None
     sigma_max = 0.0
     count, m, n = layout.matrices(kernel.shape)
     r = min(m, n)
+    at_alpha = 1.0 if wanted is None else wanted.alpha_of(alpha, kernel, layout)
     for batch in batches_of(kernel, layout):
         v = rng.choice((-1.0, 1.0), size=(batch.count, r, min(_PROBES, r)))
         basis, weights = np.linalg.qr(v)
         images = _gram_times(batch, basis)
         gv = images @ weights
-        for i, a in enumerate((1.0, alpha, 1.0 if wanted is None else wanted.alpha)):
+        for i, a in enumerate((1.0, alpha, at_alpha)):
             squares[i] += np.sum((gv / a**2 - v) ** 2) / v.shape[2]
         for _ in range(min(_PASSES, r // v.shape[2] - 1)):
             fresh = images[:, :, -v.shape[2] :]

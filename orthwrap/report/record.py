@@ -139,11 +139,19 @@ class RegularizerRecord(_Flat):
     combined_with: str | None = None
     precision: str | None = None  # of products, where the kernel's own is not taken
     pull: float | None = None  # the rate, in the epoch that is kept
+    options: Mapping[str, Any] = field(default_factory=dict)  # others that are not at their default
 
     def to_json(self) -> dict[str, Any]:
-        """A precision, or a rate, stands there only where there is one."""
-        optional = ("precision", "pull")
-        return {k: v for k, v in super().to_json().items() if v is not None or k not in optional}
+        """A precision, a rate and options stand there only where there are some."""
+        data = super().to_json()
+        absent = {k for k in ("precision", "pull", "options") if data[k] in (None, {})}
+        return {k: v for k, v in data.items() if k not in absent}
+
+    @property
+    def words(self) -> str:
+        """The scale and the options, as a table shows them: `preserve slack=0.2`."""
+        scale = () if self.scale in (None, "unit") else (self.scale,)
+        return " ".join((*scale, *(f"{k}={v}" for k, v in self.options.items())))
 
 
 @dataclass(frozen=True)
@@ -256,10 +264,9 @@ class LayerRecord:
 
     @property
     def driven(self) -> str:
-        """Which residual its scale drives: `residual`, or `scaled_residual` with preserve."""
+        """Which residual its scale drives: `scaled_residual` with preserve and free."""
         own = self.constraint if self.regularizer is None else self.regularizer
-        preserve = own is not None and own.scale == "preserve"
-        return "scaled_residual" if preserve else "residual"
+        return "residual" if own is None or own.scale in (None, "unit") else "scaled_residual"
 
     @property
     def parameters(self) -> int:

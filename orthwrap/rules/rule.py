@@ -11,7 +11,8 @@ from orthwrap.rules.constrain import Constrain
 from orthwrap.rules.schedules import Schedule
 from orthwrap.rules.words import AUTO, Said, Word, documented, spoken, words_of
 
-SCALES = ("unit", "preserve")
+FREE = "free"  # W over its own RMS singular value as it is at each step
+SCALES = ("unit", "preserve", FREE)
 
 # The scale that each kernel's own RMS singular value decides.
 AUTO_SCALE = "auto"
@@ -92,8 +93,9 @@ class AttachWords(TypedDict, total=False):
     scale: Annotated[
         str | None,
         Word(
-            "Drive singular values to 1 (unit), or to the kernel's own RMS (preserve). Default: "
-            "auto, preserve where that RMS lies outside 0.8 to 1.25.",
+            "Drive singular values to 1 (unit), to the kernel's own RMS (preserve), or to whatever "
+            "that becomes in training (free). Default: auto, preserve where that RMS lies outside "
+            "0.8 to 1.25, else unit.",
             words.choice(AUTO_SCALE, *SCALES),
             AUTO_SCALE,
             _ATTACH,

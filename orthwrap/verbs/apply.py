@@ -16,6 +16,7 @@ from orthwrap.model_config.tree import edit
 from orthwrap.opening import Opened, opened
 from orthwrap.plan.decide import plan
 from orthwrap.plan.decision import Decision, Plan
+from orthwrap.plan.sampled import check_samples
 from orthwrap.plan.templates import check_foreign, check_references, templates_of
 from orthwrap.report.make import make_report, with_notes
 from orthwrap.report.record import Report
@@ -206,6 +207,7 @@ class _Apply:
             if by_keras:
                 live, planned, notes = load_planned(source, planned, root, *how)
                 check_kept(planned)
+                check_samples(planned, lambda: output_shapes(live))
             report = with_notes(self.report_on(source, surveyed, planned), notes)
             if self.dry_run:
                 return finished(None, report, None)
@@ -224,6 +226,7 @@ class _Apply:
             check_wrappers(surveyed.layers)
             planned = plan(surveyed, self.rules, templates)
             check_foreign(planned, functions, lambda: output_shapes(model))
+            check_samples(planned, lambda: output_shapes(model))
             target = target_of(model, output, "apply", source.store, force, self.dry_run)
             if target is not None:
                 check_references(functions)

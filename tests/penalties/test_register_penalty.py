@@ -159,6 +159,12 @@ def test_on_outputs(toy: Penalty) -> None:
     assert [r.slot for r in result.report.layers if r.carries] == ["activity"]
 
 
+def test_a_sum_over_the_samples_is_not_taken_for_a_value_of_each(toy: Penalty) -> None:
+    made = orthwrap.regularizer("toy", 1.0, on="activity", gram="sample")
+    with pytest.raises(orthwrap.ValueFault, match=r"'toy' .* must give \(count,\)"):
+        made(np.ones((2, 3, 4), "float32"))
+
+
 def test_what_it_does_not_have_is_refused_in_one_line(toy: Penalty) -> None:
     refused = [
         lambda: orthwrap.regularizer("toy", estimate="sketch"),

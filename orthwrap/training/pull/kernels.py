@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -78,6 +78,10 @@ class DrivenKernel:
         count, m, n = layout.matrices(kernel.shape)
         kernel = kernel.astype(np.float64 if min(m, n) <= _DOUBLE else np.float32, copy=False)
         with np.errstate(all="ignore"):
+            if attachment.is_free and attachment.penalty is not None:
+                entries = attachment.penalty.number_of_sigmas(layout, kernel.shape)
+                alpha = math.sqrt(float(np.vdot(kernel, kernel)) / entries) or 1.0
+                attachment = replace(attachment, alpha=alpha)
             square, speed = _square_and_speed(kernel, layout, attachment)
         if not (math.isfinite(square) and math.isfinite(speed)):
             return KernelFigures(math.nan, 1.0)
@@ -108,7 +112,7 @@ def _square_and_speed(kernel: Any, layout: Layout, attachment: Attachment) -> tu
     square = float(np.vdot(away, away))
     # The derivative of ‖G−I‖_F² along the pull is −4β·tr(G(G−I)²).
     speed = float(np.vdot(pulled @ away, away)) / square if square > 0 else 1.0
-    if attachment.scale == "preserve":  # as the report has it, against the scale of the moment
+    if attachment.scale != "unit":  # as the report has it, against the scale of the moment
         alpha = math.sqrt(float(np.einsum("bii->", gram)) / (len(gram) * gram.shape[1])) or 1.0
         away = gram / alpha**2 - np.eye(gram.shape[1], dtype=gram.dtype)
         square = float(np.vdot(away, away))
