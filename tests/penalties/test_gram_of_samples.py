@@ -284,7 +284,7 @@ def penalty_by_hand(model: Any, x: Any) -> float:
     of_samples = 0.5 * expected("so", a, "rows") + 0.25 * expected(
         "so", t.reshape(-1, 3, 3), "rows"
     )
-    return of_samples + 0.125 * decov / len(x)  # by which Keras divides what is of the batch
+    return float(of_samples + 0.125 * decov / len(x))  # by which Keras divides what is of the batch
 
 
 def test_by_a_rules_file_on_files_and_on_models(tmp_path: Path, monkeypatch: Any) -> None:
