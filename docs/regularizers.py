@@ -45,7 +45,8 @@ Every penalty takes `every` and, for depthwise kernels, `across_channels`; all b
   Gaussian start, by `steps` products with G−I. On kernels of 576 × 192 to 2304 × 512, random ones
   and ones near orthonormal, estimate over truth was: 1 step 0.34–0.53, 2 (the default) 0.57–0.75,
   5 0.74–0.95, 20 0.91–1.00. Keras calls a regularizer in validation as in training, so the loss of
-  validation has the estimate too; the report's figures are exact.
+  a `fit` or `evaluate` of your own has the estimate in its validation too; the report's figures,
+  and those on validation data that `apply` and `finetune` show and choose by, are exact.
 - `spectral` finds σ_max by the same means: exact, to 4e-4, where min(m, n) ≤ 128, and above by
   `steps` products with G, which cost a pass over the weights each.
 

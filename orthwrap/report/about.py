@@ -24,7 +24,8 @@ SCALED_RESIDUAL = Meaning(
 PRESERVED = Meaning(
     "",
     "",
-    "with preserve and free the residual is that of W/α, α being the kernel's RMS singular value",
+    "with preserve the residual is that of W/α, α being the kernel's RMS singular value, and with "
+    "free too",
 )
 SIGMAS = Meaning(
     "σ min … max",
