@@ -92,11 +92,14 @@ def check(
 
 
 def _share(text: str | None) -> float | None:
-    """`5%`, or `0.05`."""
+    """`5%`, or `0.05`; not `5`, which may be meant as either of 5 % and five times."""
     if text is None:
         return None
     number, percent = text.removesuffix("%"), text.endswith("%")
     try:
-        return float(number) / (100 if percent else 1)
+        share = float(number) / (100 if percent else 1)
     except ValueError:
         raise UsageError(f"--worse-than {text!r} is no share: write it like 5%") from None
+    if share >= 1 and not percent:
+        raise UsageError(f"--worse-than {text} may be {text}% or {share * 100:g}%: write the sign")
+    return share

@@ -218,6 +218,7 @@ def test_kernels_that_one_of_the_two_has(folder: Path) -> None:
             "write it with orthwrap inspect --operator",
         ),
         (["--baseline", "old.json", "--worse-than", "much"], 2, "write it like 5%"),
+        (["--baseline", "old.json", "--worse-than", "5"], 2, "may be 5% or 500%: write the sign"),
         (["--baseline", "old.json", "--worse-than", "-5%"], 1, "share of at least 0"),
         (["--baseline", "names.json"], 1, "names.json"),
     ],
