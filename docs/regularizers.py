@@ -79,7 +79,9 @@ has one α; for `lorth`, α is the RMS of the convolution's own singular values.
 
 - **For** networks that go on training for long, where the size that a kernel had when the
   regularizer came (`preserve`) or 1 (`unit`) is not the one that it needs later.
-- **It costs** a few passes over the weights beside the penalty, which the products outweigh.
+- **It costs** a few passes over the weights beside the penalty: on 2 CPU cores with TensorFlow,
+  loss and gradient of `so` took 1.1 times as long (kernels of 576 × 64 to 4608 × 512), of its sketch,
+  at r = 512, twice as long.
 - **Not** where the size matters: for a bound of the gain take `unit`, or `spectral`. As the value
   does not depend on the size of W, its gradient grows as 1/α for a small kernel; weight decay
   beside it then makes the penalty ever stronger. And not on outputs.
@@ -96,7 +98,8 @@ group orthogonalization (Kurtz, Bar, Giryes 2023, arXiv:2306.10001, the variant 
 each gate of a recurrent layer is split so.
 
 - **For** layers that are normalized in groups, with more filters than inputs (n > m, where no more
-  than m filters can be at right angles), and wide ones: the products cost a share of 1/N.
+  than m filters can be at right angles), and wide ones: the products cost a share of 1/N. Measured
+  as above, 4 groups took 0.4 and 0.3 times as long at r = 256 and 512, and 1.6 times at r = 64.
 - **Not** where all filters can be at right angles and should be.
 
 The report has one more matrix for each, and `filter_groups` among the regularizer's options. A
