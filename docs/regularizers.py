@@ -80,8 +80,8 @@ has one α; for `lorth`, α is the RMS of the convolution's own singular values.
 - **For** networks that go on training for long, where the size that a kernel had when the
   regularizer came (`preserve`) or 1 (`unit`) is not the one that it needs later.
 - **It costs** a few passes over the weights beside the penalty: on 2 CPU cores with TensorFlow,
-  loss and gradient of `so` took 1.1 times as long (kernels of 576 × 64 to 4608 × 512), of its sketch,
-  at r = 512, twice as long.
+  loss and gradient of `so` took 1.1 times as long (kernels of 576 × 64 to 4608 × 512), of its
+  sketch, at r = 512, twice as long.
 - **Not** where the size matters: for a bound of the gain take `unit`, or `spectral`. As the value
   does not depend on the size of W, its gradient grows as 1/α for a small kernel; weight decay
   beside it then makes the penalty ever stronger. And not on outputs.
