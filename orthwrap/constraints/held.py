@@ -89,9 +89,9 @@ def project(kernel: Tensor, constrained: Constrained) -> Tensor:
     x = ops.cast(kernel, "float32" if dtype in ("float16", "bfloat16") else dtype)
     w = unbatched(layout.to_matrices(x, ops))
     to, alpha = constrained.to, constrained.alpha
-    if to.name == "orthogonal":
-        w = alpha * polar(w)
-    elif to.name == "spectral":
+    if to.low == to.high:
+        w = (alpha * to.high) * polar(w)
+    elif to.low == 0:
         w = below(w, alpha * to.high)
     else:
         w = clipped(w, alpha * to.low, alpha * to.high)

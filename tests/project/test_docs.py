@@ -18,8 +18,9 @@ from tests.support.pages import blocks, commands, lay_out
 
 DOCS = REPOSITORY / "docs"
 PAGES = {page.name: page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("*.md"))}
-# Run elsewhere: tests/penalties/test_register_penalty.py, tests/report/test_gate.py, test_help.py.
-ELSEWHERE = {"regularizers.md", "pipelines.md", "commands.md"}
+# Run elsewhere: tests/penalties/test_register_penalty.py, tests/report/test_gate.py, test_help.py,
+# tests/regularizers/test_split_kernels.py.
+ELSEWHERE = {"regularizers.md", "pipelines.md", "commands.md", "devices.md"}
 WITH_PYTHON = [n for n, text in PAGES.items() if blocks(text, "python") and n not in ELSEWHERE]
 WITH_COMMANDS = [n for n, text in PAGES.items() if commands(text) and n not in ELSEWHERE]
 
