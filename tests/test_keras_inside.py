@@ -78,7 +78,7 @@ def thing(kind: str) -> Any:
         return layer
     inputs = layers.Input((4,))
     model = keras.Model(inputs, layers.Dense(2)(inputs))
-    model.compile("sgd", "mse", metrics=["mae"])
+    model.compile(keras.optimizers.SGD(use_ema=True), "mse", metrics=["mae"])
     model.optimizer.exclude_from_weight_decay(var_names=["bias"])
     model.optimizer.build(model.trainable_variables)
     return {

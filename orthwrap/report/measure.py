@@ -10,11 +10,11 @@ the symmetric matrix is enough; no copy of it is made but the one that the eigen
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -124,7 +124,7 @@ def together(jobs: Sequence[Callable[[], T]], sizes: Sequence[int]) -> list[T]:
     order = sorted(range(len(jobs)), key=lambda i: -sizes[i])
     results: dict[int, T] = {i: jobs[i]() for i in order if sizes[i] > _LARGE}
     rest = [i for i in order if sizes[i] <= _LARGE]
-    pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
+    pool = ThreadPoolExecutor(_THREADS)
     try:
         results |= zip(rest, pool.map(lambda i: jobs[i](), rest), strict=True)
     finally:

@@ -176,6 +176,10 @@ def test_copy_of_an_application_is_the_original_with_losses(name: str) -> None:
     gc.collect()
 
 
+# Of these Keras cannot load the `.keras` that it writes: two models share a layer.
+UNREADABLE = {"shared", "shared_between_submodels"}
+
+
 @pytest.mark.parametrize("target", [None, "all"])
 @pytest.mark.parametrize("name", models.ALL)
 def test_copy_of_any_structure_is_the_original_with_losses(name: str, target: str | None) -> None:
@@ -184,7 +188,8 @@ def test_copy_of_any_structure_is_the_original_with_losses(name: str, target: st
     result = orthwrap.apply(original, target=target, scale="unit")
     assert_faithful(original, weights, result)
     assert_same_outputs(original, result.model, models.inputs_for(original))
-    assert result.report.warnings == ()
+    assert all("whether a saved file keeps what" in w for w in result.report.warnings)
+    assert len(result.report.warnings) == (name in UNREADABLE)
     assert not getattr(result.model, "compiled", False)
     if target is None:
         expected = 1e-3 * sum(
@@ -667,7 +672,8 @@ def test_shared_layers_and_compiled_state_go_together() -> None:
     x, y = np.ones((4, 6), "float32"), np.zeros((4, 8), "float32")
     original.fit(x, y, verbose=0)
     result = orthwrap.apply(original, factor=0.0)
-    assert result.report.warnings == ()
+    (warning,) = result.report.warnings  # Keras cannot load what it saves of this
+    assert "whether a saved file keeps what" in warning
     for model in (original, result.model):
         model.fit(x, y, verbose=0)
     for (path, a), (_, b) in zip(weights_of(original), weights_of(result.model), strict=True):

@@ -185,5 +185,5 @@ def test_it_is_kept_and_told() -> None:
     assert "precision" not in orthwrap.SO().get_config()
     with pytest.raises(OrthwrapError, match="precision"):
         orthwrap.apply(models.dense(), on="activity", options={"precision": "bfloat16"})
-    with pytest.raises(OrthwrapError, match="no precision"):
+    with pytest.raises(OrthwrapError, match="precision is of products of kernels"):
         orthwrap.SO(on="activity", precision="bfloat16")
