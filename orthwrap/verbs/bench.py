@@ -48,13 +48,15 @@ def bench(
             of orthwrap's is left out.
         weights: as in `apply`.
         batch: samples of a step.
-        target, exclude: as in `apply`: which kernels would carry a penalty.
+        target: as in `apply`: which kernels would carry a penalty.
+        exclude: as in `apply`.
         regularizer: the name of a penalty, or several; None measures all.
         whole: True measures each within a step of its own, which is compiled for it, as the device
             may do some of it beside the rest. False measures loss and gradient alone.
         seconds: so long it takes at most, beyond what is being compiled then; what is not measured
             is in the report's `left_out`. The first penalty is always measured, three times.
-        custom_objects, unsafe_lambda: as in `finetune`, by which a file is loaded.
+        custom_objects: as in `finetune`, by which a file is loaded.
+        unsafe_lambda: as in `finetune`.
         progress: True shows on the screen how far it is.
 
     Raises:
