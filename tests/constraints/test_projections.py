@@ -62,9 +62,9 @@ def residual(w: Array) -> float:
 def test_it_is_what_an_svd_gives(shape: tuple[int, int], constrain: str) -> None:
     w = with_sigmas(np.geomspace(2, 0.1, min(shape)), max(shape))
     w = w if shape[0] >= shape[1] else w.T
-    np.testing.assert_allclose(held(w, constrain), oracle(w, constrain), atol=2e-5)
+    np.testing.assert_allclose(held(w, constrain), oracle(w, constrain), atol=5e-5)
     scaled = held(w, constrain, scale="preserve", alpha=0.3)
-    np.testing.assert_allclose(scaled, oracle(w, constrain, 0.3), atol=2e-5)
+    np.testing.assert_allclose(scaled, oracle(w, constrain, 0.3), atol=5e-5)
 
 
 # One shape for each: JAX compiles anew for another.
