@@ -45,7 +45,8 @@ coverage: $(VENV)/ready
 	$(BIN)/coverage run -m pytest -k "not by_the_commands and not example_of_the_docs" $(DECISION_TESTS)
 	$(BIN)/coverage report
 
-DECISION_TESTS := tests/penalties tests/model_config tests/plan/test_plan.py tests/plan/test_plan_edges.py \
+DECISION_TESTS := tests/penalties tests/constraints tests/model_config tests/plan/test_plan.py \
+	tests/plan/test_plan_edges.py tests/plan/test_constrained_slots.py tests/plan/test_scale_auto.py \
 	tests/rules tests/report/test_measure.py tests/report/test_kernels_in_blocks.py \
 	tests/report/test_report_data.py tests/report/test_operator_figures.py tests/plan/test_found.py \
 	tests/report/test_operator_reports.py tests/report/test_not_looked_into.py tests/verbs/test_strip_all.py \
