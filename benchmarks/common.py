@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from orthwrap.report.versions import cores, processor
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -35,15 +37,9 @@ def bind(cores: int) -> None:
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = models[0].partition(":")[2].strip() if models else cpu
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "cpu": cpu,
-        "cores": cores,
+        "cpu": processor(),
+        "cores": cores(),
         "system": platform.platform(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("tensorflow", "keras", "numpy", "h5py")},

@@ -20,7 +20,7 @@ from orthwrap.model_config.layers import (
 from orthwrap.model_config.layout import Layout
 from orthwrap.model_config.tree import Layer, class_of, is_ours
 from orthwrap.penalties.attachment import Attachment
-from orthwrap.penalties.constrained import Constrained
+from orthwrap.penalties.constrained import Constrained, is_our_constraint
 from orthwrap.rules.patterns import Candidate
 from orthwrap.stores.store import Store, Unclaimed, WeightRef
 
@@ -74,7 +74,9 @@ class Slot:
     @property
     def held(self) -> Constrained | None:
         """The orthwrap constraint in the slot, if there is one."""
-        return Constrained.from_node(self.constraint) if is_ours(self.constraint) else None
+        return (
+            Constrained.from_node(self.constraint) if is_our_constraint(self.constraint) else None
+        )
 
     @property
     def no_constraint(self) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from orthwrap._version import __version__
 from orthwrap.costs import passes, steps
 from orthwrap.costs.device import device
-from orthwrap.costs.timing import Seconds, Timed, in_turn, spread
+from orthwrap.costs.timing import Seconds, Timed, in_turn, quartiles
 from orthwrap.costs.variants import Variant, variants
 from orthwrap.costs.wanted import Wanted
 from orthwrap.errors import NoMatchError
@@ -27,7 +27,6 @@ from orthwrap.penalties.tensors import on_processor
 from orthwrap.plan.decide import plan
 from orthwrap.plan.decision import REGULARIZED
 from orthwrap.regularizers import from_attachment
-from orthwrap.report import cost_record
 from orthwrap.report.cost_record import BenchReport, CostRow
 from orthwrap.report.make import Measuring
 from orthwrap.report.versions import versions
@@ -71,7 +70,6 @@ def measured(
     ):
         ready = bench.fill(functions, chosen, compiling_until, tell)
     seconds = in_turn(functions, until=until)
-    step = spread(seconds[STEP])
     order = list(PENALTIES)
     rows = sorted((bench.row(v, seconds) for v in ready), key=lambda r: order.index(r.regularizer))
     return BenchReport(
@@ -82,7 +80,7 @@ def measured(
         versions=versions(),
         batch=wanted.batch,
         loss=loss,
-        step=cost_record.Seconds(**asdict(step)),
+        step=quartiles(seconds[STEP]),
         rounds=len(seconds[STEP]),
         whole=wanted.whole,
         kernels=len(bench.trained),
@@ -202,13 +200,13 @@ class _Bench:
 
     def row(self, variant: Variant, seconds: dict[str, Seconds]) -> CostRow:
         added = seconds[variant.name] - seconds[STEP if self._wanted.whole else NOTHING]
-        share = spread(np.maximum(added, 0.0) / seconds[STEP])
+        share = quartiles(np.maximum(added, 0.0) / seconds[STEP])
         return CostRow(
             regularizer=variant.regularizer,
             how=variant.how,
             options=dict(variant.options),
             kernels=len(self._pairs[variant.name]),
-            seconds=max(spread(added).median, 0.0),
+            seconds=max(quartiles(added).median, 0.0),
             share=share.median,
             share_low=share.low,
             share_high=share.high,

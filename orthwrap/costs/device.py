@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
 
 from orthwrap.penalties.tensors import on_processor
+from orthwrap.report.versions import cores, processor
 
 
 @dataclass(frozen=True)
@@ -47,18 +45,3 @@ def device() -> Device:
     found = tf.config.list_physical_devices("GPU")
     details: dict[str, Any] = tf.config.experimental.get_device_details(found[0])
     return Device(str(details.get("device_name", "GPU")), "accelerator", len(found))
-
-
-def processor() -> str:
-    """What the system calls the CPU."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
-
-
-def cores() -> int:
-    """So many this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

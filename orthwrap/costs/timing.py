@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orthwrap.report.cost_record import Quartiles
+
 Seconds = NDArray[np.float64]
 
 
@@ -53,15 +55,6 @@ def in_turn(
     return dict(zip(functions, np.array(rounds).T, strict=True))
 
 
-@dataclass(frozen=True)
-class Spread:
-    """The median of several measurements, and between what half of them lie."""
-
-    median: float
-    low: float
-    high: float
-
-
-def spread(values: Seconds) -> Spread:
+def quartiles(values: Seconds) -> Quartiles:
     low, median, high = (float(v) for v in np.quantile(values, (0.25, 0.5, 0.75)))
-    return Spread(median, low, high)
+    return Quartiles(median, low, high)

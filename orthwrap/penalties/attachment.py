@@ -81,6 +81,12 @@ class Attachment:
         """Whether α is that of the moment."""
         return self.scale == FREE
 
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What its penalty is measured by: name, α (None: that of the moment) and options."""
+        alpha = None if self.is_free else self.alpha
+        return {"name": self.name, "alpha": alpha, "options": self.options}
+
     def sides(self, layout: Layout, shape: tuple[int, ...]) -> tuple[int, int]:
         """(m, n) of the matrices that its penalty multiplies, for a kernel of this shape."""
         if self.penalty is not None and self.penalty.of_kernel:

@@ -9,14 +9,19 @@ from typing import Any
 
 from orthwrap.errors import ValueFault
 from orthwrap.model_config.layout import Layout
-from orthwrap.model_config.tree import PACKAGE, class_of
+from orthwrap.model_config.tree import PACKAGE, class_of, is_ours
 from orthwrap.penalties.options import EVERY
 from orthwrap.rules.constrain import Constrain
-from orthwrap.rules.rule import SCALES
+from orthwrap.rules.rule import SCALES_HELD
 
 # Users' files name both.
 CONSTRAINTS = "orthwrap.constraints"
 CLASS_NAME = "OrthogonalityConstraint"
+
+
+def is_our_constraint(node: Any) -> bool:
+    """True for a constraint node that orthwrap wrote."""
+    return is_ours(node) and class_of(node) == CLASS_NAME
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,9 @@ class Constrained:
     absent: bool = False
 
     def __post_init__(self) -> None:
-        if self.scale not in SCALES:
+        if self.scale not in SCALES_HELD:
             raise ValueFault(
-                f"scale={self.scale!r} is not known; choose one of: {', '.join(SCALES)}"
+                f"scale={self.scale!r} is not known; choose one of: {', '.join(SCALES_HELD)}"
             )
         if not 0 < self.alpha < math.inf:
             raise ValueFault(f"alpha={self.alpha!r} must be a finite number above 0")
@@ -91,14 +96,11 @@ class Constrained:
     @classmethod
     def from_node(cls, node: Mapping[str, Any]) -> Constrained:
         """The inverse of `to_node`; ValueFault where this version does not write such a one."""
-        name = class_of(node)
         try:
-            if name != CLASS_NAME:
-                raise ValueFault("of another class")
             return cls.from_config(node["config"])
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
             raise ValueFault(
-                f"the config holds an orthwrap constraint {name!r} that this version cannot read "
+                f"the config holds an orthwrap constraint that this version cannot read "
                 f"({e}): use the orthwrap version that wrote it"
             ) from e
 

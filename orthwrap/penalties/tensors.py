@@ -354,6 +354,12 @@ def square_of_gram(w: Tensor, change: Change, factor: float = 1.0) -> tuple[Tens
     return sum_of_squares(changed, factor), pullback
 
 
+def computed_in(x: Tensor) -> str:
+    """float16 and bfloat16 are too coarse for sums of squares."""
+    dtype: str = keras.backend.standardize_dtype(x.dtype)
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+
 def own_scale(x: Tensor, entries: int) -> Tensor:
     """α = √(Σ x²/entries), 1 where that is 0."""
     square = square_sum(x, 1 / entries)

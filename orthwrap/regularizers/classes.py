@@ -37,6 +37,7 @@ from orthwrap.penalties.table import PENALTIES, with_each_penalty
 from orthwrap.penalties.template import template
 from orthwrap.penalties.tensors import (
     across,
+    computed_in,
     differentiable,
     gaussian,
     on_processor,
@@ -192,7 +193,7 @@ class OrthogonalityRegularizer(_Regularizer):
     def _value(self, x: Tensor) -> Tensor:
         split = self._splits.of(x)
         if self.is_pulled or self.is_aside:
-            return ops.zeros((), _computed_in(x))
+            return ops.zeros((), computed_in(x))
         x = ops.convert_to_tensor(x)
         counts = self._every > 1 or self._descriptor.draws or self._is_sketched(x)
         moment = self._clock.tick() if self._clock is not None and counts else None
@@ -213,7 +214,7 @@ class OrthogonalityRegularizer(_Regularizer):
     ) -> Tensor:
         """factor × the penalty, in float32 or float64."""
         penalty, attachment = self._descriptor, self.attachment
-        x = ops.cast(x, _computed_in(x))
+        x = ops.cast(x, computed_in(x))
         words = dict(self._words)
         if self._descriptor.draws or self._is_sketched(x):
             words["draw"] = partial(self._drawn, moment, x)
@@ -282,7 +283,7 @@ class OrthogonalityRegularizer(_Regularizer):
         """
         penalty, layout = self._descriptor, self.layout_for(tuple(x.shape))
         assert penalty.pull is not None
-        scaled = ops.cast(x, _computed_in(x))
+        scaled = ops.cast(x, computed_in(x))
         entries = penalty.number_of_sigmas(layout, tuple(x.shape))
         is_free, alpha = self.attachment.is_free, self.attachment.alpha
         if is_free:
@@ -326,15 +327,7 @@ class OrthogonalityRegularizer(_Regularizer):
 
 def left_out(x: Tensor) -> Tensor:
     """A zero that has a gradient."""
-    return differentiable(
-        lambda x: (ops.zeros((), _computed_in(x)), lambda _: ops.zeros_like(x)), x
-    )
-
-
-def _computed_in(x: Tensor) -> str:
-    """float16 and bfloat16 are too coarse for sums of squares."""
-    dtype: str = keras.backend.standardize_dtype(x.dtype)
-    return "float32" if dtype in ("float16", "bfloat16") else dtype
+    return differentiable(lambda x: (ops.zeros((), computed_in(x)), lambda _: ops.zeros_like(x)), x)
 
 
 def _check_scale(scale: str, alpha: float) -> None:

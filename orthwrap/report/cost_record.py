@@ -17,8 +17,8 @@ BENCH_SCHEMA = "orthwrap.bench/1"
 
 
 @dataclass(frozen=True)
-class Seconds:
-    """Of one call: the median over rounds, and between what half of them lie."""
+class Quartiles:
+    """The median over rounds, and between what half of them lie."""
 
     median: float
     low: float
@@ -77,7 +77,7 @@ class BenchReport:
     versions: Mapping[str, str]
     batch: int
     loss: str
-    step: Seconds
+    step: Quartiles
     rounds: int
     whole: bool
     kernels: int
@@ -143,7 +143,7 @@ class BenchReport:
                 **fields
                 | {
                     "model": _known(ModelRecord, data["model"]),
-                    "step": _known(Seconds, data["step"]),
+                    "step": _known(Quartiles, data["step"]),
                     "rows": tuple(_known(CostRow, row) for row in data["rows"]),
                     "left_out": tuple(data["left_out"]),
                     "warnings": tuple(data["warnings"]),

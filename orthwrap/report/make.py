@@ -294,11 +294,7 @@ def figures(
         return None
     regularizer = None
     if attachment is not None and attachment.is_penalty and attachment.on == "kernel":
-        regularizer = {
-            "name": attachment.name,
-            "alpha": None if attachment.is_free else attachment.alpha,
-            "options": attachment.options,
-        }
+        regularizer = attachment.measured
     weight = kernel.weight
     asked = (layout, repr(regularizer), with_sigmas)
     how = {"with_sigmas": with_sigmas}

@@ -26,6 +26,7 @@ from orthwrap.penalties.figures import PANEL, Array, Matrices
 from orthwrap.penalties.penalty import Penalty
 from orthwrap.penalties.table import PENALTIES
 from orthwrap.report.record import Deviation
+from orthwrap.report.versions import cores
 
 EXACT_LIMIT = 2048  # the largest Gram matrix whose eigenvalues are computed
 _PROBES = 32
@@ -116,10 +117,7 @@ def together(jobs: Sequence[Callable[[], T]], sizes: Sequence[int]) -> list[T]:
         sizes: rows of their Gram matrices. Large ones run alone, for the sake of memory; of the
             others, those that take longest begin first.
     """
-    threads = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        threads = len(os.sched_getaffinity(0))
-    if min(threads, len(jobs)) < 2 or os.environ.get("OPENBLAS_NUM_THREADS") != "1":
+    if min(cores(), len(jobs)) < 2 or os.environ.get("OPENBLAS_NUM_THREADS") != "1":
         return [job() for job in jobs]
     order = sorted(range(len(jobs)), key=lambda i: -sizes[i])
     results: dict[int, T] = {i: jobs[i]() for i in order if sizes[i] > _LARGE}

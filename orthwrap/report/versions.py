@@ -1,9 +1,11 @@
-"""What a report was made with: versions, for whoever wants to make it again."""
+"""What a report was made with: versions and the machine, for whoever wants to make it again."""
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
+from pathlib import Path
 
 from orthwrap._version import __version__
 
@@ -19,3 +21,18 @@ def versions() -> dict[str, str]:
     found = {name: getattr(module, "__version__", None) for name, module in loaded.items()}
     own = {"python": platform.python_version(), "orthwrap": __version__}
     return own | {name: str(version) for name, version in found.items() if version is not None}
+
+
+def processor() -> str:
+    """What the system calls the CPU."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """So many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

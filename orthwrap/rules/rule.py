@@ -12,7 +12,8 @@ from orthwrap.rules.schedules import Schedule
 from orthwrap.rules.words import AUTO, Said, Word, documented, spoken, words_of
 
 FREE = "free"  # W over its own RMS singular value as it is at each step
-SCALES = ("unit", "preserve", FREE)
+SCALES_HELD = ("unit", "preserve")  # of a constraint
+SCALES = (*SCALES_HELD, FREE)
 
 # The scale that each kernel's own RMS singular value decides.
 AUTO_SCALE = "auto"
@@ -218,6 +219,8 @@ class Rule(Said):
                 )
 
     def check_together(self) -> None:
+        if self.constrain is not None and self.scale == FREE:
+            raise UsageError("scale free is of a regularizer: constrain takes unit or preserve")
         if self.every != 1 and self.constrain is None:
             raise UsageError(
                 "every is about constrain; that of a regularizer is an option of it, every=4"

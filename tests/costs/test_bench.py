@@ -16,7 +16,7 @@ from orthwrap.costs import passes, timing
 from orthwrap.costs.variants import variants
 from orthwrap.errors import OrthwrapError
 from orthwrap.penalties.table import PENALTIES
-from orthwrap.report.cost_record import BenchReport
+from orthwrap.report.cost_record import BenchReport, Quartiles
 from tests.report.test_report_schema import check
 from tests.support import models
 
@@ -35,7 +35,7 @@ def test_rounds_take_turns_and_end_in_time() -> None:
     seen.clear()
     timing.in_turn({"a": noting("a")}, least=3, most=5)
     assert len(seen) == 5
-    assert timing.spread(np.array([4.0, 1.0, 2.0, 3.0, 5.0])) == timing.Spread(3.0, 2.0, 4.0)
+    assert timing.quartiles(np.array([4.0, 1.0, 2.0, 3.0, 5.0])) == Quartiles(3.0, 2.0, 4.0)
 
 
 def test_every_penalty_is_measured_as_it_is_and_each_way_once() -> None:

@@ -176,21 +176,28 @@ def test_copy_of_an_application_is_the_original_with_losses(name: str) -> None:
     gc.collect()
 
 
-# Of these Keras 3.15 cannot load the `.keras` that it writes, as two models share a layer; 3.8 can
-# of the first.
-UNREADABLE = {"shared", "shared_between_submodels"}
+def keras_reads_back(model: Any, folder: Path) -> bool:
+    """Whether Keras itself loads the `.keras` that it writes of a model."""
+    model.save(folder / "plain.keras")
+    try:
+        return bool(keras.models.load_model(folder / "plain.keras"))
+    except (ValueError, TypeError, UserWarning):
+        return False
 
 
 @pytest.mark.parametrize("target", [None, "all"])
 @pytest.mark.parametrize("name", models.ALL)
-def test_copy_of_any_structure_is_the_original_with_losses(name: str, target: str | None) -> None:
+def test_copy_of_any_structure_is_the_original_with_losses(
+    name: str, target: str | None, tmp_path: Path
+) -> None:
     original = models.ALL[name]()
     weights = weights_of(original)
     result = orthwrap.apply(original, target=target, scale="unit")
     assert_faithful(original, weights, result)
     assert_same_outputs(original, result.model, models.inputs_for(original))
     assert all("whether a saved file keeps what" in w for w in result.report.warnings)
-    assert len(result.report.warnings) <= (name in UNREADABLE)
+    shares = name in ("shared", "shared_between_submodels")
+    assert len(result.report.warnings) == (shares and not keras_reads_back(original, tmp_path))
     assert not getattr(result.model, "compiled", False)
     if target is None:
         expected = 1e-3 * sum(

@@ -71,6 +71,10 @@ def test_what_a_constraint_alone_has_no_use_for() -> None:
     for words in ({"factor": 1e-3}, {"options": {"every": 2}}, {"on": "activity"}, {"pull": 0.1}):
         with pytest.raises(orthwrap.UsageError, match="constrain attaches none beside it"):
             orthwrap.Rule(constrain="orthogonal", **words)
+    with pytest.raises(orthwrap.UsageError, match="scale free is of a regularizer"):
+        orthwrap.Rule(constrain="orthogonal", scale="free", regularizer="so")
+    with pytest.raises(orthwrap.ValueFault, match="choose one of: unit, preserve"):
+        orthwrap.OrthogonalityConstraint("orthogonal", scale="free")
     with pytest.raises(orthwrap.UsageError, match="every is about constrain"):
         orthwrap.Rule(every=3)
     with pytest.raises(orthwrap.UsageError, match="constrain holds kernels"):

@@ -126,6 +126,7 @@ CHANCE: dict[str, tuple[str, dict[str, Any], Callable[[Array], float]]] = {
     "every": ("so", {"every": 3}, so),
     "sketch": ("so", {"estimate": "sketch", "probes": 1}, so),
     "srip above 128": ("srip", {"steps": 1}, sigma_max),
+    "free": ("so", {"every": 3}, lambda k: so(k / np.sqrt(np.sum(k**2) / min(k.shape)))),
 }
 
 
@@ -139,7 +140,7 @@ def test_validation_is_exact_where_a_call_is_an_estimate(case: str) -> None:
     model.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy")
     watching = Watching(lambda kernel: 1e-2 * formula(kernel))
     words: dict[str, Any] = {"regularizer": name, "factor": 1e-2, "options": options}
-    words |= {"target": model.layers[-2].name, "scale": "unit"}
+    words |= {"target": model.layers[-2].name, "scale": "free" if case == "free" else "unit"}
     # Each epoch validates on three batches, and `every` pays at one of three.
     result = orthwrap.apply(
         model,
@@ -162,7 +163,7 @@ def test_validation_is_exact_where_a_call_is_an_estimate(case: str) -> None:
     kept = watching.penalties[training.kept_epoch - 1]
     assert training.metrics_after["penalty"] == pytest.approx(kept, rel=1e-5)
     # Whoever else evaluates gets what the regularizer gives.
-    assert all(value > 0 for value in watching.evaluated) or case == "every"
+    assert all(value > 0 for value in watching.evaluated) or case in ("every", "free")
     assert not np.allclose(watching.evaluated, watching.penalties, rtol=1e-4)
 
 

@@ -208,7 +208,7 @@ def evil_layers(mark: Path, tree: Path) -> dict[str, tuple[Any, dict[str, Any], 
         ]
         layers = [dense(f"d{i}", 4, **dict.fromkeys(names, v)) for i, v in enumerate(values)]
         layers = [n | {"module": "keras.layers", "registered_name": None} for n in layers]
-        return sequential(*layers), kernels(*[(4, 4)] * len(values)), "orthwrap constraint"
+        return sequential(*layers), kernels(*[(4, 4)] * len(values)), ""
 
     def call(class_name: str, *inputs: Any, **config: Any) -> tuple[Any, dict[str, Any], str]:
         first = sequential()["config"]["layers"][0]

@@ -89,11 +89,6 @@ def _penalty(variable: Any, regularizer: OrthogonalityRegularizer) -> float:
     """factor × penalty, at the factor of this moment; NaN where there is no number."""
     attachment = regularizer.attachment
     kernel = as_float(keras.ops.convert_to_numpy(variable))
-    words = {
-        "name": attachment.name,
-        "alpha": attachment.alpha,
-        "options": attachment.options,
-    }
     layout = regularizer.layout_for(kernel.shape)
-    value = measure(kernel, layout, words, with_sigmas=False).penalty
+    value = measure(kernel, layout, attachment.measured, with_sigmas=False).penalty
     return math.nan if value is None else attachment.factor * value
