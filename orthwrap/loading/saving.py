@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from orthwrap import keras_inside
 from orthwrap.errors import FileFault
 from orthwrap.loading.loading import _keras_reason, _quiet_keras
 from orthwrap.opening import opened
@@ -29,7 +31,7 @@ def save_model(model: Any, target: Path, like: Path | None = None) -> None:
         attachment = getattr(regularizer, "attachment", None)
         if attachment is not None:
             check_reference(attachment.foreign, f"{where} has {attachment.name!r}")
-    with replacing(target) as sibling, _quiet_keras():
+    with replacing(target) as sibling, _quiet_keras(), _compiled_as_it_is(model):
         written = sibling if like is None else sibling.with_name(f"model{like.suffix}")
         try:
             model.save(written)
@@ -42,6 +44,20 @@ def save_model(model: Any, target: Path, like: Path | None = None) -> None:
             raise FileFault(
                 f"Keras cannot save the model as {target.name}: {_keras_reason(e)}"
             ) from e
+
+
+@contextlib.contextmanager
+def _compiled_as_it_is(model: Any) -> Iterator[None]:
+    """Writing an `.h5`, Keras takes the optimizer out of what the model was compiled with.
+
+    A `.keras` file that is written later would have Keras's default in its place.
+    """
+    arguments = keras_inside.compile_arguments(model) if model.compiled else {}
+    before = dict(arguments)
+    try:
+        yield
+    finally:
+        arguments.update(before)
 
 
 def _make_readable(written: Path) -> None:
