@@ -126,7 +126,7 @@ def plan_strip_all(surveyed: Survey) -> Plan:
 
 
 def taken_out(slot: Slot, rule: str | None = None) -> Decision | None:
-    """What the slot carries is taken out, whosever it is; None for outputs without a regularizer."""
+    """What the slot carries is taken out, whosever it is; None for outputs without any."""
     if slot.existing is not None:
         current = slot.current
         had = describe(slot.existing)

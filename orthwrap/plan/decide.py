@@ -78,11 +78,7 @@ def _decide(slot: Slot, parsed: Sequence[ParsedRule]) -> Decision | None:
     excluded: tuple[str, str] | None = None
     for p in parsed:
         target = next(
-            (
-                t
-                for t in p.target
-                if p.is_about(t, slot) and matching(t, slot)
-            ),
+            (t for t in p.target if p.is_about(t, slot) and matching(t, slot)),
             None,
         )
         if target is None:

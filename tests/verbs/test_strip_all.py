@@ -93,7 +93,9 @@ def test_to_apply_none_is_the_same(suffix: str, tmp_path: Path) -> None:
     plain = load(out)
     assert plain.get_config() == load(wanted.output).get_config()
     np.testing.assert_array_equal(plain(X), model(X))
-    removed = [[r.place for r in x.report.layers if r.decision == "removed"] for x in (done, wanted)]
+    removed = [
+        [r.place for r in x.report.layers if r.decision == "removed"] for x in (done, wanted)
+    ]
     assert removed[0] == removed[1]
     assert left(orthwrap.apply(model, **NONE).model) == []
     assert left(model)
