@@ -144,7 +144,7 @@ def fallen(residual: float, rate: float, push: float) -> float:
 def way(network: Network, residuals: tuple[float, ...]) -> float:
     """The share of the way that lies behind, by the kernels' divisions."""
     pairs = zip(network.starts, residuals, strict=True)
-    return float(np.mean([math.log(max(s / r, 1.0)) / math.log(12.5) for s, r in pairs]))
+    return float(np.mean([math.log(max(s / r, 1.0)) / math.log(10.5) for s, r in pairs]))
 
 
 def runs(network: Network, count: int = 40) -> list[Run]:
