@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import orthwrap
 from orthwrap.penalties.table import PENALTIES
 from orthwrap.stores.outputs import SUFFIXES
+from orthwrap_cli import reference
 from orthwrap_cli.examples import EXAMPLES
 from orthwrap_cli.main import app
 from tests.conftest import REPOSITORY, steps_run_eagerly
@@ -100,3 +101,15 @@ def test_the_same_in_python(folder: Path) -> None:
         orthwrap.apply(folder / "model.h5", target="nonsens*")
     with pytest.raises(orthwrap.OrthwrapError, match=r"model-orth\.h5"):
         orthwrap.apply(folder / "model.h5")
+
+
+@pytest.mark.parametrize("command", ["apply", "finetune"])
+def test_the_goal_is_the_first_panel_of_the_help(command: str) -> None:
+    page = reference.commands()
+    part = page[page.index(f"## `{command}`") :]
+    panels = [line for line in part.splitlines() if line.startswith("| **")]
+    assert panels[0] == "| **The goal, with --data** | |"
+
+
+def test_the_first_example_has_a_goal() -> None:
+    assert "--goal 10x" in EXAMPLES["apply"][0]

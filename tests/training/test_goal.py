@@ -119,6 +119,38 @@ def test_the_epoch_to_keep_is_the_nearest_one_within_the_margin() -> None:
     assert spent.best.epoch == 1
 
 
+def test_of_epochs_that_are_equally_near_the_one_with_the_least_loss_is_kept() -> None:
+    """Few samples give them the same accuracy."""
+
+    def at(number: int, residual: float, loss: float | None) -> GoalEpoch:
+        task = TaskStanding(0.9, 0.9, 0.004, 0.01, 0.005, loss=loss)
+        return GoalEpoch(number, (residual,), (0.01,), task)
+
+    found = progress(at(1, 0.3, 0.1), at(2, 0.08, 0.6), at(3, 0.09, 0.5), at(4, 0.07, 0.7))
+    assert found.best is not None
+    assert found.best.epoch == 3
+    unknown = progress(at(1, 0.08, None), at(2, 0.07, None))
+    assert unknown.best is not None
+    assert unknown.best.epoch == 2  # then the smaller residual
+    assert GoalProgress.from_json(found.to_json()) == found
+
+
+def test_a_spent_margin_is_waited_for_while_the_loss_comes_back() -> None:
+    def lost(number: int, recovers: bool) -> GoalEpoch:
+        task = TaskStanding(0.8, 0.9, 0.05, 0.001, 0.005, recovers=recovers)
+        return GoalEpoch(number, (0.5,), (0.01,), task)
+
+    waited = [lost(number, True) for number in range(1, 16)]
+    assert ending(progress(*waited)) == ""
+    assert ending(progress(*waited, lost(16, False))) == "margin"
+
+
+def test_a_kernel_is_not_driven_far_past_its_goal() -> None:
+    """What lies beyond was not asked for, and the task would pay for it."""
+    found = driven(Aim(division=10), 1.0, 1e-5, Course(100, 20))
+    assert 10 <= 1 / found.epochs[-1].residuals[0] <= 11
+
+
 @pytest.mark.parametrize(
     ("worse", "error", "margin", "spent"),
     [(0.006, 0.002, 0.005, False), (0.008, 0.002, 0.005, True), (-0.1, 0, 0, False)],
