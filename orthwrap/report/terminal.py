@@ -30,7 +30,7 @@ from orthwrap.report.fitting import fitted
 from orthwrap.report.folding import Block, rows_of
 from orthwrap.report.gate_table import gate_parts
 from orthwrap.report.going_on import going_on
-from orthwrap.report.judged import AT_WHICH_FACTORS, judged, kept, with_repeats
+from orthwrap.report.judged import AT_WHICH_FACTORS, arrived, judged, kept, with_repeats
 from orthwrap.report.kernel_rows import is_quiet, rounded_up
 from orthwrap.report.layer_table import (
     WIDE,
@@ -385,7 +385,7 @@ def _upgrades(command: str, upgrades: Iterable[Mapping[str, Any]], width: int) -
 
 def _training(report: Report, training: Training, with_choices: bool) -> RenderableType:
     head = Text(f"Trained for {_count(training.epochs, 'epoch')}", style="bold")
-    head.append(kept(training))
+    head.append(arrived(training) + kept(training))
     parts: list[RenderableType] = [head]
     if with_choices:
         parts += [Padding(Text(c, style="dim"), (0, 0, 0, 2)) for c in training.choices]

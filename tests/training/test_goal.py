@@ -391,6 +391,9 @@ def test_apply_with_data_and_nothing_else_divides_every_residual_by_ten() -> Non
     assert accuracy >= model.evaluate(X_VAL, Y_VAL, verbose=0)[1] - 0.05
     again = orthwrap.Report.from_json(json.loads(json.dumps(report.to_json())))
     assert again.training.goal == told
+    first = next(e for e in told.epochs if all(map(KernelGoal.reached, told.kernels, e.residuals)))
+    said = f"Trained for {len(told.epochs)} epochs, at the goal after {first.epoch} ("
+    assert said in " ".join(str(report).split())
 
 
 SAID: list[dict[str, Any]] = [
