@@ -52,8 +52,8 @@ Every penalty takes `every` and, for depthwise kernels, `across_channels`; all b
 - On outputs the same holds of the number of features. Figures on validation data are exact to 1e-3
   up to 1,024 features, by products of G−I with itself.
 - Figures on validation data are estimates still, of what draws: on outputs of more than 1,024
-  features, of kernels where min(m, n) > 2048, and of kernels in models whose `compute_loss` is their
-  own, which may take losses as it likes; there `every` has its chance too.
+  features, of kernels where min(m, n) > 2048, and of kernels in models whose `compute_loss` is
+  their own, which may take losses as it likes; there `every` has its chance too.
 
 What draws or counts keeps a seed and a count: such a regularizer is also a
 `keras.random.SeedGenerator`, whose state its layer tracks as it tracks that of its dropout. No
