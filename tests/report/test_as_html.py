@@ -100,6 +100,10 @@ def test_a_check_says_what_fails() -> None:
     assert checked.gate.text in seen
     for failure in checked.gate.failures:
         assert f"{failure.place}: {failure.text}" in seen
+    assert checked.layers[0].before is not None
+    assert checked.layers[0].before.sigma_min is None  # nothing asked for it
+    assert "condition unbounded" not in seen
+    assert "not selected" not in seen
 
 
 def test_training_has_curves_and_its_metrics(report: Report) -> None:
