@@ -15,6 +15,8 @@ from orthwrap.errors import UsageError
 from orthwrap.report.record import Report
 from tests.cli.test_cli import call
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 SAMPLES = 64
 
 
