@@ -221,6 +221,7 @@ def private_names(source: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_no_private_name_of_keras_stands_elsewhere() -> None:
     found = {str(p.relative_to(REPOSITORY)): private_names(p.read_text("utf-8")) for p in OTHERS}
     assert {path: names for path, names in found.items() if names} == {}

@@ -183,6 +183,7 @@ def trained(make: Any, regularizer: Any, validate: int, **words: Any) -> list[fl
     return residuals(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("validate", [0, 1])
 @pytest.mark.parametrize("make", [attention, four_layers])
 def test_each_kernel_gets_its_share_whoever_shares_and_whatever_validates(
@@ -198,6 +199,7 @@ def test_each_kernel_gets_its_share_whoever_shares_and_whatever_validates(
 
 
 # PyTorch knows no several steps at once.
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1] if BACKEND == "torch" else [1, 3])
 def test_one_validation_batch_for_three_of_training_locks_nothing(steps: int) -> None:
     words = {"steps_per_execution": steps}
@@ -230,6 +232,7 @@ def test_in_a_jit_of_ones_own_nothing_is_kept_and_the_value_is_right() -> None:
     assert drawing.moment["count"] == 2
 
 
+@pytest.mark.slow
 def test_a_model_that_holds_what_its_layers_share() -> None:
     class Holding(keras.Model):  # type: ignore[misc]  # Keras is untyped
         def __init__(self) -> None:
