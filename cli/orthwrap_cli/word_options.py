@@ -14,7 +14,25 @@ from orthwrap.rules.words import AUTO, Word, words_of
 
 PENALTY_NAMES = "{penalties}"
 """In a help, where the names stand of all penalties that there are once it is shown."""
+
+
+def with_penalties(text: str) -> str:
+    """A help as it is shown."""
+    from orthwrap.penalties.table import PENALTIES
+
+    return text.replace(PENALTY_NAMES, ", ".join(PENALTIES))
+
+
 _CHOICES = {"regularizer": f"One of {PENALTY_NAMES}. "}
+
+
+def _penalties(incomplete: str) -> list[str]:
+    from orthwrap.penalties.table import PENALTIES
+
+    return [name for name in PENALTIES if name.startswith(incomplete)]
+
+
+_COMPLETED = {"regularizer": _penalties}
 
 
 def one_of(table: type, name: str, panel: str) -> Any:
@@ -29,6 +47,7 @@ def _annotation(name: str, word: Word, panel: str | None = None) -> Any:
         metavar=word.metavar,
         help=_CHOICES.get(name, "") + word.help,
         rich_help_panel=panel or word.panel,
+        autocompletion=_COMPLETED.get(name),
     )
     return Annotated[kind if kind is bool else kind | None, option]
 
