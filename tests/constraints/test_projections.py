@@ -68,6 +68,7 @@ def test_it_is_what_an_svd_gives(shape: tuple[int, int], constrain: str) -> None
 
 
 # One shape for each: JAX compiles anew for another.
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(
     exponents=st.lists(st.floats(-3.0, 3.0), min_size=4, max_size=4),

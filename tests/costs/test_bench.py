@@ -80,6 +80,7 @@ def test_what_is_timed_is_loss_and_gradient(monkeypatch: pytest.MonkeyPatch) -> 
     np.testing.assert_allclose(keras.ops.convert_to_numpy(pulled[0]), moved, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_model_and_its_report(whole: bool) -> None:
     model = models.dense()

@@ -83,6 +83,7 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
+@pytest.mark.slow
 def test_every_kernel_is_a_row_with_its_figures(report: Report) -> None:
     seen = Page(text_of(report)).seen
     for record in report.layers:

@@ -66,6 +66,7 @@ def test_what_is_no_goal_is_refused_in_one_line_with_an_example(text: Any) -> No
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.slow
 def test_words_that_contradict_each_other_are_refused() -> None:
     model, data = small(), (X, Y)
     for words, said in (
@@ -218,6 +219,7 @@ def test_the_goal_is_reached_whatever_the_steps_and_the_opposition(
     assert all(rate is not None and 0 < rate <= HIGHEST for rate in rates)
 
 
+@pytest.mark.slow
 @given(
     st.floats(0.02, 50),
     st.sampled_from([5, 30, 300, 10_000]),
@@ -439,6 +441,7 @@ def test_the_default_gives_way_where_nothing_can_be_pulled() -> None:
         orthwrap.apply(model, data=(X, Y), epochs=1, goal="10x")
 
 
+@pytest.mark.slow
 def test_what_is_only_attached_says_how_to_get_there() -> None:
     model = small()
     told = str(orthwrap.apply(model).report)
@@ -505,6 +508,7 @@ def test_a_run_that_goes_on_ends_at_the_same_bits(tmp_path: Path) -> None:
         orthwrap.apply(model, resume=True, **{**parts, "goal": "20x"})
 
 
+@pytest.mark.slow
 def test_the_callback_does_the_same_in_a_fit_of_ones_own() -> None:
     model = orthwrap.apply(small()).model
     model.compile(
@@ -541,6 +545,7 @@ def test_several_outputs_are_held_by_their_weighted_loss() -> None:
     assert goal.progress.epochs[-1].task.value == pytest.approx(float(wanted), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_what_an_epoch_costs_beside_its_steps_is_counted() -> None:
     """The validation samples go through the model once an epoch, each kernel is read once."""
     calls = 0

@@ -50,6 +50,7 @@ class Crash(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
             raise RuntimeError("power cut")
 
 
+@pytest.mark.slow
 def test_model_in_place_is_as_it_was_where_it_is_not_trained() -> None:
     """Regularizers, frozen layers, compilation: of a model that cannot be copied there is one."""
     x, y = classes()
@@ -115,6 +116,7 @@ def all_at_once() -> dict[str, Any]:
 RESUMED["all at once, compiled"] = all_at_once()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [
@@ -199,6 +201,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -285,6 +288,7 @@ def test_interrupted_run_saves_what_it_has_and_replaces_nothing(
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_interrupted_run_says_of_which_epoch_its_model_is(keep: str, tmp_path: Path) -> None:
     out = tmp_path / "out.keras"
@@ -300,6 +304,7 @@ def test_interrupted_run_says_of_which_epoch_its_model_is(keep: str, tmp_path: P
     assert same(orthwrap.load_model(out), one) == (keep == "best")
 
 
+@pytest.mark.slow
 def test_error_of_a_run_without_an_output_has_the_model() -> None:
     words: dict[str, Any] = {"data": classes(), "batch_size": 8, "epochs": 4, "seed": 0}
     words["factor"] = 1e-3
@@ -324,6 +329,7 @@ def test_interrupt_that_was_swallowed_while_loading_is_not_lost() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 def test_last_step_may_be_interrupted_too() -> None:
     words: dict[str, Any] = {"data": classes(), "batch_size": 8, "epochs": 2, "seed": 0}
     stopped = orthwrap.apply(dropping(), callbacks=[CtrlC(1, 4)], **words)

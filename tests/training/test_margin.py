@@ -376,6 +376,7 @@ def test_an_epoch_is_not_kept_for_its_luck() -> None:
 # What it costs
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="counts in its graphs")
 def test_an_epoch_with_a_goal_multiplies_a_tenth_more_at_most() -> None:
     """A small CNN on 3,500 images of 28×28, in batches of 32.

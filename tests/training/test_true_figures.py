@@ -130,6 +130,7 @@ CHANCE: dict[str, tuple[str, dict[str, Any], Callable[[Array], float]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.traced
 @pytest.mark.parametrize("case", CHANCE)
 def test_validation_is_exact_where_a_call_is_an_estimate(case: str) -> None:
@@ -219,6 +220,7 @@ class Truth(keras.callbacks.Callback):  # type: ignore[misc]
         self.losses.append(cross_entropy(self.model))
 
 
+@pytest.mark.slow
 def test_task_loss_chooses_the_epoch_beside_a_huge_penalty() -> None:
     model = classifier(large=3.0)
     model.compile(keras.optimizers.SGD(1e-10), "sparse_categorical_crossentropy")
@@ -380,6 +382,7 @@ def test_what_the_last_step_breaks_is_not_the_result(
     assert "nothing was saved" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_factor_beside_which_the_task_is_nothing_ends_the_run() -> None:
     model = classifier()
     words: dict[str, Any] = {"target": "hidden", "scale": "unit", "epochs": 30, "keep": "last"}
