@@ -114,7 +114,7 @@ def measured(name: str, constrain: str, how: str) -> dict[str, Any]:
 
 def _without_orthwrap(path: Path, x: Any, y: Any) -> float:
     """How far outputs of the stripped file are off where orthwrap cannot be imported."""
-    stripped = orthwrap.strip(path, measure=False).output
+    stripped = orthwrap.strip(path).output
     given = path.with_suffix(".npz")
     np.savez(given, x=x, y=y)
     run = [sys.executable, "-c", _WITHOUT, str(stripped), str(given)]

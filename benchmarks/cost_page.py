@@ -125,6 +125,11 @@ def _section(name: str, report: BenchReport) -> str:
         spread = f"{share_text(row.share_low)} to {share_text(row.share_high)}"
         figures = [time_text(row.seconds), share_text(row.share), spread]
         rows.append([f"`{row.regularizer}`", row.how, *figures])
+    for held in report.constraints:
+        spread = f"{share_text(held.share_low)} to {share_text(held.share_high)}"
+        rows.append(
+            [f"`{held.constrain}`", "held", time_text(held.seconds), share_text(held.share), spread]
+        )
     return facts + _table(rows) + "\n"
 
 

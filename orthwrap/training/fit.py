@@ -591,7 +591,7 @@ def _constraints(model: Any) -> str | None:
     if not found:
         return None
     # A function has no config, and an object in one may print its address.
-    configs = [
+    configs: list[Any] = [
         (i, type(c).__name__, getattr(c, "__name__", ""), getattr(c, "get_config", dict)())
         for i, c in found
     ]
