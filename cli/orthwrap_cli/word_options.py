@@ -14,6 +14,15 @@ from orthwrap.rules.words import AUTO, Word, words_of
 
 PENALTY_NAMES = "{penalties}"
 """In a help, where the names stand of all penalties that there are once it is shown."""
+
+
+def with_penalties(text: str) -> str:
+    """A help as it is shown."""
+    from orthwrap.penalties.table import PENALTIES
+
+    return text.replace(PENALTY_NAMES, ", ".join(PENALTIES))
+
+
 _CHOICES = {"regularizer": f"One of {PENALTY_NAMES}. "}
 
 

@@ -275,5 +275,5 @@ def test_a_node_that_is_broken_is_one_line(changed: dict[str, Any]) -> None:
     node = Constrained(Constrain.parse("orthogonal")).to_node()
     assert Constrained.from_node(node).to_node() == node
     node["config"] |= changed
-    with pytest.raises(orthwrap.ValueFault, match=r"orthwrap constraint.*that this version cannot"):
+    with pytest.raises(orthwrap.ValueFault, match=r"orthwrap constraint.*that orthwrap .* cannot"):
         Constrained.from_node(node)
