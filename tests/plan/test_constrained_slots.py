@@ -143,7 +143,7 @@ def test_python_takes_a_rules_file_as_the_command_does(tmp_path: Path) -> None:
     for rules in (path, str(path)):
         report = orthwrap.apply(bound(), rules=rules).report
         assert [r.constraint and str(r.constraint) for r in report.layers] == [None, "spectral:1.5"]
-    with pytest.raises(orthwrap.FileFault, match="none.toml"):
+    with pytest.raises(orthwrap.FileFault, match=r"none\.toml"):
         orthwrap.apply(bound(), rules=tmp_path / "none.toml")
     for junk in (7, [path], ()):
         with pytest.raises(orthwrap.ValueFault, match="or the path of a rules file"):
