@@ -26,6 +26,15 @@ def with_penalties(text: str) -> str:
 _CHOICES = {"regularizer": f"One of {PENALTY_NAMES}. "}
 
 
+def _penalties(incomplete: str) -> list[str]:
+    from orthwrap.penalties.table import PENALTIES
+
+    return [name for name in PENALTIES if name.startswith(incomplete)]
+
+
+_COMPLETED = {"regularizer": _penalties}
+
+
 def one_of(table: type, name: str, panel: str) -> Any:
     """The annotation of a parameter that is the option for one word, in a panel of the help."""
     return _annotation(name, words_of(table)[name], panel)
@@ -38,6 +47,7 @@ def _annotation(name: str, word: Word, panel: str | None = None) -> Any:
         metavar=word.metavar,
         help=_CHOICES.get(name, "") + word.help,
         rich_help_panel=panel or word.panel,
+        autocompletion=_COMPLETED.get(name),
     )
     return Annotated[kind if kind is bool else kind | None, option]
 

@@ -14,7 +14,7 @@ from orthwrap.report.record import Comparison, Deviation, LayerRecord, place_of
 
 NUMBERS = ("residual", "σ min … max", "operator σ", "condition", "coherence")
 COMPARED = ("layer", "shape", "weights", "regularizer", "residual")
-CHOOSE_NONE = ("inspect", "finetune")  # commands that show what is there
+CHOOSE_NONE = ("inspect", "finetune", "check")  # commands that show what is there
 NOTHING = "–"
 SPARK = (96.0, 34.0)  # how wide and high a spectrum is drawn
 

@@ -405,10 +405,9 @@ class Report(_Shown):
 
     def __repr__(self) -> str:
         s = self.summary
-        return (
-            f"<Report of {self.command}: {s['regularized']} of {s['kernels']} kernels carry a "
-            "regularizer; print it for all>"
-        )
+        said = f"{s['regularized']} of {s['kernels']} kernels carry a regularizer"
+        said = said if self.gate is None else self.gate.text
+        return f"<Report of {self.command}: {said}; print it for all>"
 
     @property
     def summary(self) -> dict[str, Any]:

@@ -328,7 +328,9 @@ def _begun(
         run.restore()
     choices = (*made.choices, *notes, *resolved_in_words(resolved))
     choices += told_of_pursuit(model, pursuit, settings, steps)
-    found = made.found + warnings_before(model, data, before, settings, is_pulled(pursuit))
+    found = made.found + warnings_before(
+        model, data, before, settings, pulled=is_pulled(pursuit), resolved=bool(resolved)
+    )
     return _Begun(state, run, pursuit, before, resolved, choices, found)
 
 

@@ -87,6 +87,21 @@ def test_completion_is_offered_and_needs_no_framework(tmp_path: Path) -> None:
     assert "--install-completion" in help_of()
 
 
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("orthwrap apply m.h5 -r s", ["so", "srip", "spectral"]),
+        ("orthwrap check m.h5 --format j", ["junit"]),
+        ("orthwrap inspect m.h5 --sort c", ["condition"]),
+    ],
+)
+def test_choices_are_completed(words: str, offered: list[str]) -> None:
+    env = {"_ORTHWRAP_COMPLETE": "complete_bash", "COMP_WORDS": words}
+    env["COMP_CWORD"] = str(len(words.split()) - 1)
+    done = CliRunner().invoke(app, [], prog_name="orthwrap", env=env)
+    assert done.stdout.split() == offered
+
+
 def test_a_wrong_word_is_said_before_an_output_that_exists(folder: Path) -> None:
     for words in (["--target", "nonsens*"], ["--regularizer", "nonsens"], ["--factor", "-1"]):
         done = CliRunner().invoke(app, ["apply", "model.h5", *words])

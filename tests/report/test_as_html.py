@@ -93,6 +93,19 @@ def test_every_kernel_is_a_row_with_its_figures(report: Report) -> None:
     assert f"numpy {report.versions['numpy']}" in seen
 
 
+def test_a_check_says_what_fails() -> None:
+    checked = orthwrap.check(small_file(".h5"), max=["residual=1e-6"])
+    assert checked.gate is not None
+    seen = Page(text_of(checked)).seen
+    assert checked.gate.text in seen
+    for failure in checked.gate.failures:
+        assert f"{failure.place}: {failure.text}" in seen
+    assert checked.layers[0].before is not None
+    assert checked.layers[0].before.sigma_min is None  # nothing asked for it
+    assert "condition unbounded" not in seen
+    assert "not selected" not in seen
+
+
 def test_training_has_curves_and_its_metrics(report: Report) -> None:
     text = text_of(trained(report))
     assert text.count("<svg") == 2 + len([r for r in report.layers if r.before])

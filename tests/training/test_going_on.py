@@ -350,3 +350,26 @@ def test_last_step_may_be_interrupted_too() -> None:
     words: dict[str, Any] = {"data": classes(), "batch_size": 8, "epochs": 2, "seed": 0}
     stopped = orthwrap.apply(dropping(), callbacks=[CtrlC(1, 4)], **words)
     assert same(stopped.model, orthwrap.apply(dropping(), **words).model)
+
+
+class Swallowing(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
+    """A library that loses a Ctrl-C in the midst of the first step, where none of ours waits."""
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if batch == 0:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            note_interrupts()
+            with contextlib.suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        assert batch == 0, "it goes on"
+
+
+def test_an_interrupt_that_was_swallowed_ends_a_run_after_its_step() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            orthwrap.apply(models.dense(), data=classes(), epochs=2, callbacks=[Swallowing()])
+    finally:
+        signal.signal(signal.SIGINT, before)

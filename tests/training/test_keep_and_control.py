@@ -120,7 +120,7 @@ def test_a_regression_and_several_outputs_have_a_verdict() -> None:
 def test_the_verdict_ends_the_report_and_comes_back_from_json() -> None:
     report = run(factor=1e-6, keep="last", learning_rate=1e-7).report
     verdict = report.training.verdict
-    assert verdict.warnings == ("nothing moved: every residual is what it was",)
+    assert verdict.warnings == ("nothing moved: every residual is within 5 % of what it was",)
     shown = str(report)
     assert shown.index(verdict.line[:30]) > shown.index("Trained for 4 epochs")
     assert "WARNING: nothing moved" in shown

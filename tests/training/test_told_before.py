@@ -73,7 +73,11 @@ def test_a_notebook_sees_the_steps_of_an_epoch(monkeypatch: pytest.MonkeyPatch) 
         shown.step(0, step, {"loss": 2.5, "task_loss": 2.0, "penalty": 0.5})
     monkeypatch.setattr(screen, "is_jupyter", False)  # which would hand lines to IPython
     shown.epoch(0, {"loss": 2.5, "task_loss": 2.0, "penalty": 0.5})
-    lines = [f"epoch 1, step {step}/9  task 2  penalty 0.5" for step in (2, 4, 6, 8)]
+    full = {2: 5, 4: 11, 6: 16, 8: 21}  # of 24
+    lines = [
+        f"{'█' * n}{'░' * (24 - n)}  epoch 1, step {step}/9  task 2  penalty 0.5"
+        for step, n in full.items()
+    ]
     gone = " " * len(lines[0])
     assert out.getvalue() == "".join(
         [*(f"\r{line}" for line in lines), f"\r{gone}\r", "epoch 1/2  task 2  penalty 0.5\n"]
