@@ -217,6 +217,10 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"regularizer": "offdiag"}, "regularizers so .*; this one has offdiag"),
         ({"options": {"every": 2}}, "a run with regularizers"),
         ({"factor": 0.5}, "factors 0.001 to 0.001 .*; this one has 0.5 to 0.5"),
+        (
+            {"regularizer": "so", "constrain": "spectral:2"},
+            r"constraints None; this one has spectral:2 \(",
+        ),
         ({"schedule": "cosine:0.1"}, r"schedules \[\]; this one has \['cosine:0.1'\]"),
         (
             {"loss": keras.losses.SparseCategoricalCrossentropy(name="own_sparse_categorical")},
@@ -230,6 +234,24 @@ def test_checkpoint_of_another_run_is_refused(
     words = {**STOPPED, "checkpoint_dir": shutil.copytree(stopped, tmp_path / "c")}
     with pytest.raises(orthwrap.ValueFault, match=said):
         orthwrap.apply(dropping(), **{**words, **change}, resume=True)
+
+
+def test_checkpoint_of_a_run_with_another_constraint_is_refused(tmp_path: Path) -> None:
+    words: dict[str, Any] = {**STOPPED, "checkpoint_dir": tmp_path / "c", "regularizer": "so"}
+    orthwrap.apply(dropping(), **words, constrain="spectral:2")
+    for other, said in (("spectral:3", "has spectral:3"), (None, "has None")):
+        with pytest.raises(
+            orthwrap.ValueFault, match=rf"constraints spectral:2 .*; this one {said}"
+        ):
+            orthwrap.apply(dropping(), **words, constrain=other, resume=True)
+    own = dropping()
+    own.get_layer("head").bias_constraint = keras.constraints.MaxNorm(2)
+    with pytest.raises(
+        orthwrap.ValueFault, match=r"spectral:2 .*; this one has MaxNorm, spectral:2"
+    ):
+        orthwrap.apply(own, **words, constrain="spectral:2", resume=True)
+    again = orthwrap.apply(dropping(), **words, constrain="spectral:2", resume=True)
+    assert again.report.training is not None
 
 
 def test_checkpoint_of_another_model_is_refused_and_none_is_replaced(stopped: Path) -> None:
