@@ -233,14 +233,10 @@ class _Around:
     held_by: str = ""
 
     def within(self, node: Node) -> _Around:
-        reads = _reads_its_layers(node)
-        config = node.get("config")
-        is_plain = is_of_keras(node) or (
-            reads and isinstance(config, dict) and _lists_as_keras(config)
-        )
         name = class_of(node)
         return _Around(
-            self.made_by or ("" if reads else name), self.held_by or ("" if is_plain else name)
+            self.made_by or ("" if _reads_its_layers(node) else name),
+            self.held_by or ("" if is_of_keras(node) else name),
         )
 
 

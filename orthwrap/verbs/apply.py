@@ -164,6 +164,8 @@ def _rules_of(rules: Any, given: Any) -> tuple[Rule, ...]:
 
 def _check_data(rules: Sequence[Rule], training: Mapping[str, Any], *, has_data: bool) -> None:
     """UsageError for what is about training where there is none."""
+    if has_data and all(rule.takes_out for rule in rules):
+        raise UsageError("regularizer none attaches nothing to train with: leave data out")
     auto = any(rule.is_auto for rule in rules)
     schedule = any(rule.schedule is not None for rule in rules)
     if auto and not has_data:

@@ -592,9 +592,11 @@ def test_weights_go_by_what_holds_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["load_own_variables", "save_own_variables", "save_assets", "load_assets", "build"]
-)
-def test_fault_of_a_class_is_one_line_that_names_it(place: str) -> None:
+    "place",
+    ["load_own_variables", "save_own_variables", "save_assets", "load_assets", "build", "call",
+     "get_config", "from_config"],
+)  # fmt: skip
+def test_fault_of_a_class_is_one_line_that_names_it(place: str, tmp_path: Path) -> None:
     fails_at: list[str] = []
 
     class Own(layers.Layer):  # type: ignore[misc]  # Keras is untyped
@@ -609,7 +611,17 @@ def test_fault_of_a_class_is_one_line_that_names_it(place: str) -> None:
                 raise KeyError("of the class")
 
         def call(self, x: Any) -> Any:
+            self.fail("call")
             return x * self.gain
+
+        def get_config(me) -> dict[str, Any]:  # no name is sure
+            me.fail("get_config")
+            return super().get_config()
+
+        @classmethod
+        def from_config(cls, config: Any) -> Any:
+            cls.fail(cls, "from_config")
+            return super().from_config(config)
 
         def load_own_variables(self, store: Any) -> None:
             self.fail("load_own_variables")
@@ -628,6 +640,7 @@ def test_fault_of_a_class_is_one_line_that_names_it(place: str) -> None:
     inputs = layers.Input((4,))
     model = keras.Model(inputs, layers.Dense(2)(Own(name="own")(inputs)))
     assert orthwrap.apply(model).report.summary["regularized"] == 1
+    model.save(tmp_path / "m.keras")
     fails_at.append(place)
     for verb in (orthwrap.apply, orthwrap.strip):
         with pytest.raises(orthwrap.RebuildError) as caught:
@@ -636,6 +649,12 @@ def test_fault_of_a_class_is_one_line_that_names_it(place: str) -> None:
         assert "of the class" in str(caught.value)
         assert "\n" not in str(caught.value)
     assert model.losses == []
+    if place in ("load_own_variables", "build", "call", "from_config"):
+        with pytest.raises(orthwrap.OrthwrapError) as told:
+            orthwrap.load_model(tmp_path / "m.keras", custom_objects={"Own": Own})
+        assert "Own" in str(told.value)
+        assert "of the class" in str(told.value)
+        assert "\n" not in str(told.value)
 
 
 def test_number_in_place_of_nan_is_another_output() -> None:
