@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orthwrap import keras_inside
-from orthwrap.errors import FileFault
+from orthwrap._version import __version__
+from orthwrap.errors import FileFault, ValueFault
 from orthwrap.model_config.layers import PUBLIC_NAMES, WITHOUT_KERNELS, layer_type_of
 
 Node = dict[str, Any]
@@ -481,4 +482,12 @@ def is_ours(node: Any) -> bool:
     names = (str(node.get("registered_name") or ""), str(node.get("class_name") or ""))
     return any(n.startswith(f"{PACKAGE}>") for n in names) or (
         str(node.get("module") or "").partition(".")[0] == PACKAGE
+    )
+
+
+def unreadable(what: str, error: Exception) -> ValueFault:
+    """That a node of orthwrap's, such as `constraint`, is none that this version writes."""
+    why = f"it has no {error}" if isinstance(error, KeyError) else error
+    return ValueFault(
+        f"the config holds an orthwrap {what} that orthwrap {__version__} cannot read: {why}"
     )

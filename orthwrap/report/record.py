@@ -405,10 +405,9 @@ class Report(_Shown):
 
     def __repr__(self) -> str:
         s = self.summary
-        return (
-            f"<Report of {self.command}: {s['regularized']} of {s['kernels']} kernels carry a "
-            "regularizer; print it for all>"
-        )
+        said = f"{s['regularized']} of {s['kernels']} kernels carry a regularizer"
+        said = said if self.gate is None else self.gate.text
+        return f"<Report of {self.command}: {said}; print it for all>"
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -516,12 +515,25 @@ class Comparison:
     after: Deviation | None
     carried_before: RegularizerRecord | None = None  # of ours, as a report has it
     carried_after: RegularizerRecord | None = None
+    constraint_before: str | None = None  # in words; also of others
+    constraint_after: str | None = None
+    held_before: ConstraintRecord | None = None  # of ours
+    held_after: ConstraintRecord | None = None
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """What it carries in both, as a table shows it: `so 0.001 held orthogonal`, `–`."""
+        return (
+            _carried(self.regularizer_before, self.constraint_before),
+            _carried(self.regularizer_after, self.constraint_after),
+        )
 
     def to_json(self) -> dict[str, Any]:
-        names = [f.name for f in dataclasses.fields(self) if not f.name.startswith("carried")]
-        data = {name: getattr(self, name) for name in names}
-        both = {"before": self.carried_before, "after": self.carried_after}
-        data["regularizer"] = {when: r and r.to_json() for when, r in both.items()}
+        ours = ("carried_before", "carried_after", "held_before", "held_after")
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        told = [record and record.to_json() for record in map(data.pop, ours)]
+        data["regularizer"] = dict(zip(("before", "after"), told[:2], strict=True))
+        data["constraint"] = dict(zip(("before", "after"), told[2:], strict=True))
         for key in ("shape_before", "shape_after"):
             data[key] = None if data[key] is None else list(data[key])
         for key in ("before", "after"):
@@ -535,6 +547,8 @@ class Comparison:
         fields = dict(data)
         for when, told in (data.get("regularizer") or {}).items():
             fields[f"carried_{when}"] = _made(RegularizerRecord, told)
+        for when, told in (data.get("constraint") or {}).items():
+            fields[f"held_{when}"] = _made(ConstraintRecord, told)
         for key in ("shape_before", "shape_after"):
             fields[key] = None if fields[key] is None else tuple(fields[key])
         for key in ("before", "after"):
@@ -562,7 +576,7 @@ class CompareReport(_Shown):
 
     @property
     def summary(self) -> dict[str, Any]:
-        """How many kernels there are of each status, and how many regularizers differ."""
+        """How many kernels there are of each status, and what else differs of how many."""
         statuses = [c.status for c in self.layers]
         return {
             "kernels": len(self.layers),
@@ -570,13 +584,17 @@ class CompareReport(_Shown):
             "regularizers_changed": sum(
                 c.regularizer_before != c.regularizer_after for c in self.layers
             ),
+            "constraints_changed": sum(
+                c.constraint_before != c.constraint_after for c in self.layers
+            ),
         }
 
     @property
     def differs(self) -> bool:
-        """Whether any kernel or regularizer is not the same in both."""
+        """Whether any kernel, regularizer or constraint is not the same in both."""
         s = self.summary
-        return bool(s["same"] < s["kernels"] or s["regularizers_changed"])
+        changed = s["regularizers_changed"] or s["constraints_changed"]
+        return bool(s["same"] < s["kernels"] or changed)
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as JSON-ready data, schema `orthwrap.compare/1`."""
@@ -609,6 +627,11 @@ class CompareReport(_Shown):
 
 
 T = TypeVar("T")
+
+
+def _carried(regularizer: str | None, constraint: str | None) -> str:
+    held = None if constraint is None else f"held {constraint}"
+    return " ".join(words for words in (regularizer, held) if words is not None) or "–"
 
 
 def _made(cls: type[T], data: Mapping[str, Any] | None) -> T | None:

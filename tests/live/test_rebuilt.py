@@ -378,6 +378,7 @@ def test_what_two_models_share_is_said_not_to_be_shared_in_a_file(
     assert any("8 weights where the model has 6" in note for note in result.report.warnings)
 
 
+@pytest.mark.slow
 def test_original_and_copy_train_on_apart() -> None:
     """JAX deletes the arrays that a step trains: the two must have none in common."""
     original = models.dense()
@@ -545,6 +546,7 @@ def quantized(mode: str) -> Any:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["int8", "float8"])
 def test_quantized_layer_does_not_stand_in_the_way_of_others(mode: str) -> None:
     original = quantized(mode)
