@@ -22,7 +22,7 @@ FUNCTIONAL_MODULE = "keras.src.models.functional"
 OPERATIONS_MODULE = "keras.src.ops"
 """Below it live the operations of a graph. Keras ≥ 3.5: `keras.src.ops.numpy:Add`."""
 
-TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers."
+TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
 """Below it live PyTorch's own optimizers. Keras ≥ 3.0:
 `keras.src.backend.torch.optimizers.torch_adam:Adam`."""
 

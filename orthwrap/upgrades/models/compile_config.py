@@ -157,7 +157,7 @@ def portable(value: Any, run: Rewriting, depth: int = 0) -> None:
     if not isinstance(value, dict):
         return
     name, module = str(value.get("class_name")), str(value.get("module"))
-    if name in _OPTIMIZERS and module.startswith(keras_inside.TORCH_OPTIMIZERS):
+    if name in _OPTIMIZERS and module.startswith(f"{keras_inside.TORCH_OPTIMIZERS}."):
         value |= {"module": "keras.optimizers", "registered_name": None}
         run.ledger.note("optimizer", "Keras 3 on PyTorch", _PLACE, f"{name}: module")
 
