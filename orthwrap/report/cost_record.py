@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any, ClassVar
 
-from orthwrap.errors import ValueFault
+from orthwrap.report.record import known, read_as
 from orthwrap.stores.store import ModelRecord
 
 BENCH_SCHEMA = "orthwrap.bench/1"
@@ -159,29 +159,13 @@ class BenchReport:
         Raises:
             ValueFault: the data is of another schema, or lacks something.
         """
-        if data.get("schema") != BENCH_SCHEMA:
-            raise ValueFault(f"not of schema {BENCH_SCHEMA}: {data.get('schema')!r:.80}")
-        try:
+        with read_as(BENCH_SCHEMA, data):
             names = {f.name for f in dataclasses.fields(cls)} - {"constraints"}
             fields = {name: data[name] for name in names}
-            return cls(
-                **fields
-                | {
-                    "model": _known(ModelRecord, data["model"]),
-                    "step": _known(Quartiles, data["step"]),
-                    "rows": tuple(_known(CostRow, row) for row in data["rows"]),
-                    "constraints": tuple(
-                        _known(HeldRow, row) for row in data.get("constraints", ())
-                    ),
-                    "left_out": tuple(data["left_out"]),
-                    "warnings": tuple(data["warnings"]),
-                }
-            )
-        except (KeyError, TypeError) as e:
-            raise ValueFault(f"{BENCH_SCHEMA}: {e} is missing, or not as it should be") from e
-
-
-def _known(cls: Any, data: Mapping[str, Any]) -> Any:
-    """What a later version adds is passed over."""
-    names = {f.name for f in dataclasses.fields(cls)}
-    return cls(**{name: value for name, value in data.items() if name in names})
+            rows = {
+                "rows": tuple(known(CostRow, row) for row in data["rows"]),
+                "constraints": tuple(known(HeldRow, row) for row in data.get("constraints", ())),
+            }
+            words = {name: tuple(data[name]) for name in ("left_out", "warnings")}
+            model, step = known(ModelRecord, data["model"]), known(Quartiles, data["step"])
+            return cls(**fields | rows | words | {"model": model, "step": step})

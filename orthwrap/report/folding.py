@@ -59,8 +59,7 @@ def worth(record: LayerRecord, sort: Sort) -> float | None:
 
 def _figure(record: LayerRecord, figures: Deviation, sort: Sort) -> float | None:
     if sort == "condition":  # of a singular matrix there is none: the worst of all
-        is_singular = figures.condition is None and figures.sigma_min is not None
-        return float("inf") if is_singular else figures.condition
+        return figures.worst_condition
     return figures.sigma_max if sort == "sigma" else figure_of(record, figures)
 
 

@@ -104,6 +104,12 @@ class Deviation:
     spectrum: tuple[float, ...] | None = None
     operator: OperatorFigures | None = None
 
+    @property
+    def worst_condition(self) -> float | None:
+        """The condition, ∞ of a singular matrix; None where it was not computed."""
+        is_singular = self.condition is None and self.sigma_min is not None
+        return math.inf if is_singular else self.condition
+
     def to_json(self) -> dict[str, Any]:
         """The operator's figures stand there only where they were asked for."""
         data = {k: finite(v) for k, v in vars(self).items() if k != "operator"}
@@ -123,7 +129,7 @@ class Deviation:
             "spectrum": None if spectrum is None else tuple(spectrum),
             "operator": _made(OperatorFigures, data.get("operator")),
         }
-        return _known(cls, {**data, **own})
+        return known(cls, {**data, **own})
 
 
 @dataclass(frozen=True)
@@ -348,7 +354,7 @@ class Training:
         }
         told = {name: data.get(name) for name in parts}
         read = {name: None if v is None else parts[name](v) for name, v in told.items()}
-        return _known(cls, {**data, **lists, **read, "history": history})
+        return known(cls, {**data, **lists, **read, "history": history})
 
 
 @dataclass(frozen=True, repr=False)
@@ -476,11 +482,11 @@ class Report(_Shown):
         Raises:
             ValueFault: the data is of another schema, or lacks something.
         """
-        with _read_as(REPORT_SCHEMA, data):
+        with read_as(REPORT_SCHEMA, data):
             training, gate = data["training"], data.get("gate")
             return cls(
                 command=data["command"],
-                model=_known(ModelRecord, data["model"]),
+                model=known(ModelRecord, data["model"]),
                 layers=tuple(LayerRecord.from_json(layer) for layer in data["layers"]),
                 layer_count=data["summary"]["layers"],
                 orthwrap_version=data["orthwrap_version"],
@@ -492,7 +498,7 @@ class Report(_Shown):
                 versions=dict(data.get("versions") or {}),
                 gate=None if gate is None else Gate.from_json(gate),
                 not_looked_into=tuple(
-                    _known(Unseen, unseen) for unseen in data.get("not_looked_into", ())
+                    known(Unseen, unseen) for unseen in data.get("not_looked_into", ())
                 ),
             )
 
@@ -553,7 +559,7 @@ class Comparison:
             fields[key] = None if fields[key] is None else tuple(fields[key])
         for key in ("before", "after"):
             fields[key] = _deviation(fields[key])
-        return _known(cls, fields)
+        return known(cls, fields)
 
 
 @dataclass(frozen=True, repr=False)
@@ -616,10 +622,10 @@ class CompareReport(_Shown):
         Raises:
             ValueFault: the data is of another schema, or lacks something.
         """
-        with _read_as(COMPARE_SCHEMA, data):
+        with read_as(COMPARE_SCHEMA, data):
             return cls(
-                before=_known(ModelRecord, data["before"]),
-                after=_known(ModelRecord, data["after"]),
+                before=known(ModelRecord, data["before"]),
+                after=known(ModelRecord, data["after"]),
                 layers=tuple(Comparison.from_json(row) for row in data["layers"]),
                 orthwrap_version=data["orthwrap_version"],
                 warnings=tuple(data["warnings"]),
@@ -635,21 +641,21 @@ def _carried(regularizer: str | None, constraint: str | None) -> str:
 
 
 def _made(cls: type[T], data: Mapping[str, Any] | None) -> T | None:
-    return None if data is None else _known(cls, data)
+    return None if data is None else known(cls, data)
 
 
 def _deviation(data: Mapping[str, Any] | None) -> Deviation | None:
     return None if data is None else Deviation.from_json(data)
 
 
-def _known(cls: type[T], data: Mapping[str, Any]) -> T:
+def known(cls: type[T], data: Mapping[str, Any]) -> T:
     """A record of what it knows; a later version may have added more."""
-    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    return cls(**{name: value for name, value in data.items() if name in known})
+    names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return cls(**{name: value for name, value in data.items() if name in names})
 
 
 @contextlib.contextmanager
-def _read_as(schema: str, data: Any) -> Iterator[None]:
+def read_as(schema: str, data: Any) -> Iterator[None]:
     """ValueFault where the data is not of this schema."""
     found = data.get("schema") if isinstance(data, Mapping) else None
     if found != schema:
