@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from orthwrap.errors import ValueFault
+from orthwrap.errors import Faults, ValueFault
 from orthwrap.model_config.layers import FAMILIES, SLOT_KEYS
 from orthwrap.text import error_summary
 
@@ -99,8 +99,15 @@ def several(value: Any) -> tuple[Any, ...]:
 
 
 def patterns_of(value: Any) -> tuple[Pattern, ...]:
-    """One pattern or several, parsed."""
-    return tuple(parse(pattern) for pattern in several(value))
+    """One pattern or several, parsed.
+
+    Raises:
+        ValueFault: some are none; one line for each.
+    """
+    faults = Faults()
+    found = [faults.of(parse, pattern) for pattern in several(value)]
+    faults.raise_all()
+    return tuple(pattern for pattern in found if pattern is not None)
 
 
 def _asking(function: Callable[[Any], bool]) -> Callable[[Candidate], bool]:
