@@ -60,7 +60,7 @@ def cells_of(record: LayerRecord, columns: Sequence[str], command: str) -> Itera
     name = record.place
     if record.kernel is not None and "/" in record.kernel:
         name += f" {record.kernel}"
-    yield Cell(name, "name")
+    yield Cell(name, "name", name)
     yield Cell(_shape(record.shape), name="shape")
     held = " ".join(words for words, _ in carried(record, command))
     yield Cell(held, "carried", name="regularizer" if held == NOTHING else "")
