@@ -9,7 +9,6 @@ from typing import Any
 from orthwrap.errors import Faults, UsageError, ValueFault
 from orthwrap.penalties.table import PENALTIES
 from orthwrap.rules.constrain import Constrain
-from orthwrap.rules.patterns import patterns_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,5 @@ def checked(wanted: Wanted) -> Wanted:
             faults.add(ValueFault(f"regularizer {name!r} is none of {', '.join(PENALTIES)}"))
     for what in wanted.constrain or ():
         faults.of(Constrain.parse, what)
-    for patterns in (wanted.target, wanted.exclude):
-        faults.of(patterns_of, patterns)
     faults.raise_all()
     return wanted

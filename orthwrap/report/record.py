@@ -352,8 +352,8 @@ class Training:
             "control": ControlRun.from_json,
             "repeats": Repeats.from_json,
         }
-        told = {name: data.get(name) for name in parts}
-        read = {name: None if v is None else parts[name](v) for name, v in told.items()}
+        given = {name: data.get(name) for name in parts}
+        read = {name: None if v is None else parts[name](v) for name, v in given.items()}
         return known(cls, {**data, **lists, **read, "history": history})
 
 
@@ -537,9 +537,9 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         ours = ("carried_before", "carried_after", "held_before", "held_after")
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        told = [record and record.to_json() for record in map(data.pop, ours)]
-        data["regularizer"] = dict(zip(("before", "after"), told[:2], strict=True))
-        data["constraint"] = dict(zip(("before", "after"), told[2:], strict=True))
+        ours_in_json = [record and record.to_json() for record in map(data.pop, ours)]
+        data["regularizer"] = dict(zip(("before", "after"), ours_in_json[:2], strict=True))
+        data["constraint"] = dict(zip(("before", "after"), ours_in_json[2:], strict=True))
         for key in ("shape_before", "shape_after"):
             data[key] = None if data[key] is None else list(data[key])
         for key in ("before", "after"):
@@ -551,10 +551,10 @@ class Comparison:
     def from_json(cls, data: Mapping[str, Any]) -> Comparison:
         """The inverse of `to_json`."""
         fields = dict(data)
-        for when, told in (data.get("regularizer") or {}).items():
-            fields[f"carried_{when}"] = _made(RegularizerRecord, told)
-        for when, told in (data.get("constraint") or {}).items():
-            fields[f"held_{when}"] = _made(ConstraintRecord, told)
+        for when, carried in (data.get("regularizer") or {}).items():
+            fields[f"carried_{when}"] = _made(RegularizerRecord, carried)
+        for when, held in (data.get("constraint") or {}).items():
+            fields[f"held_{when}"] = _made(ConstraintRecord, held)
         for key in ("shape_before", "shape_after"):
             fields[key] = None if fields[key] is None else tuple(fields[key])
         for key in ("before", "after"):

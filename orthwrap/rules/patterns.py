@@ -110,6 +110,17 @@ def patterns_of(value: Any) -> tuple[Pattern, ...]:
     return tuple(pattern for pattern in found if pattern is not None)
 
 
+def chosen_by(target: Any, exclude: Any) -> tuple[tuple[Any, ...] | None, tuple[Any, ...]]:
+    """What `target` and `exclude` were given, as several each; None for no target.
+
+    Raises:
+        ValueFault: some are no patterns; one line for each.
+    """
+    chosen = (None if target is None else several(target), several(exclude))
+    patterns_of((*(chosen[0] or ()), *chosen[1]))
+    return chosen
+
+
 def _asking(function: Callable[[Any], bool]) -> Callable[[Candidate], bool]:
     """Whether a function of the user's own says True of a layer's record."""
     name = getattr(function, "__name__", type(function).__name__)

@@ -14,7 +14,7 @@ from orthwrap.opening import opened
 from orthwrap.plan.as_it_is import plan_strip
 from orthwrap.report.cost_record import BenchReport
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
-from orthwrap.rules.patterns import several
+from orthwrap.rules.patterns import chosen_by, several
 from orthwrap.stores.outputs import PathLike
 from orthwrap.surgery import changed_model, load_changed
 from orthwrap.survey import survey
@@ -74,8 +74,8 @@ def bench(
     known = faults.of(custom_objects_of, custom_objects)
     names = None if regularizer is None else several(regularizer)
     held = None if constrain is None else several(constrain)
-    patterns = (None if target is None else several(target), several(exclude))
-    wanted = faults.of(checked, Wanted(batch, *patterns, names, held, whole, seconds))
+    chosen = faults.of(chosen_by, target, exclude) or (None, ())
+    wanted = faults.of(checked, Wanted(batch, chosen[0], chosen[1], names, held, whole, seconds))
     faults.raise_all()
     measuring: Any = measuring_of(progress)
     is_file = isinstance(model, (str, os.PathLike))

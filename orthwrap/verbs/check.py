@@ -28,7 +28,7 @@ from orthwrap.report.gating import (
 from orthwrap.report.make import make_report, with_notes
 from orthwrap.report.record import Deviation, LayerRecord, Report
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
-from orthwrap.rules.patterns import patterns_of, several
+from orthwrap.rules.patterns import chosen_by, patterns_of
 from orthwrap.rules.words import Unread
 from orthwrap.survey import Survey, survey
 from orthwrap.text import listed
@@ -88,22 +88,23 @@ def check(
         faults.add(UsageError("check needs max, such as residual=0.1, or a baseline"))
     share = faults.of(_share, worse_than, has_baseline=baseline is not None)
     faults.of(custom_objects_of, custom_objects)
-    targets, excluded = None if target is None else several(target), several(exclude)
-    faults.of(patterns_of, targets)
-    faults.of(patterns_of, excluded)
+    patterns = faults.of(chosen_by, target, exclude)
     faults.raise_all()
     earlier = None if baseline is None else figures_in(baseline)
-    named = list(dict.fromkeys(limit.figure for limit in limits))
-    against = named or ["residual", *(["operator.norm"] if operator else [])]
+    against = _figures_of(limits, operator)
     operator = operator or any(name.startswith("operator.") for name in against)
     with opened(model, upgrade=upgrade) as source:
         surveyed = survey(source.store)
-        planned = plan_inspect(surveyed, targets, excluded)
+        planned = plan_inspect(surveyed, *patterns)
         chosen = {limit.pattern: _chosen(surveyed, limit.pattern) for limit in limits}
         sigmas = operator or bool({*against} & {*OF_SIGMAS})
-        how = {"with_figures": True, "with_sigmas": sigmas, "with_operator": operator}
-        shown = measuring_of(progress)
-        report = make_report("check", source, surveyed, planned, **how, measuring=shown)
+        how: dict[str, Any] = {
+            "with_figures": True,
+            "with_sigmas": sigmas,
+            "with_operator": operator,
+        }
+        how["measuring"] = measuring_of(progress)
+        report = make_report("check", source, surveyed, planned, **how)
     _check_used(report, limits, chosen)
     notes = [] if earlier is None else not_held(report, earlier, against)
     miss = functools.partial(worse, figures=against, share=share)
@@ -111,6 +112,12 @@ def check(
     place = None if baseline is None or isinstance(baseline, Report) else str(baseline)
     gate = Gate(limits, place, None if baseline is None else share, *held)
     return with_notes(replace(report, gate=gate), notes)
+
+
+def _figures_of(limits: Sequence[Limit], operator: bool) -> list[str]:
+    """What kernels are held against: the figures of the limits, or else the residual."""
+    named = list(dict.fromkeys(limit.figure for limit in limits))
+    return named or ["residual", *(["operator.norm"] if operator else [])]
 
 
 def _held(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
 from orthwrap.errors import Faults, UsageError
@@ -15,7 +16,7 @@ from orthwrap.rules.words import documented
 from orthwrap.stores.outputs import PathLike
 from orthwrap.surgery import copied_model, load_planned
 from orthwrap.survey import survey
-from orthwrap.training.settings import TrainingWords, settings_of
+from orthwrap.training.settings import Settings, TrainingWords, settings_of
 from orthwrap.verbs.endings import Result, trained
 from orthwrap.verbs.places import target_of
 from orthwrap.verbs.training_words import job_of, pulled_twice, without_effect
@@ -52,12 +53,7 @@ def finetune(
         output: from a path, None writes `name-tuned` beside the input.
     """
     faults = Faults()
-    if data is None:
-        faults.add(UsageError("finetune needs data (--data): what to train on"))
-    for why in (*without_effect(training), *pulled_twice(training)):
-        faults.add(UsageError(why))
-    others = finetune.__kwdefaults__ or ()
-    settings = faults.of(settings_of, training, has_data=True, others=others)
+    settings = faults.of(_settings, training, has_data=data is not None)
     known = faults.of(custom_objects_of, custom_objects)
     faults.raise_all()
     job = job_of(data, settings, progress)
@@ -81,3 +77,15 @@ def finetune(
         report = with_notes(report, notes)
         report, outcome = job.train(live, job.read(live), report, with_figures=measure)
         return trained(job, live, report, outcome, target)
+
+
+def _settings(training: Mapping[str, Any], *, has_data: bool) -> Settings | None:
+    faults = Faults()
+    if not has_data:
+        faults.add(UsageError("finetune needs data (--data): what to train on"))
+    for why in (*without_effect(training), *pulled_twice(training)):
+        faults.add(UsageError(why))
+    others = finetune.__kwdefaults__ or ()
+    settings: Settings | None = faults.of(settings_of, training, has_data=True, others=others)
+    faults.raise_all()
+    return settings

@@ -11,7 +11,7 @@ from orthwrap.plan.as_it_is import plan_inspect
 from orthwrap.report.make import make_report, with_notes
 from orthwrap.report.record import Report
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
-from orthwrap.rules.patterns import patterns_of, several
+from orthwrap.rules.patterns import chosen_by
 from orthwrap.stores.outputs import PathLike
 from orthwrap.survey import survey
 from orthwrap.verbs import notes
@@ -57,13 +57,11 @@ def inspect(
     faults = Faults()
     faults.of(check_operator, operator, measure=measure)
     faults.of(custom_objects_of, custom_objects)
-    targets, excluded = None if target is None else several(target), several(exclude)
-    faults.of(patterns_of, targets)
-    faults.of(patterns_of, excluded)
+    chosen = faults.of(chosen_by, target, exclude)
     faults.raise_all()
     with opened(model, upgrade=upgrade, weights=weights) as source:
         surveyed = survey(source.store)
-        planned = plan_inspect(surveyed, targets, excluded)
+        planned = plan_inspect(surveyed, *chosen)
         report = make_report(
             "inspect",
             source,
