@@ -85,9 +85,7 @@ def compared_cells_of(row: Comparison) -> Iterator[Cell]:
     change = f" {row.weight_change:.2%}" if row.status == "changed" and row.weight_change else ""
     yield Cell(f"{row.status}{change}")
     yield Cell(" → ".join(dict.fromkeys(row.words)), "carried")
-    after = None if row.status == "same" or row.before is None else row.after
-    residuals = (None if f is None else f.residual for f in (row.before or row.after, after))
-    yield _moved("residual", *residuals)
+    yield _moved("residual", *row.residuals)
 
 
 def carried(record: LayerRecord, command: str) -> list[tuple[str, str]]:

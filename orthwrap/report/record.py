@@ -271,8 +271,7 @@ class LayerRecord:
     @property
     def driven(self) -> str:
         """Which residual its scale drives: `scaled_residual` with preserve and free."""
-        own = self.constraint if self.regularizer is None else self.regularizer
-        return "residual" if own is None or own.scale in (None, "unit") else "scaled_residual"
+        return _driven(self.constraint if self.regularizer is None else self.regularizer)
 
     @property
     def parameters(self) -> int:
@@ -503,6 +502,10 @@ class Report(_Shown):
             )
 
 
+def _driven(own: RegularizerRecord | ConstraintRecord | None) -> str:
+    return "residual" if own is None or own.scale in (None, "unit") else "scaled_residual"
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One kernel in two models."""
@@ -525,6 +528,20 @@ class Comparison:
     constraint_after: str | None = None
     held_before: ConstraintRecord | None = None  # of ours
     held_after: ConstraintRecord | None = None
+
+    @property
+    def driven(self) -> str:
+        """Which residual the scale drives of what it carries, in the second model or the first."""
+        carried = (self.carried_after, self.held_after, self.carried_before, self.held_before)
+        return _driven(next((own for own in carried if own is not None), None))
+
+    @property
+    def residuals(self) -> tuple[float | None, float | None]:
+        """That residual, as a table shows it: in both models, or once where nothing changed."""
+        after = None if self.status == "same" or self.before is None else self.after
+        sides = (self.before or self.after, after)
+        first, second = (None if f is None else getattr(f, self.driven) for f in sides)
+        return first, second
 
     @property
     def words(self) -> tuple[str, str]:
