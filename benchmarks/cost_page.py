@@ -40,7 +40,7 @@ OPERATIONS = """
 
 On an accelerator, and wherever a backend dispatches each operation on its own, their number is the
 cost. Of loss and gradient, for each of ResNet-50's 54 kernels: what PyTorch dispatches, the
-equations of JAX's program, the nodes of TensorFlow's graph. The one-liner is
+equations of JAX's program, the nodes that TensorFlow's graph needs. The one-liner is
 `sum(square(W.T @ W - eye))` with the backend's own gradient. On a CPU, large symmetric products are
 taken as halves, which is more operations and less time. No step calls the host back, whatever
 the penalty and its options.

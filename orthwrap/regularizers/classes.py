@@ -49,7 +49,7 @@ from orthwrap.penalties.tensors import (
     unbatched,
 )
 from orthwrap.regularizers.base import _Regularizer, register
-from orthwrap.regularizers.clock import Clock, Key, Moment, is_turn, of_kernel
+from orthwrap.regularizers.clock import Clock, Key, Moment, before, is_turn, of_kernel
 from orthwrap.regularizers.foreign import Attached, _node_of, import_reference
 from orthwrap.regularizers.splits import Split, Splits, along_larger_side
 from orthwrap.rules.rule import FREE, SCALES, Rule
@@ -195,13 +195,12 @@ class OrthogonalityRegularizer(_Regularizer):
         if self.is_pulled or self.is_aside:
             return ops.zeros((), computed_in(x))
         x = ops.convert_to_tensor(x)
-        counts = self._every > 1 or self._descriptor.draws or self._is_sketched(x)
-        moment = self._clock.tick() if self._clock is not None and counts else None
-        if moment is None or self._every == 1 or self.is_at_each_call:
+        moment = self._clock.tick() if self._clock is not None and self._every > 1 else None
+        if moment is None or self.is_at_each_call:
             # Where nobody keeps the count, each call is paid for, and none stronger than it is.
             return self._penalty_of(x, moment, self._base.factor, split)
         # Paid for at one call in `every`, and so many times as strong there.
-        turn = is_turn(moment, self._every)
+        turn = is_turn(before(moment), self._every)
         if isinstance(turn, bool):
             return self._stronger(x, moment, split) if turn else left_out(x)
         return ops.cond(turn, lambda: self._stronger(x, moment, split), lambda: left_out(x))
@@ -309,6 +308,8 @@ class OrthogonalityRegularizer(_Regularizer):
     ) -> Tensor:
         """Independent random signs or, as `"normal"`, numbers; other ones at each call."""
         assert self._clock is not None
+        if moment is None:  # so that only what draws counts
+            moment = self._clock.tick()
         key = Key(of_kernel(self._clock, x) if moment is None else moment)
         draw = gaussian if kind == "normal" else rademacher
         return draw(shape, key, keras.backend.standardize_dtype(x.dtype))
