@@ -289,7 +289,7 @@ def multiplied(w: Tensor, s: Tensor) -> Tensor:
 
 
 def square_of_gram(w: Tensor, change: Change, factor: float = 1.0) -> tuple[Tensor, Pullback]:
-    """factor · Σ ‖G'‖_F², where G' is `change` of G: less something constant, or entries set to 0."""
+    """factor · Σ ‖G'‖_F², G' being `change` of G: less a constant, or with entries set to 0."""
     changed = change(gram(w))
 
     def pullback(upstream: Tensor) -> Tensor:
