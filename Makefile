@@ -36,7 +36,7 @@ types: $(VENV)/ready
 unit: $(VENV)/ready
 	$(BIN)/pytest -n 2 --dist worksteal
 
-# For daily work: every module, without what is marked `slow`.
+# For daily work: every module, without what is marked `slow`, which variants after a test's first are.
 test-fast: $(VENV)/ready
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 

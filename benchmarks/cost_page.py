@@ -30,7 +30,9 @@ or `orthwrap.bench(model, batch=128)` in Python. Each penalty, and each way of h
 measured in turn with the model's own training step on a batch that is made up, in one process:
 the time that its loss and gradient take, less what a call of the same kernels takes that computes
 nothing. Within a step a device may do some of that beside the rest: `--whole` measures each
-within a step of its own, which is compiled for it. `--seconds` (60) bounds all that.
+within a step of its own, which is compiled for it. So are [constraints](constraints.md), with
+`--constrain orthogonal`, on kernels that they have held and that a step of 0.001 has moved.
+`--seconds` (60) bounds all that.
 
 This page is made by `benchmarks/cost_page.py` from what lies in `benchmarks/results`.
 """
@@ -125,6 +127,11 @@ def _section(name: str, report: BenchReport) -> str:
         spread = f"{share_text(row.share_low)} to {share_text(row.share_high)}"
         figures = [time_text(row.seconds), share_text(row.share), spread]
         rows.append([f"`{row.regularizer}`", row.how, *figures])
+    for held in report.constraints:
+        spread = f"{share_text(held.share_low)} to {share_text(held.share_high)}"
+        rows.append(
+            [f"`{held.constrain}`", "held", time_text(held.seconds), share_text(held.share), spread]
+        )
     return facts + _table(rows) + "\n"
 
 

@@ -49,6 +49,11 @@ Every penalty takes `every` and, for depthwise kernels, `across_channels`; all b
   and those on validation data that `apply` and `finetune` show and choose by, are exact.
 - `spectral` finds σ_max by the same means: exact, to 4e-4, where min(m, n) ≤ 128, and above by
   `steps` products with G, which cost a pass over the weights each.
+- On outputs the same holds of the number of features. Figures on validation data are exact to 1e-3
+  up to 1,024 features, by products of G−I with itself.
+- Figures on validation data are estimates still, of what draws: on outputs of more than 1,024
+  features, of kernels where min(m, n) > 2048, and of kernels in models whose `compute_loss` is
+  their own, which may take losses as it likes; there `every` has its chance too.
 
 What draws or counts keeps a seed and a count: such a regularizer is also a
 `keras.random.SeedGenerator`, whose state its layer tracks as it tracks that of its dropout. No

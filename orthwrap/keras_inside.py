@@ -22,6 +22,10 @@ FUNCTIONAL_MODULE = "keras.src.models.functional"
 OPERATIONS_MODULE = "keras.src.ops"
 """Below it live the operations of a graph. Keras ≥ 3.5: `keras.src.ops.numpy:Add`."""
 
+TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
+"""Below it live PyTorch's own optimizers. Keras ≥ 3.0:
+`keras.src.backend.torch.optimizers.torch_adam:Adam`."""
+
 CONVNEXT_MODULE = "keras.src.applications.convnext"
 """Keras ≥ 3.5: `keras.src.applications.convnext:LayerScale`,
 `keras.src.applications.convnext:StochasticDepth`."""

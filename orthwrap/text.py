@@ -14,7 +14,7 @@ _PLAIN = {
     "→": "->", "↔": "<->", "…": "...", "–": "-", "—": "-", "−": "-", "·": ".", "•": "*",
     "×": "x", "÷": "/", "⋆": "*", "⊙": "*", "‖": "||", "≤": "<=", "≥": ">=", "≠": "!=",
     "±": "+-", "½": "1/2", "²": "^2", "ᵀ": "^T", "⁺": "^+", "ᵢ": "_i", "ⱼ": "_j", "√": "sqrt",
-    "∞": "inf",
+    "∞": "inf", "█": "#", "░": "-",
     "Σ": "sum", "α": "alpha", "ε": "eps", "λ": "lambda", "ρ": "rho", "σ": "sigma", "ö": "o",
     "‘": "'", "’": "'",
     **dict.fromkeys("─━═╌╭╮╰╯┌┐└┘├┤┬┴┼╸╺", "-"),
@@ -76,9 +76,19 @@ def first_line(error: BaseException) -> str:
 
 
 def error_summary(error: BaseException) -> str:
-    """What kind of error it is, and the first line of its text: `TypeError: of what`."""
-    lines = str(error).strip().splitlines()
-    return ": ".join([type(error).__name__, *lines[:1]])
+    """What kind of error it is, and the first that its text says: `TypeError: of what`."""
+    return ": ".join(filter(None, (type(error).__name__, said_first(str(error)))))
+
+
+def said_first(text: str) -> str:
+    """The first line of an error's text; with the next where it does but announce that."""
+    lines = [told for line in text.splitlines() if (told := _COLOUR.sub("", line).strip())]
+    announces = bool(lines) and (lines[0].endswith(":") or lines[0].startswith(_ANNOUNCING))
+    return " ".join(lines[: 1 + announces])
+
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_ANNOUNCING = "Exception encountered when calling "  # what Keras puts before what a layer raised
 
 
 def shortened(names: Sequence[str], most: int = 10) -> str:

@@ -24,6 +24,11 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 for _threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
     os.environ.setdefault(_threads, "1")
 
+# Where Python is forbidden to keep what it compiles, each worker would compile all tests anew, and
+# each of a thousand children all of orthwrap, as no user's second command does.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # Started in the background of a shell, a run inherits that Ctrl-C is ignored, and so would all that
 # tests start and send it to.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -43,8 +48,20 @@ settings.load_profile("no clock")
 LONG = ("test_upgrades_vintages.py", "test_real_training.py")
 
 
+# Of tests that take next to no time, `make test-fast` runs every variant; of others the first.
+QUICK = ("penalties", "rules", "model_config")
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONG)
+    seen = set()
+    for item in items:
+        if item.path.parent.name not in QUICK and item.get_closest_marker("slow") is None:
+            test = item.nodeid.partition("[")[0]
+            if test in seen:
+                item.add_marker("slow")
+            seen.add(test)
 
 
 def needs_keras(wanted: str, what: str) -> None:

@@ -25,7 +25,15 @@ def bench(
             "--regularizer",
             "-r",
             metavar="NAME",
-            help="Measure this penalty alone. Repeatable. Default: all.",
+            help="Measure this penalty alone. Repeatable. Default: all, and constraints.",
+        ),
+    ] = None,
+    constrain: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--constrain",
+            metavar="WHAT",
+            help="Measure this constraint, as apply takes it, alone or beside -r. Repeatable.",
         ),
     ] = None,
     whole: Annotated[
@@ -47,9 +55,9 @@ def bench(
     unsafe_lambda: o.UnsafeLambda = False,
     screen: Any = None,
 ) -> Any:
-    """What each penalty would cost on your model and device, as a share of your training step.
+    """What each penalty and constraint would cost on your model and device, as a share of a step.
 
-    The step is the model's own, on a batch that is made up. MODEL is not changed.
+    The training step is the model's own, on a batch that is made up. MODEL is not changed.
     """
     import orthwrap
 
@@ -60,6 +68,7 @@ def bench(
         target=target or None,
         exclude=exclude or (),
         regularizer=regularizer or None,
+        constrain=constrain or None,
         whole=whole,
         seconds=seconds,
         custom_objects=o.custom_objects(custom_objects),

@@ -50,6 +50,7 @@ _Format = Annotated[
         metavar="|".join(FORMATS),
         help="How to say it: for people, as annotations of GitHub Actions, or as JUnit's XML.",
         rich_help_panel="Report",
+        autocompletion=lambda incomplete: [f for f in FORMATS if f.startswith(incomplete)],
     ),
 ]
 

@@ -21,7 +21,7 @@ from orthwrap_cli import (
     upgrade,
 )
 from orthwrap_cli.examples import epilog
-from orthwrap_cli.word_options import PENALTY_NAMES
+from orthwrap_cli.word_options import with_penalties
 
 
 def _without_types(flags: list[Any]) -> list[Any]:
@@ -37,11 +37,9 @@ class _Command(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """With the choices of --regularizer, which no other command waits for."""
-        from orthwrap.penalties.table import PENALTIES
-
         for option in self.params:
             if isinstance(option, TyperOption) and option.help:
-                option.help = option.help.replace(PENALTY_NAMES, ", ".join(PENALTIES))
+                option.help = with_penalties(option.help)
         super().format_help(ctx, formatter)
 
     def get_params(self, ctx: Any) -> list[Any]:

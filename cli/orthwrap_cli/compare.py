@@ -21,12 +21,12 @@ def compare(
         bool,
         typer.Option(
             "--exit-code",
-            help="Exit with 3 where a kernel or a regularizer differs.",
+            help="Exit with 3 where a kernel, a regularizer or a constraint differs.",
             rich_help_panel="Report",
         ),
     ] = False,
 ) -> Any:
-    """Two files, kernel by kernel: weights, figures, regularizers."""
+    """Two files, kernel by kernel: weights, figures, regularizers, constraints."""
     import orthwrap
 
     return orthwrap.compare(

@@ -9,9 +9,9 @@ EXAMPLES = {
         "orthwrap inspect model.h5 --html report.html",
     ),
     "apply": (
+        "orthwrap apply model.h5 --data data.npz --goal 10x --epochs 2 -o tuned.keras",
         "orthwrap apply model.h5",
         "orthwrap apply model.h5 --target 'conv*' --regularizer lorth --dry-run",
-        "orthwrap apply model.h5 --data data.npz --epochs 2 -o tuned.keras",
     ),
     "finetune": ("orthwrap finetune model-orth.h5 --data data.npz --epochs 2",),
     "strip": ("orthwrap strip model-orth.h5 -o plain.h5",),

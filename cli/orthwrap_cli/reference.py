@@ -14,6 +14,7 @@ from orthwrap.rules.words import Word, words_of
 from orthwrap.training.settings import TrainingWords
 from orthwrap_cli.commands import app
 from orthwrap_cli.examples import EXAMPLES
+from orthwrap_cli.word_options import with_penalties
 
 _HEAD = """# Words
 
@@ -59,7 +60,7 @@ def _command(command: Any) -> Iterator[str]:
             yield f"| **{panel}** | |"
         for option in members:
             flags = ", ".join([*option.opts, *option.secondary_opts])
-            yield _row(f"{flags} {option.metavar or ''}".strip(), option.help)
+            yield _row(f"{flags} {option.metavar or ''}".strip(), with_penalties(option.help))
     yield from ("", "```console", *(f"$ {line}" for line in EXAMPLES[command.name]), "```", "")
 
 

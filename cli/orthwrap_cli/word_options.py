@@ -11,10 +11,29 @@ import typer
 
 from orthwrap.errors import UsageError
 from orthwrap.rules.words import AUTO, Word, words_of
+from orthwrap.training.settings import AIM
 
 PENALTY_NAMES = "{penalties}"
 """In a help, where the names stand of all penalties that there are once it is shown."""
+
+
+def with_penalties(text: str) -> str:
+    """A help as it is shown."""
+    from orthwrap.penalties.table import PENALTIES
+
+    return text.replace(PENALTY_NAMES, ", ".join(PENALTIES))
+
+
 _CHOICES = {"regularizer": f"One of {PENALTY_NAMES}. "}
+
+
+def _penalties(incomplete: str) -> list[str]:
+    from orthwrap.penalties.table import PENALTIES
+
+    return [name for name in PENALTIES if name.startswith(incomplete)]
+
+
+_COMPLETED = {"regularizer": _penalties}
 
 
 def one_of(table: type, name: str, panel: str) -> Any:
@@ -29,33 +48,37 @@ def _annotation(name: str, word: Word, panel: str | None = None) -> Any:
         metavar=word.metavar,
         help=_CHOICES.get(name, "") + word.help,
         rich_help_panel=panel or word.panel,
+        autocompletion=_COMPLETED.get(name),
     )
     return Annotated[kind if kind is bool else kind | None, option]
+
+
+def _parameter(name: str, word: Word) -> inspect.Parameter:
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=False if word.kind.option is bool else None,
+        annotation=_annotation(name, word),
+    )
 
 
 def with_words(**tables: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Gives a command an option for each word of a table, in place of a parameter.
 
-    The parameter then gets what was said, by word.
+    The parameter then gets what was said, by word. The goal stands first in the help.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(function, eval_str=True)
+        first: list[inspect.Parameter] = []  # in the help: what a run is for
         parameters: list[inspect.Parameter] = []
         for own in signature.parameters.values():
             if own.name not in tables:
                 parameters.append(own.replace(kind=inspect.Parameter.KEYWORD_ONLY))
                 continue
-            parameters += [
-                inspect.Parameter(
-                    name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=False if word.kind.option is bool else None,
-                    annotation=_annotation(name, word),
-                )
-                for name, word in words_of(tables[own.name]).items()
-                if word.kind.option is not None
-            ]
+            for name, word in words_of(tables[own.name]).items():
+                if word.kind.option is not None:
+                    (first if word.panel == AIM else parameters).append(_parameter(name, word))
 
         @functools.wraps(function)
         def wrapped(**given: Any) -> Any:
@@ -64,7 +87,7 @@ def with_words(**tables: type) -> Callable[[Callable[..., Any]], Callable[..., A
                 given[parameter] = {n: PARSERS.get(n, _as_it_is)(v) for n, v in own.items()}
             return function(**given)
 
-        wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        wrapped.__signature__ = signature.replace(parameters=[*first, *parameters])  # type: ignore[attr-defined]
         return wrapped
 
     return decorate

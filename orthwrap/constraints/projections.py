@@ -16,8 +16,8 @@ Tensor = Any
 
 # σ ↦ aσ+bσ³+cσ⁵: of all such, each brings the interval that the one before it leaves nearest to
 # 1, from [1e-6, 1] on. They follow the construction of Amsel, Persson, Musco and Gower 2025, "The
-# Polar Express", arXiv:2505.16932, without its safety margins for bfloat16.
-SCHEDULE = (
+# Polar Express", arXiv:2505.16932.
+BEST = (
     (8.514258082455058, -25.28157595476675, 18.76730935805361),
     (4.257075196727443, -3.160166288472384, 0.586476765868896),
     (4.256827871287449, -3.159995222216547, 0.5864572527839937),
@@ -29,6 +29,12 @@ SCHEDULE = (
     (3.0495983995227425, -2.284988803856788, 0.48706082742570256),
     (2.112055937418367, -1.4938364726662927, 0.4001025026375724),
     (1.8783836569506636, -1.2537545015170726, 0.3753756481422359),
+)
+# At the upper end of its interval each multiplies what rounding has put beyond by up to 13, which
+# ends at infinity within 8 steps. Their margin of 1 % keeps every σ inside.
+_MARGIN = 1.01
+SCHEDULE = (
+    *((a / _MARGIN, b / _MARGIN**3, c / _MARGIN**5) for a, b, c in BEST),
     (15 / 8, -10 / 8, 3 / 8),  # and on: what is left near 1 is cubed at each step
 )
 # Matrices whose long side is this much longer have no singular values so small: they come in

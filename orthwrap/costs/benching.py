@@ -1,4 +1,4 @@
-"""Each penalty beside the training step of a model, in turn, within a time."""
+"""Each penalty and constraint beside the training step of a model, in turn, within a time."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from orthwrap._version import __version__
+from orthwrap.constraints import OrthogonalityConstraint
 from orthwrap.costs import passes, steps
 from orthwrap.costs.device import device
 from orthwrap.costs.timing import Seconds, Timed, in_turn, quartiles
@@ -25,9 +26,9 @@ from orthwrap.penalties.options import PROBES
 from orthwrap.penalties.table import PENALTIES
 from orthwrap.penalties.tensors import on_processor
 from orthwrap.plan.decide import plan
-from orthwrap.plan.decision import REGULARIZED
+from orthwrap.plan.decision import REGULARIZED, Decision
 from orthwrap.regularizers import from_attachment
-from orthwrap.report.cost_record import BenchReport, CostRow
+from orthwrap.report.cost_record import BenchReport, Cost, CostRow, HeldRow
 from orthwrap.report.make import Measuring
 from orthwrap.report.versions import versions
 from orthwrap.rules.rule import Rule
@@ -45,7 +46,7 @@ _FOR_COMPILING = 0.75
 def measured(
     model: Any, record: ModelRecord, wanted: Wanted, measuring: Measuring | None = None
 ) -> BenchReport:
-    """What each penalty costs beside a training step of the model.
+    """What each penalty and constraint costs beside a training step of the model.
 
     Args:
         model: without regularizers of orthwrap's; it is compiled, if it is not, and trained.
@@ -71,7 +72,11 @@ def measured(
         ready = bench.fill(functions, chosen, compiling_until, tell)
     seconds = in_turn(functions, until=until)
     order = list(PENALTIES)
-    rows = sorted((bench.row(v, seconds) for v in ready), key=lambda r: order.index(r.regularizer))
+    penalties = (v for v in ready if v.constrain is None)
+    rows = [
+        bench.row(v, seconds) for v in sorted(penalties, key=lambda v: order.index(v.regularizer))
+    ]
+    held = tuple(bench.held_row(v, seconds) for v in ready if v.constrain is not None)
     return BenchReport(
         model=record,
         backend=keras.backend.backend(),
@@ -86,6 +91,7 @@ def measured(
         kernels=len(bench.trained),
         parameters=sum(int(np.prod(k.shape)) for k in bench.trained),
         rows=tuple(rows),
+        constraints=held,
         orthwrap_version=__version__,
         left_out=tuple(v.name for v in chosen if v not in ready),
         warnings=(*notes, *more, *warnings),
@@ -99,8 +105,17 @@ def _warm(call: Callable[[], None]) -> Timed:
     return Timed(call)
 
 
+def _made(decision: Decision) -> Any:
+    """The regularizer or the constraint that was decided on; None where there is none."""
+    if decision.constraint is not None:
+        return OrthogonalityConstraint(**decision.constraint.to_config())
+    if decision.decision != REGULARIZED or decision.attachment is None:
+        return None
+    return from_attachment(decision.attachment)
+
+
 class _Bench:
-    """A model whose kernels get one penalty after another."""
+    """A model whose kernels get one penalty or constraint after another."""
 
     def __init__(self, model: Any, surveyed: Survey, x: Any, y: Any, wanted: Wanted) -> None:
         self._model, self._surveyed, self._wanted = model, surveyed, wanted
@@ -117,12 +132,12 @@ class _Bench:
         """
         chosen, notes, kernels = [], [], {}
         last: Exception | None = None
-        for variant in variants(self._wanted.regularizers):
+        for variant in variants(self._wanted.regularizers, self._wanted.constrain):
             try:
-                pairs = self._penalized(variant)
+                pairs = self._chosen(variant)
             except NoMatchError as e:
                 last = e
-                if variant.how == "exact":
+                if variant.how in ("exact", "held"):
                     notes.append(f"{variant.regularizer}: {e}")
                 continue
             if variant.how == "auto" and not self._is_mixed(pairs):
@@ -135,15 +150,15 @@ class _Bench:
         self.trained = list(kernels.values())
         return chosen, tuple(notes)
 
-    def _penalized(self, variant: Variant) -> list[tuple[Any, Any]]:
-        """The regularizers of a variant, each with a kernel that is trained."""
+    def _chosen(self, variant: Variant) -> list[tuple[Any, Any]]:
+        """The regularizers or constraints of a variant, each with a kernel that is trained."""
         planned = plan(self._surveyed, [self._rule(variant)])
         trained = {id(v): v for v in self._model.trainable_variables}
         pairs = []
         for decision in planned.decisions:
-            if decision.decision != REGULARIZED or decision.attachment is None:
+            made = _made(decision)
+            if made is None:
                 continue
-            made = from_attachment(decision.attachment)
             keys = [k.weight.key for k in decision.slot.kernels if k.weight is not None]
             pairs += [(made, trained[key]) for key in keys if key in trained]
         if not pairs:
@@ -151,9 +166,12 @@ class _Bench:
         return pairs
 
     def _rule(self, variant: Variant) -> Rule:
-        words: dict[str, Any] = {"exclude": self._wanted.exclude, "factor": 1e-4}
+        words: dict[str, Any] = {"exclude": self._wanted.exclude}
         if self._wanted.target is not None:
             words["target"] = self._wanted.target
+        if variant.constrain is not None:
+            return Rule(constrain=variant.constrain, **words)
+        words["factor"] = 1e-4
         return Rule(regularizer=variant.regularizer, options=dict(variant.options), **words)
 
     def _is_mixed(self, pairs: Sequence[tuple[Any, Any]]) -> bool:
@@ -188,6 +206,7 @@ class _Bench:
         if self._wanted.whole:
             return self._whole_step(variant)
         make = passes.pulls if variant.is_pull else passes.loss_and_gradients
+        make = make if variant.constrain is None else passes.holds
         return make(self._pairs[variant.name], self.is_compiled)
 
     def _whole_step(self, variant: Variant) -> Callable[[], None]:
@@ -199,12 +218,18 @@ class _Bench:
         return steps.training_step(model, *self._batch)
 
     def row(self, variant: Variant, seconds: dict[str, Seconds]) -> CostRow:
+        """Of a penalty."""
+        found = vars(self._cost(variant, seconds))
+        return CostRow(variant.regularizer, variant.how, dict(variant.options), **found)
+
+    def held_row(self, variant: Variant, seconds: dict[str, Seconds]) -> HeldRow:
+        """Of a constraint."""
+        return HeldRow(str(variant.constrain), **vars(self._cost(variant, seconds)))
+
+    def _cost(self, variant: Variant, seconds: dict[str, Seconds]) -> Cost:
         added = seconds[variant.name] - seconds[STEP if self._wanted.whole else NOTHING]
         share = quartiles(np.maximum(added, 0.0) / seconds[STEP])
-        return CostRow(
-            regularizer=variant.regularizer,
-            how=variant.how,
-            options=dict(variant.options),
+        return Cost(
             kernels=len(self._pairs[variant.name]),
             seconds=max(quartiles(added).median, 0.0),
             share=share.median,

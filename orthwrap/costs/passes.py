@@ -8,6 +8,7 @@ from functools import reduce
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from orthwrap.regularizers.clock import Clock
@@ -16,6 +17,8 @@ Tensor = Any
 Penalized = tuple[Callable[[Tensor], Tensor], Any]  # a regularizer, and the kernel that it is on
 
 PULL_RATE = 0.01
+# By so much a step moves a weight before it is held again: Adam's first at its default rate.
+_MOVED = 1e-3
 
 
 def loss_and_gradients(pairs: Sequence[Penalized], compiled: bool) -> Callable[[], None]:
@@ -87,6 +90,26 @@ def pulls(pairs: Sequence[tuple[Any, Any]], compiled: bool) -> Callable[[], None
         return [r.pulled(v, rate) for (r, _), v in zip(pairs, values, strict=True)]
 
     return waiting(_compiled(pulled, values, backend, compiled))
+
+
+def holds(pairs: Sequence[tuple[Any, Any]], compiled: bool) -> Callable[[], None]:
+    """Kernels that were held and that a step has moved, held again.
+
+    Args:
+        pairs: constraints with their kernels, which stay as they are.
+        compiled: as of `loss_and_gradients`.
+    """
+    rng = np.random.default_rng(0)
+    values = []
+    for constraint, kernel in pairs:
+        held = constraint.project(kernel.value)
+        signs = rng.choice((-_MOVED, _MOVED), tuple(held.shape))
+        values.append(held + ops.convert_to_tensor(signs, held.dtype))
+
+    def held_again(values: Sequence[Tensor]) -> list[Tensor]:
+        return [c.project(v) for (c, _), v in zip(pairs, values, strict=True)]
+
+    return waiting(_compiled(held_again, values, keras.backend.backend(), compiled))
 
 
 def nothing(kernels: Sequence[Any], compiled: bool) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""What is measured: each penalty, and each way in which it can be had cheaper."""
+"""What is measured: each penalty, each way in which it can be had cheaper, and each constraint."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ from typing import Any
 
 from orthwrap.penalties.options import BFLOAT16, ESTIMATE, EVERY, PRECISION
 from orthwrap.penalties.table import PENALTIES
+from orthwrap.rules.constrain import Constrain
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A penalty, had in one way.
+    """A penalty, had in one way, or a constraint.
 
     Attributes:
-        regularizer: its name.
+        regularizer: its name; of a constraint what it is asked for by.
         how: the way, in words: `exact`, `sketch`, `bfloat16`, `every=4`, `pulled`.
         options: those that make it so.
         is_pull: the kernels are pulled after the step, and nothing is added to the loss.
+        constrain: what they are held to after the step; None of a penalty.
     """
 
     regularizer: str
     how: str = "exact"
     options: Mapping[str, Any] = field(default_factory=dict)
     is_pull: bool = False
+    constrain: Constrain | None = None
 
     @property
     def name(self) -> str:
@@ -40,19 +43,26 @@ class Variant:
 
 
 _EVERY = 4
+HELD = ("orthogonal", "spectral:1", "band:0.9,1.1")  # where all is measured
 
 
-def variants(names: Sequence[str] | None = None) -> list[Variant]:
-    """Those of these penalties, or of all: first the ways of the first, then each as it is.
+def variants(
+    names: Sequence[str] | None = None, constrain: Sequence[str] | None = None
+) -> list[Variant]:
+    """Those of these penalties and constraints; of all where neither is named.
 
-    In this order they are measured, where time is short.
+    First come the ways of the first, then each as it is, then the constraints. In this order they
+    are measured, where time is short.
     """
-    chosen = list(PENALTIES) if names is None else list(dict.fromkeys(names))
+    nothing_named = names is None and constrain is None
+    chosen = list(PENALTIES) if nothing_named else list(dict.fromkeys(names or ()))
     ways = {name: list(_ways(name)) for name in chosen}
-    first = ways[chosen[0]]
+    first = [way for name in chosen[:1] for way in ways[name]]
     exact = [ways[name][0] for name in chosen[1:]]
-    rest = [v for name in chosen[1:] for v in ways[name][1:] if names is not None or v.is_estimate]
-    return [*first, *exact, *rest]
+    rest = [v for name in chosen[1:] for v in ways[name][1:] if not nothing_named or v.is_estimate]
+    asked = HELD if nothing_named else constrain or ()
+    held = dict.fromkeys(map(Constrain.parse, asked))
+    return [*first, *exact, *(Variant(str(to), "held", constrain=to) for to in held), *rest]
 
 
 def _ways(name: str) -> Iterator[Variant]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from orthwrap.errors import UsageError, ValueFault
 from orthwrap.penalties.table import PENALTIES
+from orthwrap.rules.constrain import Constrain
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Wanted:
     Attributes:
         batch: samples of a step.
         target, exclude: patterns of the kernels; None for those that `apply` takes.
-        regularizers: names of penalties; None for all.
+        regularizers: names of penalties. None, and no `constrain`, for all there is.
+        constrain: constraints, as `apply` takes them.
         whole: each penalty within a step of its own, which is compiled for it.
         seconds: after which no other is begun.
     """
@@ -26,6 +28,7 @@ class Wanted:
     target: Any = None
     exclude: Any = ()
     regularizers: Sequence[str] | None = None
+    constrain: Sequence[str] | None = None
     whole: bool = False
     seconds: float = 60.0
 
@@ -36,9 +39,12 @@ def checked(wanted: Wanted) -> Wanted:
         raise ValueFault(f"batch must be at least 1; got {wanted.batch}")
     if not wanted.seconds > 0:
         raise ValueFault(f"seconds must be above 0; got {wanted.seconds:g}")
-    if wanted.regularizers is not None and not wanted.regularizers:
-        raise UsageError("regularizer names none: leave it out for all")
+    for word, named in (("regularizer", wanted.regularizers), ("constrain", wanted.constrain)):
+        if named is not None and not named:
+            raise UsageError(f"{word} names none: leave it out for all")
     for name in wanted.regularizers or ():
         if name not in PENALTIES:
             raise ValueFault(f"regularizer {name!r} is none of {', '.join(PENALTIES)}")
+    for what in wanted.constrain or ():
+        Constrain.parse(what)
     return wanted

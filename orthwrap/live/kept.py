@@ -15,12 +15,12 @@ from orthwrap.errors import RebuildError
 from orthwrap.live.carried import layer_pairs
 from orthwrap.live.live_store import LiveStore, live_layers, variable_of
 from orthwrap.live.rebuild import (
-    _is_keras,
     _keep_functions,
     _named_nodes,
     held_by_several,
     live_objects,
 )
+from orthwrap.live.theirs import is_keras
 from orthwrap.survey import Slot
 
 
@@ -79,7 +79,7 @@ def is_in_doubt(model: Any) -> bool:
     are made twice.
     """
     return any(layer.weights for layer in held_by_several(model)) or any(
-        keras_inside.held_layers(layer) and not _is_keras(type(layer).__module__)
+        keras_inside.held_layers(layer) and not is_keras(type(layer).__module__)
         for layer in keras_inside.every_layer(model)
     )
 
@@ -92,7 +92,7 @@ def maker_of(store: LiveStore, slot: Slot) -> str:
     parts = slot.layer.path.split("/")
     around = [store.model, *(store._objects.get("/".join(parts[:i])) for i in range(1, len(parts)))]
     classes = [type(owner) for owner in around if owner is not None]
-    return next((c.__name__ for c in classes if not _is_keras(c.__module__)), classes[0].__name__)
+    return next((c.__name__ for c in classes if not is_keras(c.__module__)), classes[0].__name__)
 
 
 def lost_in_file(store: LiveStore, carried: Sequence[Wanted]) -> list[Slot]:

@@ -12,6 +12,7 @@ import keras
 
 from orthwrap import keras_inside
 from orthwrap.errors import ValueFault
+from orthwrap.live.theirs import in_class
 from orthwrap.model_config.layers import (
     LAYER_TYPES,
     PUBLIC_NAMES,
@@ -53,7 +54,8 @@ class LiveStore:
             self.root = _serialize(model)
         except Exception as e:  # get_config is the user's code and may raise anything
             self.root = {"class_name": type(model).__name__, "config": {}}
-            self.no_config = f"its get_config failed ({error_summary(e)})"
+            where, raised = in_class(e)
+            self.no_config = f"its get_config failed{where} ({error_summary(raised)})"
         self.record = ModelRecord(None, self.format, keras.__version__, _size_of(model))
         self._objects = live_layers(model)
 

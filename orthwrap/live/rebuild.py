@@ -26,6 +26,7 @@ from orthwrap.live.carried import (
 from orthwrap.live.compiled import as_policy, copy_compiled, own_policy
 from orthwrap.live.live_store import LiveStore
 from orthwrap.live.same_outputs import check_outputs, has_graph
+from orthwrap.live.theirs import in_class, is_keras
 from orthwrap.model_config.tree import Edit, Layer, Node, at, edit
 from orthwrap.rules.references import known_objects
 from orthwrap.text import error_summary
@@ -77,8 +78,9 @@ def _made(store: LiveStore, way: Callable[[], Any]) -> Any:
         try:
             new = way()
         except Exception as e:  # from_config is the user's code and may raise anything
+            where, raised = in_class(e)
             raise _cannot_rebuild(
-                model, f"from_config failed{_in_class(e)} ({error_summary(e)})"
+                model, f"from_config failed{where} ({error_summary(raised)})"
             ) from e
     if not isinstance(new, keras.Model):
         raise _cannot_rebuild(model, f"its config makes a {type(new).__name__}")
@@ -127,22 +129,6 @@ def _cannot_rebuild(model: Any, why: str) -> RebuildError:
         f"model {model.name!r} ({type(model).__name__}) cannot be rebuilt from its config: {why}; "
         "use in_place=True, or give the class a get_config that rebuilds it"
     )
-
-
-def _in_class(error: BaseException) -> str:
-    """Names the class of a layer, none of Keras's, in whose method the error was raised.
-
-    As ` in class Own`, the innermost of several; "" for none.
-    """
-    found, trace = "", error.__traceback__
-    while trace is not None:
-        held = trace.tb_frame.f_locals
-        owner = held.get("self", held.get("cls"))
-        cls = owner if isinstance(owner, type) else type(owner)
-        if issubclass(cls, keras.Layer) and not _is_keras(cls.__module__):
-            found = f" in class {cls.__name__}"
-        trace = trace.tb_next
-    return found
 
 
 def held_by_several(model: Any) -> list[Any]:
@@ -235,17 +221,13 @@ def live_objects(store: LiveStore) -> dict[str, Any]:
             found[value.attachment.foreign] = value._function
         if hasattr(cls, "get_config"):
             waiting += _held(value)
-            if _is_keras(cls.__module__):
+            if is_keras(cls.__module__):
                 continue
             found[cls.__name__] = found[str(keras.saving.get_registered_name(cls))] = cls
         elif callable(value) and isinstance(getattr(value, "__name__", None), str):
             found[value.__name__] = value
             found[str(keras.saving.get_registered_name(value))] = value
     return found
-
-
-def _is_keras(module: str) -> bool:
-    return module.partition(".")[0] == "keras"
 
 
 def _held(live: Any) -> Iterator[Any]:

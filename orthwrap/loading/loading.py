@@ -27,6 +27,7 @@ from orthwrap.stores.h5 import H5Store
 from orthwrap.stores.h5_edit import write_compiled
 from orthwrap.stores.outputs import PathLike, as_path
 from orthwrap.stores.replacing import scratch_folder
+from orthwrap.text import said_first
 from orthwrap.upgrades.models.compile_config import spelled_out
 
 
@@ -51,7 +52,8 @@ def load_model(
         **kwargs: passed on to Keras (`compile`, `safe_mode`).
 
     Raises:
-        FileFault: Keras cannot load it; the message names what it lacks, and which layers use it.
+        FileFault: Keras cannot load it; the message names what it lacks, and which layers use it,
+            or the class that failed.
         ValueFault: a reference in `custom_objects` leads nowhere.
     """
     path = as_path(path)
@@ -122,7 +124,10 @@ def _load(
             ours = _ours_within(e)
             if ours is not None:
                 raise type(ours)(str(ours)) from e
-            raise FileFault(f"Keras cannot load {shown}: {_keras_reason(e)}") from e
+            from orthwrap.live.theirs import in_class
+
+            where, raised = in_class(e)
+            raise FileFault(f"Keras cannot load {shown}{where}: {_keras_reason(raised)}") from e
     notes += lost
     if format == "h5" and getattr(model, "compiled", False) and model.optimizer is not None:
         notes += restore_optimizer(model, path)
@@ -211,7 +216,7 @@ def _ours_within(error: BaseException) -> OrthwrapError | None:
 def _keras_reason(error: BaseException) -> str:
     """What went wrong, without the configs that Keras puts around it."""
     text = str(error).rpartition("Exception encountered: ")[2]
-    text = (text.strip().splitlines() or [type(error).__name__])[0]
+    text = said_first(text) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "…"
 
 

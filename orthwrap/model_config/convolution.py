@@ -50,7 +50,8 @@ class Convolution:
         strides = spread = (1,) * (len(shape) - 2)
         if slot not in ("pointwise", "recurrent"):
             strides, dilation = (
-                per_axis(config.get(word, 1), len(strides)) for word in ("strides", "dilation_rate")
+                per_axis(config.get(word, 1), len(strides)) or strides
+                for word in ("strides", "dilation_rate")
             )
             spread = tuple(d if s > 1 else 1 for s, d in zip(strides, dilation, strict=True))
         return cls(layout, strides, spread, count)

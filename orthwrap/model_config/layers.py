@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 from orthwrap import keras_inside
@@ -83,22 +84,35 @@ SLOT_KEYS = {
 }
 
 
-def per_axis(value: Any, spatial: int) -> tuple[int, ...]:
-    """A config's strides or dilation, one per spatial axis; 1 where they are no counts."""
+_SPATIAL = ("strides", "dilation_rate")
+
+
+def per_axis(value: Any, spatial: int) -> tuple[int, ...] | None:
+    """A config's strides or dilation, one per spatial axis; None where they are no such counts."""
     if _is_count(value):
-        return (value,) * spatial
+        return (int(value),) * spatial
     if isinstance(value, (list, tuple)) and len(value) == spatial and all(map(_is_count, value)):
-        return tuple(value)
-    return (1,) * spatial
+        return tuple(map(int, value))
+    return None
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 31
+    # A live layer may have been given NumPy's.
+    return isinstance(value, Integral) and value is not True and 0 < int(value) < 1 << 31
+
+
+def _strides(config: Mapping[str, Any], spatial: int) -> tuple[int, ...] | str:
+    """A convolution's strides, or why it can be no convolution of these strides and dilation."""
+    found = {word: config.get(word, 1) for word in _SPATIAL}
+    for word, value in found.items():
+        if per_axis(value, spatial) is None:
+            return f"its {word} {value!r:.40} are not {spatial} positive integers"
+    return per_axis(found["strides"], spatial) or ()
 
 
 def _groups(config: Mapping[str, Any], shape: tuple[int, ...]) -> int | str:
     """A convolution's groups, or why they cannot be its groups."""
-    groups = config.get("groups", 1) or 1
+    groups = 1 if config.get("groups") is None else config["groups"]
     if not _is_count(groups) or shape[-1] % groups:
         return f"its {groups!r:.40} groups do not divide its last axis, {shape[-1]}"
     return int(groups)
@@ -116,23 +130,29 @@ def _conv(config: Mapping[str, Any], shape: tuple[int, ...]) -> Layout | str:
     rank = len(shape)
     if rank < 3:
         return f"a convolution's kernel has at least 3 axes, this one {rank}"
-    groups = _groups(config, shape)
+    groups, strides = _groups(config, shape), _strides(config, rank - 2)
     if isinstance(groups, str):
         return groups
-    strides = per_axis(config.get("strides", 1), rank - 2)
+    if isinstance(strides, str):
+        return strides
     return conv_layout(rank, groups=groups, strides=strides)
 
 
 def _conv_transpose(config: Mapping[str, Any], shape: tuple[int, ...]) -> Layout | str:
     rank = len(shape)
-    if (config.get("groups", 1) or 1) != 1:
+    if config.get("groups") not in (None, 1):
         return "grouped transposed convolutions have no layout"
-    strides = per_axis(config.get("strides", 1), rank - 2)
+    strides = _strides(config, rank - 2)
+    if isinstance(strides, str):
+        return strides
     return conv_layout(rank, strides=strides, name="conv_transpose")
 
 
 def _depthwise(config: Mapping[str, Any], shape: tuple[int, ...]) -> Layout | str:
     rank = len(shape)
+    strides = _strides(config, rank - 2)
+    if isinstance(strides, str):
+        return strides
     rows = tuple(range(rank - 2))
     return Layout("depthwise", rows, (rank - 1,), batch=(rank - 2,))
 
@@ -217,7 +237,9 @@ def layout_by_rank(config: Mapping[str, Any], shape: tuple[int, ...]) -> Layout 
     if rank == 2:
         return Layout("dense", (0,), (1,))
     if 3 <= rank <= 5:
-        return _conv(config, shape)
+        words = (w for w in _SPATIAL if per_axis(config.get(w, 1), rank - 2) is not None)
+        groups = {"groups": config.get("groups")}
+        return _conv({w: config.get(w, 1) for w in words} | groups, shape)
     return f"a kernel of {rank} axes in a class that is not known has no layout"
 
 

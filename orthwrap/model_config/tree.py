@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orthwrap import keras_inside
-from orthwrap.errors import FileFault
+from orthwrap._version import __version__
+from orthwrap.errors import FileFault, ValueFault
 from orthwrap.model_config.layers import PUBLIC_NAMES, WITHOUT_KERNELS, layer_type_of
 
 Node = dict[str, Any]
@@ -232,14 +233,10 @@ class _Around:
     held_by: str = ""
 
     def within(self, node: Node) -> _Around:
-        reads = _reads_its_layers(node)
-        config = node.get("config")
-        is_plain = is_of_keras(node) or (
-            reads and isinstance(config, dict) and _lists_as_keras(config)
-        )
         name = class_of(node)
         return _Around(
-            self.made_by or ("" if reads else name), self.held_by or ("" if is_plain else name)
+            self.made_by or ("" if _reads_its_layers(node) else name),
+            self.held_by or ("" if is_of_keras(node) else name),
         )
 
 
@@ -485,4 +482,12 @@ def is_ours(node: Any) -> bool:
     names = (str(node.get("registered_name") or ""), str(node.get("class_name") or ""))
     return any(n.startswith(f"{PACKAGE}>") for n in names) or (
         str(node.get("module") or "").partition(".")[0] == PACKAGE
+    )
+
+
+def unreadable(what: str, error: Exception) -> ValueFault:
+    """That a node of orthwrap's, such as `constraint`, is none that this version writes."""
+    why = f"it has no {error}" if isinstance(error, KeyError) else error
+    return ValueFault(
+        f"the config holds an orthwrap {what} that orthwrap {__version__} cannot read: {why}"
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from orthwrap.errors import ValueFault
 from orthwrap.model_config.layout import Layout
-from orthwrap.model_config.tree import PACKAGE, class_of, is_ours
+from orthwrap.model_config.tree import PACKAGE, class_of, is_ours, unreadable
 from orthwrap.penalties.of_keras import KERAS_NAMES, keras_node
 from orthwrap.penalties.options import FILTER_GROUPS, Option
 from orthwrap.penalties.penalty import Penalty
@@ -128,15 +128,12 @@ class Attachment:
             raise ValueFault(
                 f"the config holds an orthwrap regularizer {class_name!r} whose penalty is not "
                 "registered here: import the module that calls orthwrap.register_penalty "
-                "(--custom-objects MODULE), or use the orthwrap version that wrote it"
+                "(--custom-objects MODULE)"
             )
         try:
             return cls._read(penalty, dict(node.get("config") or {}))
         except (KeyError, TypeError, ValueError, OverflowError) as e:
-            raise ValueFault(
-                f"the config holds an orthwrap regularizer {class_name!r} that this version "
-                f"cannot read ({e}): use the orthwrap version that wrote it"
-            ) from e
+            raise unreadable(f"regularizer {class_name!r}", e) from e
 
     @classmethod
     def _read(cls, penalty: Penalty | None, config: dict[str, Any]) -> Attachment:

@@ -9,7 +9,7 @@ from typing import Any
 
 from orthwrap.errors import ValueFault
 from orthwrap.model_config.layout import Layout
-from orthwrap.model_config.tree import PACKAGE, class_of, is_ours
+from orthwrap.model_config.tree import PACKAGE, class_of, is_ours, unreadable
 from orthwrap.penalties.options import EVERY
 from orthwrap.rules.constrain import Constrain
 from orthwrap.rules.rule import SCALES_HELD
@@ -99,10 +99,7 @@ class Constrained:
         try:
             return cls.from_config(node["config"])
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
-            raise ValueFault(
-                f"the config holds an orthwrap constraint that this version cannot read "
-                f"({e}): use the orthwrap version that wrote it"
-            ) from e
+            raise unreadable("constraint", e) from e
 
     def __str__(self) -> str:
         words = [str(self.to)]

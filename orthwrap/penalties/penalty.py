@@ -76,6 +76,8 @@ class Penalty:
             features) over √rows with G = AᵀA, features × features; None where it has none. With
             `gram=sample` g is (count, n, n), and it gives a value for each of them, (count,).
         draws: `exact` and `on_outputs` take `draw=…` as well.
+        measured_on_outputs: what `on_outputs` estimates, without chance, for figures on validation
+            data: `measured_on_outputs(g, rows)`; None where `on_outputs` gives that itself.
         of_kernel: `exact`, `sketch`, `figure` and `pull` take `(kernel, layout)` in place of
             matrices.
         figure_from_so: `figure_from_so(so, count, m, n)`, its value in a report where the matrices
@@ -115,6 +117,7 @@ class Penalty:
     sketch: Callable[..., Tensor] | None = None
     on_outputs: Callable[..., Tensor] | None = None
     draws: bool = False
+    measured_on_outputs: Callable[..., Tensor] | None = None
     of_kernel: bool = False
     figure_from_so: Callable[..., float] | None = None
     concerns_alpha: bool = True

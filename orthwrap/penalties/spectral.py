@@ -14,7 +14,7 @@ import numpy as np
 from orthwrap.penalties.figures import Matrices
 from orthwrap.penalties.options import Option, number_from
 from orthwrap.penalties.penalty import Meaning, Penalty, probe_shape
-from orthwrap.penalties.srip import EXACT_UP_TO, STEPS, top
+from orthwrap.penalties.srip import EXACT_UP_TO, MEASURED_UP_TO, STEPS, top
 
 Tensor = Any
 
@@ -117,6 +117,17 @@ def on_outputs(g: Tensor, rows: Tensor, draw: Any, steps: int = 2, target: float
     return ops.square(ops.where(positive, sigma, 0.0) - target)
 
 
+def measured_on_outputs(
+    g: Tensor, rows: Tensor, draw: Any, steps: int = 2, target: float = 1.0
+) -> Tensor:
+    """The same without chance, up to 1,024 features."""
+    from orthwrap.penalties import tensors as t
+
+    if g.shape[-1] > MEASURED_UP_TO:
+        return on_outputs(g, rows, draw, steps, target)
+    return t.differentiable(partial(_of_gram, target=target), g)
+
+
 def _of_gram(g: Tensor, *, target: float) -> tuple[Tensor, Any]:
     from orthwrap.penalties import tensors as t
 
@@ -149,6 +160,7 @@ PENALTY = Penalty(
     draws=True,
     exact=spectral,
     on_outputs=on_outputs,
+    measured_on_outputs=measured_on_outputs,
     figure=figure,
     meaning=Meaning(
         "(σ_max−t)²", "(σ_max−t)²", "how far the largest singular value is from its target, squared"

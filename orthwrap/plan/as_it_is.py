@@ -27,6 +27,7 @@ from orthwrap.plan.parsed import matching
 from orthwrap.plan.reasons import IS_FROZEN, because
 from orthwrap.rules.patterns import parse
 from orthwrap.survey import Slot, Survey, other_slots
+from orthwrap.text import listed
 
 
 def plan_inspect(
@@ -119,19 +120,31 @@ def _released(decision: Decision) -> Decision:
 
 def plan_strip_all(surveyed: Survey) -> Plan:
     """Takes out every regularizer, whosever it is, and gives nothing back; and our constraints."""
-    decisions = []
-    for slot in (*surveyed.slots, *surveyed.activities, *other_slots(surveyed)):
-        if slot.existing is not None:
-            current = slot.current
-            had = describe(slot.existing)
-            set_aside = None if current is None else current.replaced
-            and_this = "" if set_aside is None else f"{describe(set_aside)} was set aside"
-            value = ABSENT if current is not None and current.absent else None
-            decisions.append(
-                Decision(slot, REMOVED, because(f"had {had}", and_this), previous=had, value=value)
-            )
-        elif slot.held is not None:
-            decisions.append(Decision(slot, REMOVED, (), value=SAME))
-        elif slot.name != "activity":
-            decisions.append(Decision(slot, NOT_SELECTED, because("has no regularizer")))
-    return Plan(tuple(in_order(surveyed, [_released(d) for d in decisions])))
+    slots = (*surveyed.slots, *surveyed.activities, *other_slots(surveyed))
+    decisions = [d for d in (taken_out(slot) for slot in slots) if d is not None]
+    return Plan(tuple(in_order(surveyed, decisions)), penalties_left(surveyed))
+
+
+def taken_out(slot: Slot, rule: str | None = None) -> Decision | None:
+    """What the slot carries is taken out, whosever it is; None for outputs without any."""
+    if slot.existing is not None:
+        current = slot.current
+        had = describe(slot.existing)
+        set_aside = None if current is None else current.replaced
+        and_this = "" if set_aside is None else f"{describe(set_aside)} was set aside"
+        reasons = because(f"had {had}", and_this)
+        value = ABSENT if current is not None and current.absent else None
+        return _released(Decision(slot, REMOVED, reasons, rule, previous=had, value=value))
+    if slot.held is not None:
+        return _released(Decision(slot, REMOVED, (), rule, value=SAME))
+    if slot.name == "activity":
+        return None
+    return Decision(slot, NOT_SELECTED, because("has no regularizer"), rule)
+
+
+def penalties_left(surveyed: Survey) -> tuple[str, ...]:
+    """A note of layers whose whole work is a penalty, which taking out regularizers leaves."""
+    left = [x.path for x in surveyed.layers if x.class_name == "ActivityRegularization"]
+    if not left:
+        return ()
+    return (f"{listed(left)}: layers of the model that penalise what goes through them; they stay",)

@@ -13,13 +13,14 @@ from orthwrap.model_config.layout import across_channels, in_filter_groups, why_
 from orthwrap.penalties.attachment import Attachment, describe
 from orthwrap.penalties.options import ACROSS_CHANNELS, FILTER_GROUPS
 from orthwrap.penalties.template import template
-from orthwrap.plan.as_it_is import unsupported
+from orthwrap.plan.as_it_is import penalties_left, taken_out, unsupported
 from orthwrap.plan.decision import (
     ALREADY,
     EXCLUDED,
     KEPT,
     NOT_SELECTED,
     REGULARIZED,
+    REMOVED,
     UNSUPPORTED,
     Decision,
     Plan,
@@ -33,7 +34,7 @@ from orthwrap.plan.scales import scale_problem, scaled
 from orthwrap.rules.patterns import Pattern
 from orthwrap.rules.rule import Rule
 from orthwrap.rules.words import AUTO
-from orthwrap.survey import Slot, Survey
+from orthwrap.survey import Slot, Survey, other_slots
 
 
 def plan(
@@ -45,7 +46,7 @@ def plan(
         surveyed: from `survey`.
         rules: the first that matches a slot wins.
         templates: for each rule, its regularizer as an attachment without layout and α; made
-            from the rule's words where None. A rule of a constraint alone has none.
+            from the rule's words where None. A rule that attaches none has none.
 
     Raises:
         NoMatchError: a target matches nothing that has a kernel, or all it chose is unsupported.
@@ -53,11 +54,14 @@ def plan(
         UsageError: options that contradict each other.
     """
     if templates is None:
-        templates = [None if rule.regularizer is None else template(rule) for rule in rules]
+        templates = [template(rule) if rule.attaches else None for rule in rules]
     parsed = [parse_rule(rule, t) for rule, t in zip(rules, templates, strict=True)]
     check_targets(surveyed, parsed)
     decided = (_decide(slot, parsed) for slot in (*surveyed.slots, *surveyed.activities))
     decisions = [d for d in decided if d is not None]
+    taking = [p for p in parsed if p.rule.takes_out]
+    others = (_decide(slot, taking) for slot in other_slots(surveyed) if taking)
+    decisions += [d for d in others if d is not None and d.decision == REMOVED]
     chosen = [d for d in decisions if d.rule is not None and d.decision != EXCLUDED]
     unsupported = [d for d in chosen if d.decision == UNSUPPORTED]
     if chosen and len(unsupported) == len(chosen):
@@ -65,7 +69,8 @@ def plan(
         raise NoMatchError(
             f"nothing that was chosen can be regularized: {first.slot.layer.path}: {first.reason}"
         )
-    return Plan(tuple(in_order(surveyed, decisions)), warnings_of(surveyed, parsed))
+    left = penalties_left(surveyed) if any("*" in p.rule.target for p in taking) else ()
+    return Plan(tuple(in_order(surveyed, decisions)), (*warnings_of(surveyed, parsed), *left))
 
 
 def _decide(slot: Slot, parsed: Sequence[ParsedRule]) -> Decision | None:
@@ -73,11 +78,7 @@ def _decide(slot: Slot, parsed: Sequence[ParsedRule]) -> Decision | None:
     excluded: tuple[str, str] | None = None
     for p in parsed:
         target = next(
-            (
-                t
-                for t in p.target
-                if (p.place(t) == "activity") == (slot.name == "activity") and matching(t, slot)
-            ),
+            (t for t in p.target if p.is_about(t, slot) and matching(t, slot)),
             None,
         )
         if target is None:
@@ -87,7 +88,7 @@ def _decide(slot: Slot, parsed: Sequence[ParsedRule]) -> Decision | None:
             p.used.add(out.text)
             excluded = (target.text, out.text)
             continue
-        return _attach(slot, p, target)
+        return taken_out(slot, target.text) if p.rule.takes_out else _attach(slot, p, target)
     if slot.name == "activity":
         current = slot.current
         if current is None:

@@ -10,7 +10,7 @@ from orthwrap.model_config.tree import Layer
 from orthwrap.plan.parsed import ParsedRule, matching
 from orthwrap.rules.patterns import Candidate, Pattern, nearest
 from orthwrap.rules.rule import Rule
-from orthwrap.survey import Slot, Survey
+from orthwrap.survey import Slot, Survey, other_slots
 from orthwrap.text import listed, shortened
 
 
@@ -20,6 +20,8 @@ def check_targets(surveyed: Survey, parsed: Sequence[ParsedRule]) -> None:
         empty = []
         for pattern in p.target:
             slots = surveyed.activities if p.place(pattern) == "activity" else surveyed.slots
+            if p.rule.takes_out:
+                slots = (*surveyed.slots, *surveyed.activities, *other_slots(surveyed))
             if not any(matching(pattern, s) for s in slots):
                 empty.append(pattern)
         # The default names two families; a model need not have both.

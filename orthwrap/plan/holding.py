@@ -9,7 +9,7 @@ from orthwrap.penalties.attachment import describe
 from orthwrap.penalties.constrained import Constrained
 from orthwrap.plan.decision import CONSTRAINED, UNSUPPORTED, Decision
 from orthwrap.plan.reasons import FROZEN, Reason, Reasons, about_anew, because
-from orthwrap.plan.scales import LEAST, MOST
+from orthwrap.plan.scales import LEAST, MOST, without_alpha
 from orthwrap.rules.rule import AUTO_SCALE, Rule
 from orthwrap.survey import Slot
 
@@ -54,7 +54,7 @@ def _made(slot: Slot, rule: Rule) -> tuple[Constrained | None, Reasons] | str:
         )
     scale = _scale(slot, rule)
     if scale is None:
-        return f"{slot.doubt}, so scale preserve has no α"
+        return without_alpha(slot)
     name, alpha, why = scale
     made = Constrained(
         rule.constrain,

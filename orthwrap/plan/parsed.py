@@ -24,6 +24,11 @@ class ParsedRule:
     def place(self, pattern: Pattern) -> str:
         return "activity" if self.rule.on == "activity" or pattern.slot == "activity" else "kernel"
 
+    def is_about(self, pattern: Pattern, slot: Slot) -> bool:
+        """Whether the rule concerns such a slot: kernels or outputs; all where it takes out."""
+        about = (self.place(pattern) == "activity") == (slot.name == "activity")
+        return about or (self.rule.takes_out and pattern.slot is None)
+
 
 def parse_rule(rule: Rule, attachment: Attachment | None) -> ParsedRule:
     parsed = ParsedRule(

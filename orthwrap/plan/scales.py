@@ -48,8 +48,12 @@ def scale_problem(slot: Slot, rule: Rule, attachment: Attachment) -> str:
     """Why α cannot be taken; "" where it can, or where it is not asked for."""
     if not slot.doubt or attachment.penalty is None or _is_auto(rule):
         return ""
-    measured = attachment.scale == "preserve"
-    return f"{slot.doubt}, so scale preserve has no α" if measured else ""
+    return without_alpha(slot) if attachment.scale == "preserve" else ""
+
+
+def without_alpha(slot: Slot) -> str:
+    """Why nothing can be held at the scale of a kernel that is not known for sure."""
+    return f"{slot.doubt}, so scale preserve has no α"
 
 
 def _is_auto(rule: Rule) -> bool:

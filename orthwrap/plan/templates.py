@@ -21,7 +21,7 @@ def templates_of(rules: Sequence[Rule]) -> tuple[list[Attachment | None], dict[s
     functions = {}
     for rule in rules:
         value = rule.regularizer
-        if value is None:
+        if not rule.attaches:
             templates.append(None)
             continue
         if isinstance(value, str):

@@ -92,7 +92,7 @@ class OrthogonalityRegularizer(_Regularizer):
     is_pulled = False
     # While its kernels' penalty is measured from the weights, it adds nothing either.
     is_aside = False
-    # While it is paid for at each call, whatever `every` says.
+    # While it is paid for at each call, whatever `every` says, and of outputs without chance.
     is_at_each_call = False
 
     def __new__(cls, *words: Any, **options: Any) -> OrthogonalityRegularizer:
@@ -240,13 +240,16 @@ class OrthogonalityRegularizer(_Regularizer):
     def _of_outputs(self, x: Tensor, words: Mapping[str, Any]) -> Tensor:
         """The penalty of a batch, or the sum over its samples: Keras divides by their number."""
         penalty, attachment = self._descriptor, self.attachment
-        assert penalty.on_outputs is not None
+        on_outputs = penalty.on_outputs
+        if self.is_at_each_call and penalty.measured_on_outputs is not None:
+            on_outputs = penalty.measured_on_outputs
+        assert on_outputs is not None
         if attachment.option(GRAM) == "batch":
             g, rows = activity.gram(x, attachment.option(CENTER))
-            return penalty.on_outputs(g, rows, **words) / _replicas()
+            return on_outputs(g, rows, **words) / _replicas()
         shape = sides_of(attachment.option(SHAPE))
         g, rows, per_sample = activity.grams_of_samples(x, attachment.option(SIDE), shape)
-        values = penalty.on_outputs(g, rows, **words)
+        values = on_outputs(g, rows, **words)
         if len(values.shape) != 1:
             raise ValueFault(
                 f"penalty {penalty.name!r} gives one value for several Gram matrices (count, n, n),"

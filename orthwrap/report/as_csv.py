@@ -57,6 +57,7 @@ _LAYERS: Columns[LayerRecord] = {
 _COMPARISONS: Columns[Comparison] = {
     **_own("path", "slot", "kernel", "class_name", "shape_before", "shape_after", "status"),
     **_own("weight_change", "regularizer_before", "regularizer_after"),
+    **_own("constraint_before", "constraint_after"),
     **_of("before", _FIGURES, "before_"),
     **_of("after", _FIGURES, "after_"),
 }

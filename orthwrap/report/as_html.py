@@ -115,9 +115,10 @@ def _cards(report: Report) -> Iterator[Mapping[str, str]]:
         before, after = (figure_of(record, f) for f in (record.before, record.after))
         moved = [f"{v:.3g}" for v in (before, after) if v is not None]
         yield _card("largest residual", " → ".join(moved), record.place)
-        worst, figures = max(known, key=lambda pair: pair[1].condition or math.inf)
-        shown = "unbounded" if figures.condition is None else f"{figures.condition:.3g}"
-        yield _card("largest condition", shown, worst.place)
+    conditions = [(c, r.place) for r, f in known if (c := f.worst_condition) is not None]
+    if conditions:
+        worst, place = max(conditions, key=lambda pair: pair[0])
+        yield _card("largest condition", f"{worst:.3g}" if worst < math.inf else "unbounded", place)
 
 
 def _card(name: str, value: str, note: str = "") -> dict[str, str]:

@@ -102,9 +102,7 @@ def _compare_text(report: CompareReport) -> str:
             _name(row),
             _shape(row.shape_after or row.shape_before),
             row.status,
-            _moved(
-                dict.fromkeys((row.regularizer_before or _NONE, row.regularizer_after or _NONE))
-            ),
+            _moved(dict.fromkeys(row.words)),
             _residuals(row.before, None if row.status == "same" else row.after),
         ]
         for row in report.layers

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
-from orthwrap.penalties.attachment import describe
+from orthwrap.model_config.tree import is_ours
+from orthwrap.penalties.attachment import Attachment, describe
+from orthwrap.penalties.constrained import Constrained, is_our_constraint
 from orthwrap.plan.as_it_is import plan_inspect
 from orthwrap.plan.decision import Decision
-from orthwrap.report.make import figures, regularizer_record
+from orthwrap.report.make import constraint_record, figures, regularizer_record
 from orthwrap.report.measure import relative_change
 from orthwrap.report.record import Comparison
 from orthwrap.stores.store import Store, WeightRef
@@ -47,8 +49,10 @@ def compare_kernel(
     if weights[0] is not None and weights[1] is not None:
         status, change = _status(weights[0], weights[1])
     measured = of(lambda kernel, d: figures(kernel, d.attachment) if with_figures else None)
-    carried = of(lambda _, d: None if d.slot.existing is None else describe(d.slot.existing))
+    carried = _told(*of(lambda _, d: d.slot.existing))
+    held = _told(*of(lambda _, d: d.slot.constraint))
     ours = of(lambda _, d: None if d.slot.current is None else regularizer_record(d.slot.current))
+    holding = of(lambda _, d: None if d.slot.held is None else constraint_record(d.slot.held))
     return Comparison(
         path=path,
         slot=slot,
@@ -64,7 +68,55 @@ def compare_kernel(
         after=measured[1],
         carried_before=ours[0],
         carried_after=ours[1],
+        constraint_before=held[0],
+        constraint_after=held[1],
+        held_before=holding[0],
+        held_after=holding[1],
     )
+
+
+def _told(before: Any, after: Any) -> tuple[str | None, str | None]:
+    """Two nodes of configs in words, which differ where the nodes do what differs."""
+    words = [None if node is None else _in_words(node) for node in (before, after)]
+    if words[0] is not None and words[0] == words[1]:
+        leaves = [dict(_leaves(_config(node))) for node in (before, after)]
+        keys = [k for k in {**leaves[0], **leaves[1]} if leaves[0].get(k) != leaves[1].get(k)]
+        if keys:
+            more = (", ".join(f"{k}={side.get(k, 'none')}" for k in keys) for side in leaves)
+            words = [f"{word} ({own})" for word, own in zip(words, more, strict=True)]
+    return words[0], words[1]
+
+
+def _in_words(node: Any) -> str:
+    if is_our_constraint(node):
+        return str(Constrained.from_node(node))
+    return describe(node)
+
+
+# What `strip` puts back does nothing until then.
+_ASIDE = ("replaced", "absent")
+
+
+def _config(node: Any) -> Mapping[str, Any]:
+    """What a node says beyond its class; of ours as this version writes it."""
+    if is_our_constraint(node):
+        node = Constrained.from_node(node).to_node()
+    elif is_ours(node):
+        node = Attachment.from_node(node).to_node()
+    config = node.get("config") if isinstance(node, Mapping) else None
+    return config if isinstance(config, Mapping) else {}
+
+
+def _leaves(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Each value by its keys, in words; floats to the six digits that are shown."""
+    for key, value in config.items():
+        name = f"{above}{key}"
+        if key in _ASIDE or value is None:
+            continue
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield name, f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _status(before: WeightRef, after: WeightRef) -> tuple[str, float | None]:

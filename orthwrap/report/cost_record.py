@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any, ClassVar
 
-from orthwrap.errors import ValueFault
+from orthwrap.report.record import known, read_as
 from orthwrap.stores.store import ModelRecord
 
 BENCH_SCHEMA = "orthwrap.bench/1"
@@ -25,23 +25,17 @@ class Quartiles:
     high: float
 
 
-@dataclass(frozen=True)
-class CostRow:
-    """What one penalty costs, had in one way.
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one penalty or constraint costs.
 
     Attributes:
-        regularizer: its name.
-        how: the way: `exact`, `auto`, `sketch`, `bfloat16`, `every=4`, `pulled`.
-        options: those that make it so.
-        kernels: on so many; fewer than the model's where it is no penalty of all.
+        kernels: on so many; fewer than the model's where not all can have it.
         seconds: that it adds to a step, at least 0.
         share: of a training step.
         share_low, share_high: between what half of the rounds lie.
     """
 
-    regularizer: str
-    how: str
-    options: Mapping[str, Any]
     kernels: int
     seconds: float
     share: float
@@ -50,8 +44,34 @@ class CostRow:
 
 
 @dataclass(frozen=True)
+class CostRow(Cost):
+    """What one penalty costs, had in one way.
+
+    Attributes:
+        regularizer: its name.
+        how: the way: `exact`, `auto`, `sketch`, `bfloat16`, `every=4`, `pulled`.
+        options: those that make it so.
+    """
+
+    regularizer: str
+    how: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class HeldRow(Cost):
+    """What one constraint costs: on kernels that it has held and that a step has moved.
+
+    Attributes:
+        constrain: `orthogonal`, `spectral:1`, `band:0.9,1.1`.
+    """
+
+    constrain: str
+
+
+@dataclass(frozen=True)
 class BenchReport:
-    """What each penalty costs on a model and device; `str()` shows it, `to_json()` is its schema.
+    """What penalties and constraints cost on a model and device; `str()` shows it.
 
     Attributes:
         model: which.
@@ -66,6 +86,7 @@ class BenchReport:
         whole: each penalty was measured within a step of its own, not beside it.
         kernels, parameters: how many kernels were chosen, and how many weights they hold.
         rows: the penalties, in the order of the list of penalties.
+        constraints: what holds kernels after a step.
         left_out: what was not measured as the time was over, by name.
         warnings: what else is to be known.
     """
@@ -86,6 +107,7 @@ class BenchReport:
     orthwrap_version: str
     left_out: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    constraints: tuple[HeldRow, ...] = ()
     command_line: str | None = field(default=None, compare=False)
 
     kind: ClassVar[str] = "bench"
@@ -95,7 +117,8 @@ class BenchReport:
         return str(importlib.import_module("orthwrap.report.terminal").text_of(self))
 
     def __repr__(self) -> str:
-        return f"<BenchReport: {len(self.rows)} costs beside a step of {self.step.median:.3g} s>"
+        count = len(self.rows) + len(self.constraints)
+        return f"<BenchReport: {count} costs beside a step of {self.step.median:.3g} s>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
@@ -124,6 +147,7 @@ class BenchReport:
             "versions": dict(self.versions),
             "step": dataclasses.asdict(self.step),
             "rows": [dataclasses.asdict(row) for row in self.rows],
+            "constraints": [dataclasses.asdict(row) for row in self.constraints],
             "left_out": list(self.left_out),
             "warnings": list(self.warnings),
         }
@@ -135,25 +159,13 @@ class BenchReport:
         Raises:
             ValueFault: the data is of another schema, or lacks something.
         """
-        if data.get("schema") != BENCH_SCHEMA:
-            raise ValueFault(f"not of schema {BENCH_SCHEMA}: {data.get('schema')!r:.80}")
-        try:
-            fields = {f.name: data[f.name] for f in dataclasses.fields(cls)}
-            return cls(
-                **fields
-                | {
-                    "model": _known(ModelRecord, data["model"]),
-                    "step": _known(Quartiles, data["step"]),
-                    "rows": tuple(_known(CostRow, row) for row in data["rows"]),
-                    "left_out": tuple(data["left_out"]),
-                    "warnings": tuple(data["warnings"]),
-                }
-            )
-        except (KeyError, TypeError) as e:
-            raise ValueFault(f"{BENCH_SCHEMA}: {e} is missing, or not as it should be") from e
-
-
-def _known(cls: Any, data: Mapping[str, Any]) -> Any:
-    """What a later version adds is passed over."""
-    names = {f.name for f in dataclasses.fields(cls)}
-    return cls(**{name: value for name, value in data.items() if name in names})
+        with read_as(BENCH_SCHEMA, data):
+            names = {f.name for f in dataclasses.fields(cls)} - {"constraints"}
+            fields = {name: data[name] for name in names}
+            rows = {
+                "rows": tuple(known(CostRow, row) for row in data["rows"]),
+                "constraints": tuple(known(HeldRow, row) for row in data.get("constraints", ())),
+            }
+            words = {name: tuple(data[name]) for name in ("left_out", "warnings")}
+            model, step = known(ModelRecord, data["model"]), known(Quartiles, data["step"])
+            return cls(**fields | rows | words | {"model": model, "step": step})

@@ -1,4 +1,4 @@
-"""What penalties cost, on a screen: the step that they are a share of, and a row for each."""
+"""What penalties and constraints cost, on a screen: a training step, and what of it each takes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from orthwrap.report.cost_record import BenchReport, CostRow
+from orthwrap.report.cost_record import BenchReport, Cost
 from orthwrap.report.signs import Text
 
 _CHEAP, _DEAR = 0.05, 0.20  # shares of a step
@@ -27,6 +27,8 @@ def cost_parts(report: BenchReport, table: Table, width: int) -> Sequence[Render
         name = "" if row.regularizer == last else row.regularizer
         table.add_row(Text(name, style="bold"), row.how, *_cells(row, report, wide))
         last = row.regularizer
+    for held in report.constraints:
+        table.add_row(Text(held.constrain, style="bold"), "held", *_cells(held, report, wide))
     return [_step(report), table, _foot(report)]
 
 
@@ -47,7 +49,7 @@ def _step(report: BenchReport) -> RenderableType:
     return Group(head, *(Text(line, style="dim") for line in lines))
 
 
-def _cells(row: CostRow, report: BenchReport, wide: bool) -> list[Text]:
+def _cells(row: Cost, report: BenchReport, wide: bool) -> list[Text]:
     few = row.kernels < report.kernels
     style = "green" if row.share <= _CHEAP else "yellow" if row.share > _DEAR else ""
     spread = f"{share_text(row.share_low)} … {share_text(row.share_high)}"
@@ -62,7 +64,10 @@ def _cells(row: CostRow, report: BenchReport, wide: bool) -> list[Text]:
 def _foot(report: BenchReport) -> RenderableType:
     count, weights = report.kernels, report.parameters
     kernels = f"{count} kernel{'' if count == 1 else 's'} of {weights:,} weights"
-    where = "each within a step of its own" if report.whole else "loss and gradient, beside a step"
+    beside = ["loss and gradient"] if report.rows else []
+    beside += ["kernels a step of 0.001 away, held"] if report.constraints else []
+    where = f"{', or '.join(beside)}, beside a step"
+    where = "each within a step of its own" if report.whole else where
     rounds = f"median of {report.rounds} rounds in turn"
     lines = [Text(f"{kernels}; {where}; {rounds}", style="dim")]
     if report.left_out:
@@ -78,7 +83,7 @@ def _in_short(names: Sequence[str]) -> str:
         penalty, _, how = name.partition(", ")
         ways.setdefault(penalty, []).append(how)
     return ", ".join(
-        penalty if hows[0] == "exact" else f"{penalty} ({', '.join(hows)})"
+        penalty if hows[0] in ("exact", "held") else f"{penalty} ({', '.join(hows)})"
         for penalty, hows in ways.items()
     )
 

@@ -59,7 +59,7 @@ def worth(record: LayerRecord, sort: Sort) -> float | None:
 
 def _figure(record: LayerRecord, figures: Deviation, sort: Sort) -> float | None:
     if sort == "condition":  # of a singular matrix there is none: the worst of all
-        return float("inf") if figures.condition is None else figures.condition
+        return figures.worst_condition
     return figures.sigma_max if sort == "sigma" else figure_of(record, figures)
 
 

@@ -63,6 +63,7 @@ class TaskStanding:
             alike; None where those were not asked.
         recovers: the loss of these samples is higher than at first, and a twentieth of that or
             more came back since the epoch before, each by more than its standard error.
+        loss: the mean of these samples; None where it is not known.
     """
 
     value: float
@@ -72,6 +73,7 @@ class TaskStanding:
     margin: float
     pooled_worse_by: float | None = None
     recovers: bool = False
+    loss: float | None = None
 
     @property
     def spent(self) -> bool:
@@ -188,8 +190,8 @@ class GoalProgress:
         """Whether one epoch is rather to be kept: within the margin, then nearer to the goal.
 
         Between two in which the margin did not hold the one that lost less is kept; between two
-        that are equally near, the one whose task stands better, and then the one with smaller
-        residuals.
+        that are equally near, the one whose task stands better, then the one with the smaller loss
+        (few samples give many epochs the same accuracy), and then the one with smaller residuals.
         """
         return self._order(one) < self._order(other)
 
@@ -199,7 +201,8 @@ class GoalProgress:
         if not self.is_within(epoch):
             return 1.0, lost
         residuals = sum(math.log(max(r, 1e-12)) for r in epoch.residuals)
-        return 0.0, self.distance(epoch), lost, residuals
+        loss = 0.0 if task is None or task.loss is None else task.loss
+        return 0.0, self.distance(epoch), lost, loss, residuals
 
     @property
     def best(self) -> GoalEpoch | None:

@@ -24,6 +24,15 @@ def judged(verdict: Verdict) -> RenderableType:
 AT_WHICH_FACTORS = "before is at the first factors of the schedule, after at its last"
 
 
+def arrived(training: Training) -> str:
+    """When every kernel was first at the goal; "" where there was none, or it was not reached."""
+    first = None if training.goal is None else training.goal.first_reached
+    if first is None:
+        return ""
+    seconds = f"{first.seconds:.1f}" if first.seconds < 10 else f"{first.seconds:,.0f}"
+    return f", at the goal after {first.epoch} ({seconds} s)"
+
+
 def kept(training: Training) -> str:
     """Why the epoch that is kept is not the last one; "" where it is."""
     if training.kept_epoch == training.epochs:

@@ -14,7 +14,7 @@ from orthwrap.report.record import Comparison, Deviation, LayerRecord, place_of
 
 NUMBERS = ("residual", "σ min … max", "operator σ", "condition", "coherence")
 COMPARED = ("layer", "shape", "weights", "regularizer", "residual")
-CHOOSE_NONE = ("inspect", "finetune")  # commands that show what is there
+CHOOSE_NONE = ("inspect", "finetune", "check")  # commands that show what is there
 NOTHING = "–"
 SPARK = (96.0, 34.0)  # how wide and high a spectrum is drawn
 
@@ -84,8 +84,7 @@ def compared_cells_of(row: Comparison) -> Iterator[Cell]:
     yield Cell(_shape(row.shape_after or row.shape_before), name="shape")
     change = f" {row.weight_change:.2%}" if row.status == "changed" and row.weight_change else ""
     yield Cell(f"{row.status}{change}")
-    both = dict.fromkeys((row.regularizer_before or "–", row.regularizer_after or "–"))
-    yield Cell(" → ".join(both), "carried")
+    yield Cell(" → ".join(dict.fromkeys(row.words)), "carried")
     after = None if row.status == "same" or row.before is None else row.after
     residuals = (None if f is None else f.residual for f in (row.before or row.after, after))
     yield _moved("residual", *residuals)

@@ -208,7 +208,7 @@ def _record(decision: Decision, kernel: Kernel | None) -> LayerRecord:
         regularizer=None if attachment is None else regularizer_record(attachment, kernel),
         previous=decision.previous,
         foreign=_left_of_others(decision),
-        constraint=None if decision.constraint is None else _held(decision.constraint),
+        constraint=None if decision.constraint is None else constraint_record(decision.constraint),
         strides=() if kernel is None else _strides(kernel.layout),
     )
 
@@ -251,7 +251,8 @@ def regularizer_record(attachment: Attachment, kernel: Kernel | None = None) -> 
     )
 
 
-def _held(constrained: Constrained) -> ConstraintRecord:
+def constraint_record(constrained: Constrained) -> ConstraintRecord:
+    """A constraint of ours as reports have it."""
     to, own = constrained.to, constrained.replaced
     scale, every = (constrained.scale, constrained.alpha), constrained.every
     return ConstraintRecord(

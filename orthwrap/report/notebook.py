@@ -9,17 +9,19 @@ from typing import Any
 
 from orthwrap.errors import ValueFault
 from orthwrap.report.as_csv import rows_of
+from orthwrap.report.folding import Block, folded
 from orthwrap.report.kernel_rows import (
     COMPARED,
     NUMBERS,
     SPARK,
     Cell,
+    carried,
     cells_of,
     columns_of,
     compared_cells_of,
     is_quiet,
 )
-from orthwrap.report.record import CompareReport, Report
+from orthwrap.report.record import CompareReport, LayerRecord, Report
 from orthwrap.stores.store import ModelRecord
 from orthwrap.text import printable
 
@@ -70,22 +72,41 @@ def _report_parts(report: Report) -> list[str]:
     facts = f"{report.model.format} · {report.model.parameters:,} parameters"
     shown = [r for r in report.layers if not is_quiet(r)] or report.layers
     *columns, _ = every = columns_of(shown)  # all but why
-    rows = [
-        list(cells_of(record, every, report.command))[: len(columns)] for record in shown[:_MOST]
-    ]
+    lines_of = shown if len(shown) <= _MOST else folded(shown)
+    rows = [_cells(line, every, report.command)[: len(columns)] for line in lines_of[:_MOST]]
     summary = report.summary
     lines = [f"{summary['regularized']} of {summary['kernels']} kernels carry a regularizer"]
     if summary.get("constrained"):
         lines[0] += f", {summary['constrained']} a constraint"
-    if len(shown) > _MOST:
-        lines.append(f"the first {_MOST} are shown; print(report) shows all")
+    if blocks := [line for line in lines_of if isinstance(line, Block)]:
+        lines.append(
+            f"{sum(len(b.records) for b in blocks)} kernels in {len(blocks)} blocks, each with the "
+            "figures of its worst; report.to_frame() has all"
+        )
+    if len(lines_of) > _MOST:
+        lines.append(f"the first {_MOST} are shown; report.to_frame() has all")
     parts = [_head(report.command, title, facts), _table(columns, rows)]
+    if report.gate is not None:
+        failures = [f"{e.place}: {e.text}" for e in report.gate.failures]
+        parts.append(f"<p><b>{_text(report.gate.text)}</b></p>")
+        parts += [_paragraph(failure, "up") for failure in failures[:_MOST]]
     verdict = None if report.training is None else report.training.verdict
     if verdict is not None:
         parts.append(f"<p><b>{_text(verdict.line)}</b></p>")
         lines += [f"next: {verdict.next_step}"] if verdict.next_step else []
         parts += [_paragraph(w, "up") for w in verdict.warnings]
     return [*parts, *map(_paragraph, lines)]
+
+
+def _cells(line: LayerRecord | Block, columns: Sequence[str], command: str) -> list[Cell]:
+    """Of a block, the figures of its worst kernel, which is named."""
+    if not isinstance(line, Block):
+        return list(cells_of(line, columns, command))
+    worst = line.worst or line.records[0]
+    _, _, _, *figures = cells_of(worst, columns, command)
+    held = (" ".join(words for words, _ in carried(r, command)) for r in line.records)
+    size = f"{len(line.records)} kernels, worst {worst.path}"
+    return [Cell(line.path, "name"), Cell(size), Cell(", ".join(dict.fromkeys(held))), *figures]
 
 
 def _text(words: str) -> str:

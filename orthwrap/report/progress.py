@@ -68,6 +68,7 @@ class TrainingProgress(MeasuringProgress):
         self._steps: TaskID | None = None
         self._total = 0
         self._shown_at = 0.0  # when the last line was written
+        self._steps_of: int | None = None  # of an epoch
         self._over = ""  # what the next line is written over, in a notebook
 
     def start(self, choices: tuple[str, ...], epochs: int, steps: int | None) -> None:
@@ -75,7 +76,7 @@ class TrainingProgress(MeasuringProgress):
             self._console.print(choice, style="dim", soft_wrap=True)
         self._total = epochs
         self._shown_at = time.monotonic()
-        self._of = "" if steps is None else f"/{steps:,}"
+        self._steps_of, self._of = steps, "" if steps is None else f"/{steps:,}"
         if self._console.is_jupyter or not self._console.is_terminal:
             return
         self._bars = Progress(
@@ -99,12 +100,12 @@ class TrainingProgress(MeasuringProgress):
         if time.monotonic() - self._shown_at <= every:
             return
         self._shown_at = time.monotonic()
-        line = f"epoch {epoch + 1}, step {step:,}{self._of if self._console.is_jupyter else ''}"
-        line = f"{line}  {_line(logs, short=True)}"
+        line = f"epoch {epoch + 1}, step {step:,}"
         if self._console.is_jupyter:
-            self._write_over(line)
+            bar = "" if self._steps_of is None else _bar(step / self._steps_of) + "  "
+            self._write_over(f"{bar}{line}{self._of}  {_line(logs, short=True)}")
         else:
-            self._console.print(line, style="dim", soft_wrap=True)
+            self._console.print(f"{line}  {_line(logs, short=True)}", style="dim", soft_wrap=True)
 
     def _write_over(self, line: str) -> None:
         """In place of the last line, as Keras's bar does: notebooks know a carriage return."""
@@ -128,6 +129,14 @@ class TrainingProgress(MeasuringProgress):
     def stop(self) -> None:
         if self._bars is not None:
             self._bars.stop()
+
+
+_WIDTH = 24  # of a bar, as on a terminal
+
+
+def _bar(share: float) -> str:
+    done = round(_WIDTH * min(share, 1.0))
+    return "█" * done + "░" * (_WIDTH - done)
 
 
 _SHORT = {"task_loss": "task", "sparse_categorical_accuracy": "accuracy"}

@@ -104,6 +104,12 @@ class Deviation:
     spectrum: tuple[float, ...] | None = None
     operator: OperatorFigures | None = None
 
+    @property
+    def worst_condition(self) -> float | None:
+        """The condition, ∞ of a singular matrix; None where it was not computed."""
+        is_singular = self.condition is None and self.sigma_min is not None
+        return math.inf if is_singular else self.condition
+
     def to_json(self) -> dict[str, Any]:
         """The operator's figures stand there only where they were asked for."""
         data = {k: finite(v) for k, v in vars(self).items() if k != "operator"}
@@ -123,7 +129,7 @@ class Deviation:
             "spectrum": None if spectrum is None else tuple(spectrum),
             "operator": _made(OperatorFigures, data.get("operator")),
         }
-        return _known(cls, {**data, **own})
+        return known(cls, {**data, **own})
 
 
 @dataclass(frozen=True)
@@ -348,7 +354,7 @@ class Training:
         }
         told = {name: data.get(name) for name in parts}
         read = {name: None if v is None else parts[name](v) for name, v in told.items()}
-        return _known(cls, {**data, **lists, **read, "history": history})
+        return known(cls, {**data, **lists, **read, "history": history})
 
 
 @dataclass(frozen=True, repr=False)
@@ -405,10 +411,9 @@ class Report(_Shown):
 
     def __repr__(self) -> str:
         s = self.summary
-        return (
-            f"<Report of {self.command}: {s['regularized']} of {s['kernels']} kernels carry a "
-            "regularizer; print it for all>"
-        )
+        said = f"{s['regularized']} of {s['kernels']} kernels carry a regularizer"
+        said = said if self.gate is None else self.gate.text
+        return f"<Report of {self.command}: {said}; print it for all>"
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -477,11 +482,11 @@ class Report(_Shown):
         Raises:
             ValueFault: the data is of another schema, or lacks something.
         """
-        with _read_as(REPORT_SCHEMA, data):
+        with read_as(REPORT_SCHEMA, data):
             training, gate = data["training"], data.get("gate")
             return cls(
                 command=data["command"],
-                model=_known(ModelRecord, data["model"]),
+                model=known(ModelRecord, data["model"]),
                 layers=tuple(LayerRecord.from_json(layer) for layer in data["layers"]),
                 layer_count=data["summary"]["layers"],
                 orthwrap_version=data["orthwrap_version"],
@@ -493,7 +498,7 @@ class Report(_Shown):
                 versions=dict(data.get("versions") or {}),
                 gate=None if gate is None else Gate.from_json(gate),
                 not_looked_into=tuple(
-                    _known(Unseen, unseen) for unseen in data.get("not_looked_into", ())
+                    known(Unseen, unseen) for unseen in data.get("not_looked_into", ())
                 ),
             )
 
@@ -516,12 +521,25 @@ class Comparison:
     after: Deviation | None
     carried_before: RegularizerRecord | None = None  # of ours, as a report has it
     carried_after: RegularizerRecord | None = None
+    constraint_before: str | None = None  # in words; also of others
+    constraint_after: str | None = None
+    held_before: ConstraintRecord | None = None  # of ours
+    held_after: ConstraintRecord | None = None
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """What it carries in both, as a table shows it: `so 0.001 held orthogonal`, `–`."""
+        return (
+            _carried(self.regularizer_before, self.constraint_before),
+            _carried(self.regularizer_after, self.constraint_after),
+        )
 
     def to_json(self) -> dict[str, Any]:
-        names = [f.name for f in dataclasses.fields(self) if not f.name.startswith("carried")]
-        data = {name: getattr(self, name) for name in names}
-        both = {"before": self.carried_before, "after": self.carried_after}
-        data["regularizer"] = {when: r and r.to_json() for when, r in both.items()}
+        ours = ("carried_before", "carried_after", "held_before", "held_after")
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        told = [record and record.to_json() for record in map(data.pop, ours)]
+        data["regularizer"] = dict(zip(("before", "after"), told[:2], strict=True))
+        data["constraint"] = dict(zip(("before", "after"), told[2:], strict=True))
         for key in ("shape_before", "shape_after"):
             data[key] = None if data[key] is None else list(data[key])
         for key in ("before", "after"):
@@ -535,11 +553,13 @@ class Comparison:
         fields = dict(data)
         for when, told in (data.get("regularizer") or {}).items():
             fields[f"carried_{when}"] = _made(RegularizerRecord, told)
+        for when, told in (data.get("constraint") or {}).items():
+            fields[f"held_{when}"] = _made(ConstraintRecord, told)
         for key in ("shape_before", "shape_after"):
             fields[key] = None if fields[key] is None else tuple(fields[key])
         for key in ("before", "after"):
             fields[key] = _deviation(fields[key])
-        return _known(cls, fields)
+        return known(cls, fields)
 
 
 @dataclass(frozen=True, repr=False)
@@ -562,7 +582,7 @@ class CompareReport(_Shown):
 
     @property
     def summary(self) -> dict[str, Any]:
-        """How many kernels there are of each status, and how many regularizers differ."""
+        """How many kernels there are of each status, and what else differs of how many."""
         statuses = [c.status for c in self.layers]
         return {
             "kernels": len(self.layers),
@@ -570,13 +590,17 @@ class CompareReport(_Shown):
             "regularizers_changed": sum(
                 c.regularizer_before != c.regularizer_after for c in self.layers
             ),
+            "constraints_changed": sum(
+                c.constraint_before != c.constraint_after for c in self.layers
+            ),
         }
 
     @property
     def differs(self) -> bool:
-        """Whether any kernel or regularizer is not the same in both."""
+        """Whether any kernel, regularizer or constraint is not the same in both."""
         s = self.summary
-        return bool(s["same"] < s["kernels"] or s["regularizers_changed"])
+        changed = s["regularizers_changed"] or s["constraints_changed"]
+        return bool(s["same"] < s["kernels"] or changed)
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as JSON-ready data, schema `orthwrap.compare/1`."""
@@ -598,10 +622,10 @@ class CompareReport(_Shown):
         Raises:
             ValueFault: the data is of another schema, or lacks something.
         """
-        with _read_as(COMPARE_SCHEMA, data):
+        with read_as(COMPARE_SCHEMA, data):
             return cls(
-                before=_known(ModelRecord, data["before"]),
-                after=_known(ModelRecord, data["after"]),
+                before=known(ModelRecord, data["before"]),
+                after=known(ModelRecord, data["after"]),
                 layers=tuple(Comparison.from_json(row) for row in data["layers"]),
                 orthwrap_version=data["orthwrap_version"],
                 warnings=tuple(data["warnings"]),
@@ -611,22 +635,27 @@ class CompareReport(_Shown):
 T = TypeVar("T")
 
 
+def _carried(regularizer: str | None, constraint: str | None) -> str:
+    held = None if constraint is None else f"held {constraint}"
+    return " ".join(words for words in (regularizer, held) if words is not None) or "–"
+
+
 def _made(cls: type[T], data: Mapping[str, Any] | None) -> T | None:
-    return None if data is None else _known(cls, data)
+    return None if data is None else known(cls, data)
 
 
 def _deviation(data: Mapping[str, Any] | None) -> Deviation | None:
     return None if data is None else Deviation.from_json(data)
 
 
-def _known(cls: type[T], data: Mapping[str, Any]) -> T:
+def known(cls: type[T], data: Mapping[str, Any]) -> T:
     """A record of what it knows; a later version may have added more."""
-    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    return cls(**{name: value for name, value in data.items() if name in known})
+    names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return cls(**{name: value for name, value in data.items() if name in names})
 
 
 @contextlib.contextmanager
-def _read_as(schema: str, data: Any) -> Iterator[None]:
+def read_as(schema: str, data: Any) -> Iterator[None]:
     """ValueFault where the data is not of this schema."""
     found = data.get("schema") if isinstance(data, Mapping) else None
     if found != schema:

@@ -30,7 +30,7 @@ from orthwrap.report.fitting import fitted
 from orthwrap.report.folding import Block, rows_of
 from orthwrap.report.gate_table import gate_parts
 from orthwrap.report.going_on import going_on
-from orthwrap.report.judged import AT_WHICH_FACTORS, judged, kept, with_repeats
+from orthwrap.report.judged import AT_WHICH_FACTORS, arrived, judged, kept, with_repeats
 from orthwrap.report.kernel_rows import is_quiet, rounded_up
 from orthwrap.report.layer_table import (
     WIDE,
@@ -149,18 +149,24 @@ def render_compare(report: CompareReport, width: int) -> RenderableType:
     total = ", ".join(
         f"{s[k]} {k}" for k in ("same", "changed", "reshaped", "added", "gone") if s[k]
     )
-    foot = Text(
-        f"{_count(s['kernels'], 'kernel')}: {total or 'none'}; {_differ(s['regularizers_changed'])}"
-    )
+    foot = Text(f"{_count(s['kernels'], 'kernel')}: {total or 'none'}; {_differ(report)}")
     notes = [Group(*(_note(w) for w in report.warnings))] if report.warnings else []
     left_out = Text("biases and other weights are not compared", style="dim")
     return _paragraphs([head, table, Group(foot, left_out), *notes])
 
 
-def _differ(count: int) -> str:
+def _differ(report: CompareReport) -> str:
+    """`2 regularizers differ`; of constraints only where there are some."""
+    said = [_changed(report.summary["regularizers_changed"], "regularizer")]
+    if any(row.constraint_before or row.constraint_after for row in report.layers):
+        said.append(_changed(report.summary["constraints_changed"], "constraint"))
+    return ", ".join(said)
+
+
+def _changed(count: int, what: str) -> str:
     if not count:
-        return "the same regularizers"
-    return "1 regularizer differs" if count == 1 else f"{count} regularizers differ"
+        return f"the same {what}s"
+    return f"{_count(count, what)} {'differs' if count == 1 else 'differ'}"
 
 
 def _count(number: int, what: str) -> str:
@@ -385,7 +391,7 @@ def _upgrades(command: str, upgrades: Iterable[Mapping[str, Any]], width: int) -
 
 def _training(report: Report, training: Training, with_choices: bool) -> RenderableType:
     head = Text(f"Trained for {_count(training.epochs, 'epoch')}", style="bold")
-    head.append(kept(training))
+    head.append(arrived(training) + kept(training))
     parts: list[RenderableType] = [head]
     if with_choices:
         parts += [Padding(Text(c, style="dim"), (0, 0, 0, 2)) for c in training.choices]
@@ -429,7 +435,7 @@ def _compare_cells(row: Comparison, wide: bool) -> list[Text]:
     after = None if row.status == "same" or row.before is None else row.after
     residuals = (None if f is None else f.residual for f in (figures, after))
     cells.append(residual(*residuals))
-    was, now = row.regularizer_before or "–", row.regularizer_after or "–"
+    was, now = row.words
     if was == now:
         cells.append(Text(was, style="dim"))
     else:

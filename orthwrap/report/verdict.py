@@ -228,7 +228,7 @@ def _of_kernels(kernels: Sequence[KernelVerdict]) -> tuple[str, ...]:
         return (f"residuals rose: {some}" if len(rose) > 1 else f"a residual rose: {some}",)
     divisions = [k.division for k in kernels if k.division is not None]
     if divisions and max(divisions) < _STILL:
-        return ("nothing moved: every residual is what it was",)
+        return ("nothing moved: every residual is within 5 % of what it was",)
     return ()
 
 

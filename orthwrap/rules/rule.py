@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypedDict, Unpack
 
 from orthwrap.errors import UsageError
@@ -19,6 +19,7 @@ SCALES = (*SCALES_HELD, FREE)
 AUTO_SCALE = "auto"
 PLACES = ("kernel", "activity")
 EXISTING = ("keep", "combine", "replace")
+NONE = "none"  # the regularizer that takes out what is there
 
 _ATTACH = "What to attach"
 
@@ -61,7 +62,8 @@ class AttachWords(TypedDict, total=False):
     regularizer: Annotated[
         Any,
         Word(
-            "See `orthwrap regularizers`; also l2 or package.module:function. Default: so.",
+            "See `orthwrap regularizers`; also l2 or package.module:function. Default: so. With "
+            "--existing replace, none takes out what is there, by default from all layers.",
             words.anything,
             "so",
             _ATTACH,
@@ -189,7 +191,7 @@ class RuleWords(AttachWords, total=False):
     ]
 
 
-# What a constraint alone has no use for.
+# What a rule that attaches none has no use for.
 _OF_REGULARIZERS = ("factor", "factor_for", "on", "options", "schedule", "pull")
 
 
@@ -208,23 +210,44 @@ class Rule(Said):
 
     def __init__(self, **given: Unpack[RuleWords]) -> None:
         super().__init__(**given)
-        if self.constrain is None or given.get("regularizer") is not None:
-            return
-        object.__setattr__(self, "regularizer", None)
-        for word in _OF_REGULARIZERS:
+        if self.takes_out:
+            if not given.get("target"):
+                object.__setattr__(self, "target", ("*",))
+            self._check_unused(given, (*_OF_REGULARIZERS, "scale"), f"{NONE} attaches none")
+        elif self.constrain is not None and given.get("regularizer") is None:
+            object.__setattr__(self, "regularizer", None)
+            self._check_unused(given, _OF_REGULARIZERS, "constrain attaches none beside it")
+
+    def _check_unused(self, given: Mapping[str, Any], unused: Sequence[str], why: str) -> None:
+        for word in unused:
             if given.get(word) not in (None, (), {}, words_of(RuleWords)[word].default):
                 raise UsageError(
-                    f"{spoken(word)} is about a regularizer, and constrain attaches none beside "
-                    "it: name one, or leave that out"
+                    f"{spoken(word)} is about a regularizer, and {why}: name one, or leave that out"
                 )
 
     def check_together(self) -> None:
+        if self.takes_out and self.existing != "replace":
+            raise UsageError(
+                f"regularizer {NONE} takes out what is there: say existing replace with it"
+            )
+        if self.takes_out and self.constrain is not None:
+            raise UsageError(f"regularizer {NONE} takes constraints out too: leave constrain out")
         if self.constrain is not None and self.scale == FREE:
             raise UsageError("scale free is of a regularizer: constrain takes unit or preserve")
         if self.every != 1 and self.constrain is None:
             raise UsageError(
                 "every is about constrain; that of a regularizer is an option of it, every=4"
             )
+
+    @property
+    def takes_out(self) -> bool:
+        """Whether it attaches nothing, and takes out what is there."""
+        return isinstance(self.regularizer, str) and self.regularizer == NONE
+
+    @property
+    def attaches(self) -> bool:
+        """Whether it has a regularizer to attach."""
+        return self.regularizer is not None and not self.takes_out
 
     @property
     def is_auto(self) -> bool:

@@ -59,7 +59,7 @@ def write_edited(store: H5Store, target: Path, edits: Edits) -> None:
             file.move(old, new)
         group = _weights_group(file)
         if group is not None and group.name == "/":
-            group = _into_model_weights(file)
+            group = into_model_weights(file)
         for holder in (file, *(() if group is None else (group,))):
             write_text(holder, "keras_version", edits.keras_version)
             write_text(holder, "backend", edits.backend)
@@ -172,7 +172,7 @@ def _weights_group(file: Any) -> Any:
     return file if "layer_names" in file.attrs or "layer_names0" in file.attrs else None
 
 
-def _into_model_weights(file: Any) -> Any:
+def into_model_weights(file: Any) -> Any:
     """Keras 3 looks for `model_weights`; layers at the root move there."""
     names = hdf5.names(file, "layer_names")
     group = file.create_group("model_weights")

@@ -15,10 +15,11 @@ from typing import Any
 
 from orthwrap.errors import FileFault
 from orthwrap.model_config.tree import Node
+from orthwrap.model_config.whole_model import with_module
 from orthwrap.stores import hdf5
 from orthwrap.stores.config import parse_config, parse_json
 from orthwrap.stores.h5 import is_hdf5
-from orthwrap.stores.h5_edit import write_text
+from orthwrap.stores.h5_edit import into_model_weights, write_text
 from orthwrap.stores.heaps import check_heaps
 from orthwrap.stores.keras_zip import CONFIG, METADATA, WEIGHTS
 from orthwrap.stores.regular import check_holes, held, open_regular
@@ -144,17 +145,20 @@ def _as_h5(root: Node, version: str, backend: str, weights: Path, folder: Path) 
     target = folder / "model.h5"
     shutil.copyfile(weights, target)
     with hdf5.open_hdf5(target, "r+") as file:
+        group = hdf5.child_group(file, "model_weights")
+        if group is None:
+            group = into_model_weights(file)
         write_text(file, "model_config", json.dumps(root))
         for name, value in (("keras_version", version), ("backend", backend)):
-            if value:
-                write_text(file, name, value)
+            for holder in (file, group) if value else ():
+                write_text(holder, name, value)
     return target
 
 
 def _as_keras(root: Node, version: str, weights: Path, folder: Path) -> Path:
     target = folder / "model.keras"
     with zipfile.ZipFile(target, "w") as archive:
-        archive.writestr(CONFIG, json.dumps(root))
+        archive.writestr(CONFIG, json.dumps(with_module(root)))
         archive.writestr(METADATA, json.dumps({"keras_version": version} if version else {}))
         archive.write(weights, WEIGHTS)
     return target

@@ -131,13 +131,20 @@ _FAR = 3.0  # times what guessing gives
 
 
 def warnings_before(
-    model: Any, data: Data, figures: Mapping[str, float], settings: Settings, pulled: bool
+    model: Any,
+    data: Data,
+    figures: Mapping[str, float],
+    settings: Settings,
+    *,
+    pulled: bool,
+    resolved: bool,
 ) -> tuple[str, ...]:
     """What the figures before training say that it may go badly, a line each.
 
     Args:
         figures: losses and metrics of the model as it is.
         pulled: kernels are pulled, so that the loss has no penalty of them.
+        resolved: factors were found from gradients, in proportion to rho.
     """
     task, penalty = abs(figures.get("task_loss", 0.0)), figures.get("penalty", 0.0)
     if settings.distill:  # who imitates itself has no task loss at first
@@ -147,10 +154,10 @@ def warnings_before(
         return lines
     held = (r for _, r in regularizers_of(model))
     ours = [r.attachment for r in held if isinstance(r, OrthogonalityRegularizer)]
-    ways = ["factor auto", "a smaller factor"]
+    ways = ["a smaller rho"] if resolved else ["factor auto", "a smaller factor"]
     if any(a.scale == "unit" and a.on == "kernel" for a in ours):
         ways.insert(0, "scale preserve")
-    advice = " or ".join((", ".join(ways[:-1]), ways[-1]))
+    advice = " or ".join([", ".join(ways[:-1]), ways[-1]] if ways[1:] else ways)
     times = float(f"{penalty / task:.2g}")
     return (
         *lines,

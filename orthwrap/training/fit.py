@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import math
 import random
 import warnings
@@ -15,6 +16,7 @@ import keras
 import numpy as np
 
 from orthwrap import keras_inside
+from orthwrap.constraints import OrthogonalityConstraint
 from orthwrap.data import Data
 from orthwrap.errors import OrthwrapError, is_own, raised_at
 from orthwrap.live.compiled import inner_of
@@ -326,7 +328,9 @@ def _begun(
         run.restore()
     choices = (*made.choices, *notes, *resolved_in_words(resolved))
     choices += told_of_pursuit(model, pursuit, settings, steps)
-    found = made.found + warnings_before(model, data, before, settings, is_pulled(pursuit))
+    found = made.found + warnings_before(
+        model, data, before, settings, pulled=is_pulled(pursuit), resolved=bool(resolved)
+    )
     return _Begun(state, run, pursuit, before, resolved, choices, found)
 
 
@@ -576,10 +580,29 @@ def _words(
         "trained weights": f"{len(trained)} ({checksum(trained)})",
         "regularizers": f"{names} ({checksum(kinds)})",
         "factors": f"{min(factors):g} to {max(factors):g} ({checksum(factors)})" if held else None,
+        "constraints": _constraints(model),
         "rho": [settings.rho, settings.rho_over],
         "goal": [str(aim), settings.task_margin, settings.pull, list(pulls)],
         "schedules": [_in_words(s) for s in (settings.schedule, *(s for s, _ in schedules)) if s],
     }
+
+
+def _constraints(model: Any) -> str | None:
+    """What holds its weights after each step, the user's own too; None where nothing does."""
+    found = [(i, v.constraint) for i, v in enumerate(model.weights) if v.constraint is not None]
+    if not found:
+        return None
+    # A function has no config, and an object in one may print its address.
+    configs: list[Any] = [
+        (i, type(c).__name__, getattr(c, "__name__", ""), getattr(c, "get_config", dict)())
+        for i, c in found
+    ]
+    names = {
+        str(c.constrained) if isinstance(c, OrthogonalityConstraint) else type(c).__name__
+        for _, c in found
+    }
+    told = json.dumps(configs, default=lambda value: type(value).__name__)
+    return f"{', '.join(sorted(names))} ({checksum(told)})"
 
 
 def _first_samples(data: Data, batch_size: int) -> str:

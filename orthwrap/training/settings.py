@@ -16,6 +16,7 @@ from orthwrap.rules.words import Said, Word, documented, spoken, words_of
 DEFAULT_LEARNING_RATE = 1e-4
 DEFAULT_TEMPERATURE = 2.0
 
+AIM = "The goal, with --data"
 _DATA, _GOAL, _LAYERS = "Data", "What to optimise", "Layers that are trained"
 _FACTOR, _KEPT = "The factor while training", "What is shown and kept"
 
@@ -36,6 +37,40 @@ class TrainingWords(TypedDict, total=False):
         {words}
     """
 
+    goal: Annotated[
+        Any,
+        Word(
+            "How orthogonal each kernel is to become: 10x divides its residual by 10, residual=0.1 "
+            "brings it there. Default, without a factor: 10x.",
+            GOAL,
+            None,
+            AIM,
+            metavar="Nx|residual=X",
+            python="See `orthwrap.Goal`, which does the same in a `fit` of one's own.",
+        ),
+    ]
+    task_margin: Annotated[
+        float | None,
+        Word(
+            "What the task may lose for it: of accuracy, or a share of the loss. Default: 0.005, "
+            "0.05 of a loss.",
+            words.share,
+            None,
+            AIM,
+            metavar="SHARE",
+        ),
+    ]
+    pull: Annotated[
+        float | None,
+        Word(
+            "Pull the kernels so hard after each step, instead of a penalty in the loss: 0.01.",
+            words.positive,
+            None,
+            AIM,
+            metavar="RATE",
+            python="See `orthwrap.Pull`, which does the same in a `fit` of one's own.",
+        ),
+    ]
     validation: Annotated[
         Any,
         Word("Validate on this; what --data may be.", words.text, None, _DATA, metavar="SOURCE"),
@@ -147,40 +182,6 @@ class TrainingWords(TypedDict, total=False):
             DEFAULT_TEMPERATURE,
             _GOAL,
             metavar="T",
-        ),
-    ]
-    goal: Annotated[
-        Any,
-        Word(
-            "How orthogonal each kernel is to become: 10x divides its residual by 10, residual=0.1 "
-            "brings it there. Default, without a factor: 10x.",
-            GOAL,
-            None,
-            _GOAL,
-            metavar="Nx|residual=X",
-            python="See `orthwrap.Goal`, which does the same in a `fit` of one's own.",
-        ),
-    ]
-    task_margin: Annotated[
-        float | None,
-        Word(
-            "What the task may lose for it: of accuracy, or a share of the loss. Default: 0.005, "
-            "0.05 of a loss.",
-            words.share,
-            None,
-            _GOAL,
-            metavar="SHARE",
-        ),
-    ]
-    pull: Annotated[
-        float | None,
-        Word(
-            "Pull the kernels so hard after each step, instead of a penalty in the loss: 0.01.",
-            words.positive,
-            None,
-            _GOAL,
-            metavar="RATE",
-            python="See `orthwrap.Pull`, which does the same in a `fit` of one's own.",
         ),
     ]
     seed: Annotated[

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from orthwrap.model_config.whole_model import with_module
 from orthwrap.stores.edits import Described
 from orthwrap.upgrades.ledger import Modernised, Upgrade
-from orthwrap.upgrades.models.modules import with_module
 from orthwrap.upgrades.modernise import modernise
 from orthwrap.upgrades.rewriting import parse_version
 from orthwrap.upgrades.saved_models.whole_folder import modernise_saved_model

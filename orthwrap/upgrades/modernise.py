@@ -87,6 +87,7 @@ def _of_keras_3(
         model = copy.deepcopy(model_config)
         run.ledger.root = naming.name_of(model) or "model"
         keras3.rewrite(model, run)
+        compile_config.portable(model, run)
         training = compile_config.spelled_out(training_config, run)
         upgrades = run.ledger.upgrades()
     if not upgrades:

@@ -21,6 +21,8 @@ from orthwrap.plan.templates import check_foreign, check_references, templates_o
 from orthwrap.report.make import make_report, with_notes
 from orthwrap.report.record import Report
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
+from orthwrap.rules.file import read_rules
+from orthwrap.rules.patterns import several
 from orthwrap.rules.rule import AttachWords, Rule
 from orthwrap.rules.words import documented, words_of
 from orthwrap.stores.outputs import PathLike, output_for
@@ -59,7 +61,7 @@ def apply(
     output: PathLike | None = None,
     *,
     weights: PathLike | None = None,
-    rules: Rule | Sequence[Rule] | None = None,
+    rules: Rule | Sequence[Rule] | PathLike | None = None,
     measure: bool = True,
     operator: bool = False,
     upgrade: bool = True,
@@ -79,7 +81,7 @@ def apply(
         output: where to write; from a path, None writes `name-orth` beside the input. From a
             model, None writes nothing.
         weights: the file of weights that goes with a `model.json`, what `model.to_json()` gave.
-        rules: several `Rule`s instead; the first that matches wins.
+        rules: several `Rule`s instead, or the path of a rules file; the first that matches wins.
         measure: False skips the figures.
         operator: as in `inspect`; after training too.
         upgrade: False leaves a file of an older Keras in its own words.
@@ -152,14 +154,18 @@ def _rules_of(rules: Any, given: Any) -> tuple[Rule, ...]:
         return (Rule(**given),)
     if given:
         raise UsageError(f"rules come instead of {next(iter(given))}: put it into the rules")
-    several = (rules,) if isinstance(rules, Rule) else tuple(rules)
-    if not several or not all(isinstance(rule, Rule) for rule in several):
-        raise ValueFault("rules must be one orthwrap.Rule or several")
-    return several
+    if isinstance(rules, (str, os.PathLike)):
+        return read_rules(Path(rules))
+    found = several(rules)
+    if not found or not all(isinstance(rule, Rule) for rule in found):
+        raise ValueFault("rules must be one orthwrap.Rule or several, or the path of a rules file")
+    return found
 
 
 def _check_data(rules: Sequence[Rule], training: Mapping[str, Any], *, has_data: bool) -> None:
     """UsageError for what is about training where there is none."""
+    if has_data and all(rule.takes_out for rule in rules):
+        raise UsageError("regularizer none attaches nothing to train with: leave data out")
     auto = any(rule.is_auto for rule in rules)
     schedule = any(rule.schedule is not None for rule in rules)
     if auto and not has_data:

@@ -1,4 +1,4 @@
-"""bench: what each penalty costs on a model and on the device that is there."""
+"""bench: what each penalty and constraint costs on a model and on the device that is there."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ def bench(
     target: Any = None,
     exclude: Any = (),
     regularizer: Any = None,
+    constrain: Any = None,
     whole: bool = False,
     seconds: float = 60.0,
     custom_objects: CustomObjects | None = None,
     unsafe_lambda: bool = False,
     progress: MeasuringProgress | bool | None = None,
 ) -> BenchReport:
-    """What each penalty, and each estimate of one, would cost: its time, and share of a step.
+    """What each penalty, estimate of one, and constraint would cost: its time, and share of a step.
 
     The step is one of the model's own training, with its loss and optimizer, on a batch made up in
     the shape of its inputs; of a model that is not compiled, with the mean of its outputs as the
@@ -50,7 +51,10 @@ def bench(
         batch: samples of a step.
         target: as in `apply`: which kernels would carry a penalty.
         exclude: as in `apply`.
-        regularizer: the name of a penalty, or several; None measures all.
+        regularizer: the name of a penalty, or several. None measures all, with the constraints
+            orthogonal, spectral:1 and band:0.9,1.1, unless `constrain` is given.
+        constrain: a constraint as `apply` takes it, or several: measured beside what `regularizer`
+            names, or alone.
         whole: True measures each within a step of its own, which is compiled for it, as the device
             may do some of it beside the rest. False measures loss and gradient alone.
         seconds: so long it takes at most, beyond what is being compiled then; what is not measured
@@ -67,7 +71,8 @@ def bench(
     """
     known = custom_objects_of(custom_objects)
     names = None if regularizer is None else several(regularizer)
-    wanted = checked(Wanted(batch, target, exclude, names, whole, seconds))
+    held = None if constrain is None else several(constrain)
+    wanted = checked(Wanted(batch, target, exclude, names, held, whole, seconds))
     measuring: Any = measuring_of(progress)
     is_file = isinstance(model, (str, os.PathLike))
     with opened(model, weights=weights) as source:

@@ -14,7 +14,7 @@ from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
 def compare(
     before: Any, after: Any, *, measure: bool = True, custom_objects: CustomObjects | None = None
 ) -> CompareReport:
-    """Two models, kernel by kernel: figures, weights, regularizers.
+    """Two models, kernel by kernel: figures, weights, regularizers, constraints.
 
     Args:
         before: a path or a `keras.Model`.

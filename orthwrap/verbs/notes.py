@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from orthwrap.model_config.needs import code_in, references_in
-from orthwrap.model_config.tree import Layer
 from orthwrap.penalties.attachment import ours_within
 from orthwrap.text import listed
 
@@ -20,14 +18,6 @@ def of_own_classes(root: Any) -> tuple[str, ...]:
         f"it still needs `import orthwrap` to load, for {', '.join(sorted(names))}, which Keras 3 "
         "does not have",
     )
-
-
-def of_penalties_left(layers: Sequence[Layer]) -> tuple[str, ...]:
-    """A note of layers whose whole work is a penalty, which taking out regularizers leaves."""
-    left = [layer.path for layer in layers if layer.class_name == "ActivityRegularization"]
-    if not left:
-        return ()
-    return (f"{listed(left)}: layers of the model that penalise what goes through them; they stay",)
 
 
 def of_code(root: Any) -> tuple[str, ...]:

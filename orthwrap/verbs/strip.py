@@ -52,8 +52,6 @@ def strip(
         surveyed = survey(source.store)
         planned = plan_strip_all(surveyed) if all else plan_strip(surveyed)
         report = make_report("strip", source, surveyed, planned, with_figures=False)
-        if all:
-            report = with_notes(report, notes.of_penalties_left(surveyed.layers))
         if dry_run:
             return finished(None, report, None)
         if is_file:

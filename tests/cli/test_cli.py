@@ -108,6 +108,7 @@ def test_the_penalty_is_the_sum_of_factor_times_penalty(folder: Path) -> None:
     assert report["summary"]["penalty_before"] == pytest.approx(total)
 
 
+@pytest.mark.slow
 def test_training_shows_task_loss_and_penalty_apart(folder: Path) -> None:
     out, _ = call(
         *("apply", "model.h5", "--data", "data.npz", "--epochs", "2", "--seed", "1"),
@@ -274,6 +275,7 @@ def test_compare_is_json_too(folder: Path) -> None:
     assert json.loads(out)["schema"] == "orthwrap.compare/1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
 @pytest.mark.parametrize(
     "words", [["inspect"], ["apply", "-t", "all", "--dry-run"], ["regularizers"]]
@@ -329,6 +331,7 @@ def test_neither_keras_nor_tensorflow_is_loaded(folder: Path, words: list[str]) 
     assert loaded_by(folder, *words) == []
 
 
+@pytest.mark.slow
 def test_the_test_above_can_fail(folder: Path) -> None:
     assert "keras" in loaded_by(folder, "apply", "model.h5", "-o", "model.keras")
 
@@ -338,6 +341,7 @@ def test_importing_orthwrap_loads_neither() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_json_replaces_no_file_of_the_command(run, tmp_path: Path) -> None:
     model = tmp_path / "model.h5"
     model.write_bytes(small_file(".h5").read_bytes())
@@ -356,6 +360,7 @@ def test_json_replaces_no_file_of_the_command(run, tmp_path: Path) -> None:
     assert model.read_bytes() == then
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["apply", "finetune"])
 def test_choices_are_on_the_screen_once(folder: Path, command: str) -> None:
     out, _ = call(command, "model.h5", "--data", "data.npz", "--epochs", "1", "--json", "r.json")

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import orthwrap
 from orthwrap.penalties.table import PENALTIES
 from orthwrap.stores.outputs import SUFFIXES
+from orthwrap_cli import reference
 from orthwrap_cli.examples import EXAMPLES
 from orthwrap_cli.main import app
 from tests.conftest import REPOSITORY, steps_run_eagerly
@@ -87,6 +88,21 @@ def test_completion_is_offered_and_needs_no_framework(tmp_path: Path) -> None:
     assert "--install-completion" in help_of()
 
 
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("orthwrap apply m.h5 -r s", ["so", "srip", "spectral"]),
+        ("orthwrap check m.h5 --format j", ["junit"]),
+        ("orthwrap inspect m.h5 --sort c", ["condition"]),
+    ],
+)
+def test_choices_are_completed(words: str, offered: list[str]) -> None:
+    env = {"_ORTHWRAP_COMPLETE": "complete_bash", "COMP_WORDS": words}
+    env["COMP_CWORD"] = str(len(words.split()) - 1)
+    done = CliRunner().invoke(app, [], prog_name="orthwrap", env=env)
+    assert done.stdout.split() == offered
+
+
 def test_a_wrong_word_is_said_before_an_output_that_exists(folder: Path) -> None:
     for words in (["--target", "nonsens*"], ["--regularizer", "nonsens"], ["--factor", "-1"]):
         done = CliRunner().invoke(app, ["apply", "model.h5", *words])
@@ -100,3 +116,15 @@ def test_the_same_in_python(folder: Path) -> None:
         orthwrap.apply(folder / "model.h5", target="nonsens*")
     with pytest.raises(orthwrap.OrthwrapError, match=r"model-orth\.h5"):
         orthwrap.apply(folder / "model.h5")
+
+
+@pytest.mark.parametrize("command", ["apply", "finetune"])
+def test_the_goal_is_the_first_panel_of_the_help(command: str) -> None:
+    page = reference.commands()
+    part = page[page.index(f"## `{command}`") :]
+    panels = [line for line in part.splitlines() if line.startswith("| **")]
+    assert panels[0] == "| **The goal, with --data** | |"
+
+
+def test_the_first_example_has_a_goal() -> None:
+    assert "--goal 10x" in EXAMPLES["apply"][0]

@@ -60,6 +60,7 @@ def signs() -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_every_sign_has_a_plain_one() -> None:
     used = signs() - set("＝＋－＠")
     assert {"→", "σ", "×", "…"} <= used
@@ -108,6 +109,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "terminal",
     [
@@ -182,6 +184,7 @@ def test_a_reader_that_is_gone_is_no_traceback(folder: Path, words: str) -> None
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+@pytest.mark.slow
 def test_closed_streams(folder: Path) -> None:
     assert shell("orthwrap apply m.h5 >&-") == (0, "")
     assert (folder / "m-orth.h5").exists()

@@ -65,6 +65,7 @@ def constrained(optimizer: Any, *, run_eagerly: bool = False, **words: Any) -> A
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eager", [False, True])
 def test_after_each_step_and_once_it_was_loaded(eager: bool, tmp_path: Path) -> None:
     model = constrained(keras.optimizers.Adam(1e-2), run_eagerly=eager)
@@ -79,17 +80,20 @@ def test_after_each_step_and_once_it_was_loaded(eager: bool, tmp_path: Path) -> 
     assert min(steps(free)) > 1e-3
 
 
+@pytest.mark.slow
 def test_at_one_update_in_so_many() -> None:
     seen = steps(constrained(keras.optimizers.Adam(1e-2), every=3))
     assert [residual < 1e-6 for residual in seen] == [False, False, True, False, False, True]
 
 
+@pytest.mark.slow
 def test_gradient_accumulation_counts_updates() -> None:
     optimizer = keras.optimizers.Adam(1e-2, gradient_accumulation_steps=2)
     seen = steps(constrained(optimizer, every=2))
     assert [residual < 1e-6 for residual in seen] == [False, False, False, True, True, False]
 
 
+@pytest.mark.slow
 def test_averages_are_held_too() -> None:
     optimizer = keras.optimizers.Adam(1e-2, use_ema=True, ema_momentum=0.9)
     model = constrained(optimizer)
@@ -97,6 +101,7 @@ def test_averages_are_held_too() -> None:
     assert max(residuals(model.trainable_variables)) < 1e-6
 
 
+@pytest.mark.slow
 def test_a_scaled_loss_and_a_frozen_kernel() -> None:
     plain = network()
     plain.get_layer("wide").trainable = False
@@ -111,6 +116,7 @@ def test_a_scaled_loss_and_a_frozen_kernel() -> None:
     assert np.array_equal(ops.convert_to_numpy(result.model.get_layer("wide").kernel), before)
 
 
+@pytest.mark.slow
 def test_band_and_bound_and_their_numbers() -> None:
     for constrain, low, high in (("band:0.9,1.05", 0.9, 1.05), ("spectral:0.5", 0.0, 0.5)):
         model = orthwrap.apply(network(), target="head", constrain=constrain, measure=False).model

@@ -62,12 +62,14 @@ def residual(w: Array) -> float:
 def test_it_is_what_an_svd_gives(shape: tuple[int, int], constrain: str) -> None:
     w = with_sigmas(np.geomspace(2, 0.1, min(shape)), max(shape))
     w = w if shape[0] >= shape[1] else w.T
-    np.testing.assert_allclose(held(w, constrain), oracle(w, constrain), atol=5e-5)
+    # Rounding turns it by up to 6e-5 at this condition, 20: it is as orthogonal, and beside.
+    np.testing.assert_allclose(held(w, constrain), oracle(w, constrain), atol=1e-4)
     scaled = held(w, constrain, scale="preserve", alpha=0.3)
-    np.testing.assert_allclose(scaled, oracle(w, constrain, 0.3), atol=5e-5)
+    np.testing.assert_allclose(scaled, oracle(w, constrain, 0.3), atol=1e-4)
 
 
 # One shape for each: JAX compiles anew for another.
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(
     exponents=st.lists(st.floats(-3.0, 3.0), min_size=4, max_size=4),
@@ -84,10 +86,18 @@ def test_any_kernel_of_full_rank_becomes_orthogonal(
     np.testing.assert_allclose(held(-w), -found, atol=1e-5)
 
 
+def test_rounding_at_the_largest_singular_value_does_not_grow() -> None:
+    """Their row sums are σ_max² itself, so that the first step leaves it at its interval's end."""
+    for low in (0.1, 1e-2, 1e-4, 1e-6):
+        for length in (1.0, 0.3, 7.0):
+            w = np.diag(length * np.geomspace(1, low, 8)).astype(np.float32)
+            np.testing.assert_allclose(held(w), np.eye(8), atol=1e-6)
+
+
 def test_the_schedule_is_the_best_of_its_kind() -> None:
     """Each polynomial's error is the same, with changing sign, at four points of its interval."""
     low, high = 1e-6, 1.0
-    for a, b, c in projections.SCHEDULE[:-1]:
+    for a, b, c in projections.BEST:
         within = np.geomspace(low, high, 400_001)
         off = 1 - (a * within + b * within**3 + c * within**5)
         turns = off[[0, -1]].tolist()

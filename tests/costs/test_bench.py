@@ -42,8 +42,13 @@ def test_every_penalty_is_measured_as_it_is_and_each_way_once() -> None:
     found = variants()
     assert [v.regularizer for v in found if v.how == "exact"] == list(PENALTIES)
     assert len({v.name for v in found}) == len(found)
-    assert {v.how for v in found} == {"exact", "auto", "sketch", "bfloat16", "every=4", "pulled"}
+    hows = {"exact", "auto", "sketch", "bfloat16", "every=4", "pulled"}
+    assert {v.how for v in found} == {*hows, "held"}
     assert {v.regularizer for v in variants(["srip", "mc"])} == {"srip", "mc"}
+    held = ["orthogonal", "spectral:1", "band:0.9,1.1"]
+    assert [v.regularizer for v in found if v.constrain is not None] == held
+    assert [v.name for v in variants(None, ["spectral:2"])] == ["spectral:2, held"]
+    assert {v.regularizer for v in variants(["mc"], ["orthogonal"])} == {"mc", "orthogonal"}
 
 
 def kernels() -> list[Any]:
@@ -80,6 +85,60 @@ def test_what_is_timed_is_loss_and_gradient(monkeypatch: pytest.MonkeyPatch) -> 
     np.testing.assert_allclose(keras.ops.convert_to_numpy(pulled[0]), moved, rtol=1e-4, atol=1e-6)
 
 
+def test_what_is_timed_of_a_constraint_is_holding_a_kernel_that_a_step_has_moved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(passes, "waiting", lambda call: call)
+    found = kernels()
+    constraint = orthwrap.OrthogonalityConstraint("orthogonal")
+    made: Any = passes.holds([(constraint, k) for k in found], False)
+    before = [keras.ops.convert_to_numpy(k) for k in found]
+    held = [keras.ops.convert_to_numpy(w) for w in made()]
+    for w, was, there in zip(held, before, found, strict=True):
+        u, _, v = np.linalg.svd(was.astype(np.float64), full_matrices=False)
+        assert 0 < np.abs(w - u @ v).max() < 4e-3  # of what a step has moved
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(there), was)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_constraints_have_rows_of_their_own(whole: bool) -> None:
+    model = models.dense()
+    held = ("orthogonal", "band:0.5,2")
+    report = orthwrap.bench(
+        orthwrap.apply(model, constrain="spectral:9").model,
+        regularizer="mc",
+        constrain=held,
+        batch=4,
+        whole=whole,
+        seconds=1e4,
+    )
+    assert {r.regularizer for r in report.rows} == {"mc"}
+    assert [(r.constrain, r.kernels) for r in report.constraints] == [(c, 2) for c in held]
+    assert all(r.seconds >= 0 and r.share_low <= r.share_high for r in report.constraints)
+    told = json.loads(json.dumps(report.to_json()))
+    check(told)
+    assert BenchReport.from_json(told) == report
+    del told["constraints"]  # as 0.1.0 wrote it
+    assert BenchReport.from_json(told).constraints == ()
+    lines = shown(report).splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert [" ".join(line.split()[:3]) for line in lines if " held " in line] == [
+        f"{c} held 2" for c in held
+    ]
+
+
+def test_a_constraint_of_the_users_own_is_left_and_not_measured() -> None:
+    model = keras.Sequential(
+        [keras.Input((6,)), keras.layers.Dense(4, kernel_constraint="non_neg", name="own")]
+    )
+    with pytest.raises(OrthwrapError, match="trained"):
+        orthwrap.bench(model, constrain="orthogonal", seconds=0.1)
+    model.add(keras.layers.Dense(3, name="free"))
+    report = orthwrap.bench(model, constrain="orthogonal", seconds=0.1)
+    assert [r.kernels for r in report.constraints] == [1]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_model_and_its_report(whole: bool) -> None:
     model = models.dense()
@@ -149,6 +208,9 @@ def test_a_penalty_that_no_kernel_can_have_is_left_out_with_the_reason() -> None
         ({"seconds": 0}, "seconds must be above 0"),
         ({"regularizer": "sso"}, "'sso' is none of so, dso"),
         ({"regularizer": ()}, "leave it out for all"),
+        ({"constrain": ()}, "constrain names none"),
+        ({"constrain": "orthogona"}, "did you mean orthogonal"),
+        ({"constrain": ["orthogonal", "band:2,1"]}, "out of range"),
         ({"target": "nothing"}, "nothing"),
     ],
 )

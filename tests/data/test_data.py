@@ -445,6 +445,7 @@ def iterable() -> Any:
     return data.DataLoader(Stream(), 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "count"),
     [(lambda: endless, 1000), (unknown, 3), (iterable, 3)],

@@ -243,6 +243,25 @@ def test_what_a_class_of_others_holds_in_a_file_is_its_to_keep(known: None, tmp_
     assert told == {"own/a", "own/b"}
 
 
+class Whole(keras.Model):  # type: ignore[misc]  # Keras is untyped
+    """Listed by Keras, and yet it makes its layers itself: Keras goes by what `__init__` takes."""
+
+    def __init__(self, *given: Any, **words: Any) -> None:
+        if not given and "inputs" not in words:
+            inputs = layers.Input((4,))
+            words |= {"inputs": inputs, "outputs": layers.Dense(3, name="a")(inputs)}
+        super().__init__(*given, **words)
+
+
+def test_of_a_class_that_keras_lists_a_file_is_claimed_with_its_condition(tmp_path: Path) -> None:
+    Whole().save(tmp_path / "in.keras")
+    report = orthwrap.apply(tmp_path / "in.keras", tmp_path / "out.keras").report
+    with keras.saving.custom_object_scope({"Whole": Whole}):
+        assert keras.models.load_model(tmp_path / "out.keras").losses == []
+    (row,) = report.layers
+    assert "kept if class Whole makes it from this config" in row.reason
+
+
 class Revived(keras.Model):
     """More in its config than Keras wrote, and made from its list of layers all the same."""
 

@@ -551,6 +551,7 @@ COMPILED: dict[str, Callable[[], dict[str, Any]]] = {
 TRACED = ("accumulated", "scaled loss", "weighted", "own class", "eager", "no jit")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     "kind",
@@ -616,6 +617,7 @@ def test_learning_rate_changed_after_compile_is_the_copys_too() -> None:
     assert float(original.optimizer.learning_rate) == 0.25
 
 
+@pytest.mark.slow
 def test_layer_frozen_after_compiling_trains_on_as_in_the_original() -> None:
     original = fitted(models.dense(), optimizer=keras.optimizers.Adam(0.01))
     original.get_layer("wide").trainable = False
@@ -674,6 +676,7 @@ def test_model_compiled_without_loss_or_optimizer_does_not_stumble() -> None:
     assert result.report.warnings == ()
 
 
+@pytest.mark.slow
 def test_shared_layers_and_compiled_state_go_together() -> None:
     original = models.shared_between_submodels()
     original.compile(keras.optimizers.Adam(0.01), own_loss_of_size)
@@ -847,6 +850,7 @@ def descended(kernel: Array, rate: float, factor: float) -> Array:
     return kernel - rate * factor * 4 * (kernel @ deviation if tall else deviation @ kernel)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit", [True, False])
 def test_in_place_moves_the_weights_of_a_model_that_was_fitted_before(jit: bool) -> None:
     model = models.dense()

@@ -378,6 +378,7 @@ def test_what_two_models_share_is_said_not_to_be_shared_in_a_file(
     assert any("8 weights where the model has 6" in note for note in result.report.warnings)
 
 
+@pytest.mark.slow
 def test_original_and_copy_train_on_apart() -> None:
     """JAX deletes the arrays that a step trains: the two must have none in common."""
     original = models.dense()
@@ -545,6 +546,7 @@ def quantized(mode: str) -> Any:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["int8", "float8"])
 def test_quantized_layer_does_not_stand_in_the_way_of_others(mode: str) -> None:
     original = quantized(mode)
@@ -590,9 +592,11 @@ def test_weights_go_by_what_holds_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["load_own_variables", "save_own_variables", "save_assets", "load_assets", "build"]
-)
-def test_fault_of_a_class_is_one_line_that_names_it(place: str) -> None:
+    "place",
+    ["load_own_variables", "save_own_variables", "save_assets", "load_assets", "build", "call",
+     "get_config", "from_config"],
+)  # fmt: skip
+def test_fault_of_a_class_is_one_line_that_names_it(place: str, tmp_path: Path) -> None:
     fails_at: list[str] = []
 
     class Own(layers.Layer):  # type: ignore[misc]  # Keras is untyped
@@ -607,7 +611,17 @@ def test_fault_of_a_class_is_one_line_that_names_it(place: str) -> None:
                 raise KeyError("of the class")
 
         def call(self, x: Any) -> Any:
+            self.fail("call")
             return x * self.gain
+
+        def get_config(me) -> dict[str, Any]:  # no name is sure
+            me.fail("get_config")
+            return super().get_config()
+
+        @classmethod
+        def from_config(cls, config: Any) -> Any:
+            cls.fail(cls, "from_config")
+            return super().from_config(config)
 
         def load_own_variables(self, store: Any) -> None:
             self.fail("load_own_variables")
@@ -626,6 +640,7 @@ def test_fault_of_a_class_is_one_line_that_names_it(place: str) -> None:
     inputs = layers.Input((4,))
     model = keras.Model(inputs, layers.Dense(2)(Own(name="own")(inputs)))
     assert orthwrap.apply(model).report.summary["regularized"] == 1
+    model.save(tmp_path / "m.keras")
     fails_at.append(place)
     for verb in (orthwrap.apply, orthwrap.strip):
         with pytest.raises(orthwrap.RebuildError) as caught:
@@ -634,6 +649,12 @@ def test_fault_of_a_class_is_one_line_that_names_it(place: str) -> None:
         assert "of the class" in str(caught.value)
         assert "\n" not in str(caught.value)
     assert model.losses == []
+    if place in ("load_own_variables", "build", "call", "from_config"):
+        with pytest.raises(orthwrap.OrthwrapError) as told:
+            orthwrap.load_model(tmp_path / "m.keras", custom_objects={"Own": Own})
+        assert "Own" in str(told.value)
+        assert "of the class" in str(told.value)
+        assert "\n" not in str(told.value)
 
 
 def test_number_in_place_of_nan_is_another_output() -> None:

@@ -100,6 +100,7 @@ def test_state_of_a_real_file(name: str) -> None:
     assert max(float(np.abs(v).max()) for v in model.optimizer.variables[2:]) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["mse", ["mae"], {"dense": "kld"}, "mean_squared_error"])
 @pytest.mark.filterwarnings("ignore")
 def test_abbreviated_losses_of_keras_3(tmp_path: Path, loss: Any) -> None:

@@ -106,6 +106,7 @@ def averaging() -> Any:
     return compiled(keras.optimizers.SGD(0.5, use_ema=True, ema_momentum=0.9))
 
 
+@pytest.mark.slow
 def test_averages_are_what_is_left_whichever_epoch_is_kept() -> None:
     x, y = classes()
     words: dict[str, Any] = {"data": (x, y, x, y), "epochs": 3, "seed": 0, "factor": 0.0}

@@ -41,7 +41,7 @@ PATCHES = {**IMAGE, "patch_size": 8, "num_layers": 2, "hidden_dim": 8, "num_head
 ENCODER_ALONE = {key: value for key, value in SHORT.items() if key != "num_heads"}
 RESNET = {
     **IMAGE,
-    "input_conv_filters": [8],
+    "input_conv_filters": [64],  # the width of the first stage, whose block has no projection
     "input_conv_kernel_sizes": [3],
     "stackwise_num_filters": [64, 8, 8],
     "stackwise_num_blocks": [2, 2, 2],

@@ -24,6 +24,7 @@ RELEASES = (
     "3.0.5 3.1.1 3.2.1 3.3.3 3.4.1 3.5.0 3.6.0 3.7.0 "
     "3.8.0 3.9.2 3.10.0 3.11.3 3.12.4 3.13.2 3.14.1 3.15.0"
 )
+ROOT = Path(__file__).resolve().parents[2]
 BESIDE = ("dm-tree",)  # which releases up to 3.3 need, and the present one does not
 TOLERANCE = 1e-6
 Makers = dict[str, Callable[[], Any]]
@@ -178,7 +179,6 @@ def check(folder: Path) -> dict[str, str]:
 
 
 def main(releases: list[str]) -> int:
-    tests = Path(__file__).resolve().parents[1]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
     wrong = 0
     for release in releases:
@@ -186,7 +186,7 @@ def main(releases: list[str]) -> int:
             beside, models = Path(scratch, "keras"), Path(scratch, "models")
             models.mkdir()
             subprocess.run([*pip, str(beside), f"keras=={release}", *BESIDE], check=True)
-            path = os.pathsep.join([str(beside), str(tests)])
+            path = os.pathsep.join([str(beside), str(ROOT)])
             subprocess.run(
                 [sys.executable, "-W", "ignore", __file__, "--write", str(models)],
                 env={**os.environ, "PYTHONPATH": path},
@@ -203,7 +203,7 @@ def main(releases: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    sys.path.insert(0, str(ROOT))
     if sys.argv[1:2] == ["--write"]:
         write(Path(sys.argv[2]))
         sys.exit(0)

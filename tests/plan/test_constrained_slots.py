@@ -137,6 +137,19 @@ def test_a_rules_file(tmp_path: Path) -> None:
         read_rules(path)
 
 
+def test_python_takes_a_rules_file_as_the_command_does(tmp_path: Path) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text('[[rule]]\ntarget = "free"\nconstrain = "spectral:1.5"\n')
+    for rules in (path, str(path)):
+        report = orthwrap.apply(bound(), rules=rules).report
+        assert [r.constraint and str(r.constraint) for r in report.layers] == [None, "spectral:1.5"]
+    with pytest.raises(orthwrap.FileFault, match=r"none\.toml"):
+        orthwrap.apply(bound(), rules=tmp_path / "none.toml")
+    for junk in (7, [path], ()):
+        with pytest.raises(orthwrap.ValueFault, match="or the path of a rules file"):
+            orthwrap.apply(bound(), rules=junk)
+
+
 def bound() -> Any:
     """A kernel with a constraint of its own, one with none."""
     inputs = layers.Input((6,))
@@ -275,5 +288,5 @@ def test_a_node_that_is_broken_is_one_line(changed: dict[str, Any]) -> None:
     node = Constrained(Constrain.parse("orthogonal")).to_node()
     assert Constrained.from_node(node).to_node() == node
     node["config"] |= changed
-    with pytest.raises(orthwrap.ValueFault, match=r"orthwrap constraint.*that this version cannot"):
+    with pytest.raises(orthwrap.ValueFault, match=r"orthwrap constraint.*that orthwrap .* cannot"):
         Constrained.from_node(node)

@@ -162,6 +162,7 @@ def test_an_unknown_loss_is_named(own: ModuleType, tmp_path: Path) -> None:
     assert orthwrap.load_model(source, compile=False) is not None
 
 
+@pytest.mark.slow
 def test_the_command_line_looks_in_the_current_folder(own: ModuleType, tmp_path, run) -> None:
     saved(own_model(own), tmp_path / "m.h5")
     words = ("apply", "m.h5", "-o", "o.keras", "-q")
@@ -257,6 +258,7 @@ def test_safe_mode_is_keras_s_word_for_it(tmp_path: Path) -> None:
     assert orthwrap.load_model(source, safe_mode=False) is not None
 
 
+@pytest.mark.slow
 def test_unsafe_lambda_on_the_command_line(tmp_path: Path, run: Any) -> None:
     saved(with_lambda(), tmp_path / "m.h5")
     done = run("apply", "m.h5", "-o", "o.keras", "-q")

@@ -47,6 +47,15 @@ def told(planned: Plan) -> dict[str, tuple[str, str]]:
         (node("Conv2D", "x"), (4, 3), "kernel has at least 3 axes, this one 2"),
         (node("Conv2D", "x", groups=3), (3, 3, 2, 4), "3 groups do not divide its last axis, 4"),
         (node("Conv2D", "x", groups=True), (3, 3, 2, 4), "True groups do not divide"),
+        (node("Conv2D", "x", groups=0), (3, 3, 2, 4), "0 groups do not divide"),
+        (node("Conv2D", "x", strides=[0, 0]), (3, 3, 2, 4), "strides [0, 0] are not 2 positive"),
+        (
+            node("Conv2D", "x", dilation_rate=[1]),
+            (3, 3, 2, 4),
+            "dilation_rate [1] are not 2 positive",
+        ),
+        (node("DepthwiseConv2D", "x", strides="2"), (3, 3, 4, 1), "strides '2' are not 2 positive"),
+        (node("Conv1DTranspose", "x", strides=-1), (3, 2, 4), "strides -1 are not 1 positive"),
         (node("Conv2DTranspose", "x", groups=2), (3, 3, 2, 4), "grouped transposed convolutions"),
         (node("EinsumDense", "x", equation="ab"), (4, 3), "is not of the form 'ab,bc->ac'"),
         (node("EinsumDense", "x", equation="ab,bz->ac"), (4, 3), "axis 'z' of equation"),
@@ -67,7 +76,7 @@ def test_why_a_kernel_has_no_layout(
     assert decision.decision == "unsupported"
 
 
-@pytest.mark.parametrize("strides", [2, [2, 2], (2, 2)])
+@pytest.mark.parametrize("strides", [2, [2, 2], (2, 2), np.int64(2), (np.int32(2), 2)])
 def test_strides_may_be_a_number_or_one_for_each_axis(strides: Any) -> None:
     layout = slot_of(node("Conv2D", "x", strides=strides), CONV).layout
     assert layout is not None
@@ -75,10 +84,13 @@ def test_strides_may_be_a_number_or_one_for_each_axis(strides: Any) -> None:
 
 
 @pytest.mark.parametrize("strides", [[2], "2", None, [2, 0], [True, True]])
-def test_strides_that_are_none_count_as_1(strides: Any) -> None:
-    layout = slot_of(node("Conv2D", "x", strides=strides), CONV).layout
+def test_what_a_class_of_others_calls_strides_need_not_be_any(strides: Any) -> None:
+    layout = slot_of(node("TheirConv", "x", strides=strides), CONV).layout
     assert layout is not None
     assert set(layout.strides or (1,)) == {1}
+    assert (
+        "are not 2 positive integers" in slot_of(node("Conv2D", "x", strides=strides), CONV).problem
+    )
 
 
 def test_a_scale_is_that_of_all_kernels_of_a_slot() -> None:

@@ -84,6 +84,7 @@ def test_pages_made_from_the_code_are_what_it_makes() -> None:
     from orthwrap_cli import reference
 
     assert PAGES["commands.md"] == reference.commands()
+    assert "{" not in PAGES["commands.md"]
     done = subprocess.run(
         [sys.executable, "-c", "import schema; print(schema.text(), end='')"],
         cwd=DOCS,

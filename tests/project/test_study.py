@@ -109,6 +109,7 @@ def test_what_is_kept_is_small_and_whole() -> None:
     assert kept(Run("none", "a", "so", 1, 0), RESULTS) is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("arm", ["decay", "so", "pull"])
 def test_a_model_that_is_used_for_several_seeds_begins_anew_each_time(arm: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import h5py
@@ -164,6 +165,12 @@ def four_layers(regularizer: Any) -> Any:
     return keras.Model(inputs, x)
 
 
+@functools.cache
+def at_each_step(make: Any) -> list[float]:
+    """What the textbook's penalty comes to, paid for at each step."""
+    return trained(make, textbook(0.02), 0, jit_compile=BACKEND == "jax")
+
+
 def trained(make: Any, regularizer: Any, validate: int, **words: Any) -> list[float]:
     """The residuals after 120 steps in epochs of three, and batches of validation between."""
     keras.utils.set_random_seed(1)
@@ -176,13 +183,14 @@ def trained(make: Any, regularizer: Any, validate: int, **words: Any) -> list[fl
     return residuals(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("validate", [0, 1])
 @pytest.mark.parametrize("make", [attention, four_layers])
 def test_each_kernel_gets_its_share_whoever_shares_and_whatever_validates(
     make: Any, validate: int
 ) -> None:
     start = residuals(models.randomized(make(None)))
-    reference = trained(make, textbook(0.02), 0)
+    reference = at_each_step(make)
     found = trained(make, orthwrap.SO(0.02, every=4, seed=2), validate)
     assert len(found) == 4
     for begun, expected, got in zip(start, reference, found, strict=True):
@@ -191,13 +199,13 @@ def test_each_kernel_gets_its_share_whoever_shares_and_whatever_validates(
 
 
 # PyTorch knows no several steps at once.
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1] if BACKEND == "torch" else [1, 3])
 def test_one_validation_batch_for_three_of_training_locks_nothing(steps: int) -> None:
     words = {"steps_per_execution": steps}
     for every in (2, 4):
         found = trained(four_layers, orthwrap.SO(0.02, every=every, seed=3), 1, **words)
-        expected = trained(four_layers, textbook(0.02), 0)
-        np.testing.assert_allclose(found, expected, rtol=0.5)
+        np.testing.assert_allclose(found, at_each_step(four_layers), rtol=0.5)
 
 
 # JAX outside of a layer's step
@@ -224,6 +232,7 @@ def test_in_a_jit_of_ones_own_nothing_is_kept_and_the_value_is_right() -> None:
     assert drawing.moment["count"] == 2
 
 
+@pytest.mark.slow
 def test_a_model_that_holds_what_its_layers_share() -> None:
     class Holding(keras.Model):  # type: ignore[misc]  # Keras is untyped
         def __init__(self) -> None:

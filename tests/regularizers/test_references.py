@@ -137,6 +137,7 @@ def data(width: int) -> tuple[Any, Any]:
 # The attack, on every verb
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_no_verb_runs_the_program_in_a_bias(tmp_path: Path, suffix: str) -> None:
     mark = tmp_path / "mark"
@@ -375,6 +376,7 @@ def squares(model: Any) -> float:
     return float(ops.sum(ops.square(model.get_layer("out").kernel)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_what_the_user_names_is_found(
     own: ModuleType, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch

@@ -133,6 +133,7 @@ def test_config_makes_the_same_regularizer_again(name: str) -> None:
             assert float(again(w)) == float(regularizer(w))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [0, 1], ids=["h5", "keras"])
 def test_every_class_comes_back_from_a_file(files: Any, kind: int) -> None:
     model, paths = files
@@ -572,6 +573,7 @@ def test_every_moves_the_weights_at_its_own_steps_only() -> None:
     assert [sum(moved[:2]), sum(moved[2:])] == [1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("every", "accumulate"), [(2, 2), (2, 4), (3, 3)])
 def test_every_is_right_under_gradient_accumulation(every: int, accumulate: int) -> None:
     """One update from several small steps is that of the plain penalty."""
@@ -594,6 +596,7 @@ def test_every_is_right_under_gradient_accumulation(every: int, accumulate: int)
     np.testing.assert_allclose(sparse, plain, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit", JIT)
 def test_sketch_draws_anew_at_each_step_and_as_its_seed_says(jit: bool) -> None:
     def draws(seed: int | None) -> list[float]:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,11 @@ import orthwrap
 from tests.conftest import PATIENCE_S, REPOSITORY
 from tests.support.pages import blocks
 
-pytest.importorskip("jax")
+# Not by importing, which takes seconds wherever tests are collected.
+pytestmark = pytest.mark.skipif(
+    find_spec("jax") is None,
+    reason="`make test-backends` has it",
+)
 
 
 def on_four_devices(*words: str, folder: Path = REPOSITORY) -> str:

@@ -83,6 +83,7 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
+@pytest.mark.slow
 def test_every_kernel_is_a_row_with_its_figures(report: Report) -> None:
     seen = Page(text_of(report)).seen
     for record in report.layers:
@@ -91,6 +92,19 @@ def test_every_kernel_is_a_row_with_its_figures(report: Report) -> None:
             assert f"{getattr(record.before, record.driven):.3g}" in seen
     assert f"{report.summary['regularized']} of {report.summary['kernels']}" in seen
     assert f"numpy {report.versions['numpy']}" in seen
+
+
+def test_a_check_says_what_fails() -> None:
+    checked = orthwrap.check(small_file(".h5"), max=["residual=1e-6"])
+    assert checked.gate is not None
+    seen = Page(text_of(checked)).seen
+    assert checked.gate.text in seen
+    for failure in checked.gate.failures:
+        assert f"{failure.place}: {failure.text}" in seen
+    assert checked.layers[0].before is not None
+    assert checked.layers[0].before.sigma_min is None  # nothing asked for it
+    assert "condition unbounded" not in seen
+    assert "not selected" not in seen
 
 
 def test_training_has_curves_and_its_metrics(report: Report) -> None:

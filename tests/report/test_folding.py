@@ -138,3 +138,14 @@ def test_no_line_is_longer_than_the_screen_and_no_number_is_broken(width: int) -
         assert max(map(len, text.splitlines())) <= width
         assert "123" in text
         assert "0.50 … 2.00" in text or width < 72
+
+
+def test_a_condition_that_is_not_known_is_not_the_worst() -> None:
+    known, singular = record("known"), Deviation(1.0, 1.0, 1.0, 0.0, 2.0, None, 0.1)
+    unknown = Deviation(1.0, 1.0, 1.0, None, 2.0, None, 0.1)  # as of a kernel that is estimated
+    records = [record("large", before=unknown), known, record("singular", before=singular)]
+    assert names(rows_of(records, View(sort="condition"))) == [
+        ("singular", 1),
+        ("known", 1),
+        ("large", 1),
+    ]

@@ -52,6 +52,7 @@ def column(browser: Any, index: int) -> list[str]:
     return [cell.text for cell in cells]
 
 
+@pytest.mark.slow
 def test_it_sorts_and_finds_without_an_error(browser: Any) -> None:
     assert len(column(browser, 0)) == 3
     heads = {e.text: e for e in browser.find_elements("css selector", ".kernels th button")}

@@ -124,6 +124,28 @@ def test_a_long_model_is_cut_and_said() -> None:
     assert len(many.layers) == 300
 
 
+def test_a_deep_model_is_shown_in_blocks_with_their_worst() -> None:
+    report = orthwrap.inspect(small_file(".h5"))
+    first = report.layers[0]
+    assert first.before is not None
+    figures = [replace(first.before, residual=i / 100) for i in range(1, 101)]
+    many = [replace(first, path=f"stage{i // 50}_conv{i}", before=f) for i, f in enumerate(figures)]
+    html = replace(report, layers=tuple(many))._repr_html_()
+    assert html.count("<tr>") == 1 + 2
+    assert '>stage1_*</td><td class="">50 kernels, worst stage1_conv99</td>' in html
+    assert ">1</td>" in html  # the residual of stage1_conv99
+    assert "100 kernels in 2 blocks, each with the figures of its worst" in html
+
+
+def test_a_check_says_in_a_cell_what_fails() -> None:
+    report = orthwrap.check(small_file(".h5"), max=["residual=1e-6"])
+    assert report.gate is not None
+    failure = report.gate.failures[0]
+    for said in (report._repr_html_(), repr(report)):
+        assert report.gate.text in said
+    assert f"{failure.place}: {failure.text}" in report._repr_html_()
+
+
 def test_the_spectrum_goes_to_json_and_back(tmp_path: Path) -> None:
     report = orthwrap.inspect(small_file(".h5"))
     again = Report.from_json(json.loads(json.dumps(report.to_json())))

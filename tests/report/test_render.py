@@ -67,6 +67,7 @@ def test_nothing_of_a_name_is_lost(name: str, width: int) -> None:
     assert "".join(line.removeprefix("  ") for line in lines) == name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 def test_a_report_stays_within_the_screen(width: int, suffix: str, tmp_path: Any) -> None:
@@ -136,6 +137,7 @@ def test_inspect_counts_those_that_it_was_asked_about(tmp_path: Any) -> None:
     assert "2 kernels not selected" in lines
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_figures_before_a_schedule_are_told_apart() -> None:
     data = (np.ones((8, 8, 8, 1), "float32"), np.zeros(8))
@@ -231,6 +233,7 @@ def test_choices_may_be_left_out() -> None:
     assert "Trained for 2 epochs" in "\n".join(without)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.integers(40, 140))
 def test_no_line_ends_with_spaces(width: int) -> None:

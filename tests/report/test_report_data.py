@@ -12,14 +12,19 @@ import numpy as np
 import pytest
 
 from orthwrap.errors import ValueFault
+from orthwrap.penalties.attachment import Attachment
+from orthwrap.penalties.constrained import Constrained
 from orthwrap.plan.decide import plan
+from orthwrap.report import as_csv, as_markdown, notebook
 from orthwrap.report import make as make_module
 from orthwrap.report import measure as measure_module
 from orthwrap.report.comparing import compare_kernel, kernels_of
 from orthwrap.report.make import make_report, with_trained
 from orthwrap.report.record import CompareReport, Comparison, Report, Training
+from orthwrap.rules.constrain import Constrain
 from orthwrap.rules.rule import Rule
 from orthwrap.survey import survey
+from tests.report.test_report_schema import check
 from tests.support.dict_store import DictStore, node, store
 
 L2 = {"class_name": "L2", "config": {"l2": 0.01}}
@@ -231,3 +236,70 @@ def test_kernels_of_two_models() -> None:
     told = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert CompareReport.from_json(told).to_json() == told
     assert str(CompareReport.from_json(told)) == str(report)
+
+
+def held(constrain: str, **words: Any) -> dict[str, Any]:
+    return Constrained(Constrain.parse(constrain), **words).to_node()
+
+
+def max_norm(value: int) -> dict[str, Any]:
+    return {"class_name": "MaxNorm", "config": {"max_value": value, "axis": 0}}
+
+
+def penalized(alpha: float, replaced: Any = None) -> dict[str, Any]:
+    return Attachment("so", 0.001, "preserve", alpha, replaced=replaced).to_node()
+
+
+ALPHAS = ("(alpha=0.5)", "(alpha=0.7)")
+
+
+@pytest.mark.parametrize(
+    ("key", "before", "after", "words"),
+    [
+        ("constraint", None, held("orthogonal"), ("–", "held orthogonal")),
+        ("constraint", held("spectral:1"), held("spectral:2"), ("spectral:1", "spectral:2")),
+        ("constraint", held("orthogonal", every=2), held("orthogonal"), ("every=2", "orthogonal")),
+        # Words that are the same say what is not.
+        ("constraint", max_norm(2), max_norm(3), ("max_value=2", "max_value=3")),
+        (
+            "constraint",
+            *(held("orthogonal", scale="preserve", alpha=a) for a in (0.5, 0.7)),
+            ALPHAS,
+        ),
+        ("regularizer", penalized(0.5), penalized(0.7), ALPHAS),
+        # What is not different is the same.
+        ("constraint", max_norm(2), max_norm(2), ""),
+        ("constraint", held("orthogonal"), held("orthogonal", replaced=max_norm(2)), ""),
+        ("regularizer", penalized(0.5), penalized(0.5, L2), ""),
+        ("regularizer", L2, {**L2, "module": "keras.regularizers", "registered_name": None}, ""),
+    ],
+)
+def test_what_differs_in_regularizer_and_constraint(
+    key: str, before: Any, after: Any, words: Any
+) -> None:
+    sides = [store(node("Dense", "d", **{f"kernel_{key}": n}), d=A) for n in (before, after)]
+    rows = compared(*sides)
+    record = sides[0].record
+    report = CompareReport(record, record, tuple(rows), "1")
+    other = "constraint" if key == "regularizer" else "regularizer"
+    assert report.summary[f"{other}s_changed"] == 0
+    assert report.summary[f"{key}s_changed"] == int(words != "")
+    assert report.differs == (words != "")
+    was, now = rows[0].words
+    assert (was == now) == (words == "")
+    if words:
+        assert words[0] in was
+        assert words[1] in now
+    told = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    check(told)
+    assert CompareReport.from_json(told) == report
+    assert (rows[0].held_after is None) == ("Orthogonality" not in str(after))
+    text = str(report)
+    assert f"1 {key} differs" in text if words else f"the same {key}s" in text
+    for shown in (
+        text,
+        as_csv.text_of(report),
+        as_markdown.text_of(report),
+        notebook.html_of(report),
+    ):
+        assert words == "" or now.removeprefix("held ").split(":")[0].split()[0] in shown

@@ -62,6 +62,7 @@ def test_the_schema_is_one() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 
+@pytest.mark.slow
 def test_every_command_without_data(folder: Path) -> None:
     for words in (
         ["inspect", "model.h5"],

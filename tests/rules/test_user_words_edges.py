@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from orthwrap._version import __version__
 from orthwrap.errors import FileFault, ValueFault
 from orthwrap.penalties import options
 from orthwrap.penalties.attachment import Attachment, describe, ours_within
@@ -280,9 +281,12 @@ def test_what_an_attachment_sets_aside_is_the_original() -> None:
     ("change", "said"),
     [
         ({"class_name": "Nobody"}, "whose penalty is not registered here"),
-        ({"config": None}, "that this version cannot read"),
-        ({"config": {"factor": "much"}}, "that this version cannot read"),
-        ({"config": {"factor": 1.0, "layout": {"rows": 1}}}, "that this version cannot read"),
+        ({"config": None}, f"that orthwrap {__version__} cannot read"),
+        ({"config": {"factor": "much"}}, f"that orthwrap {__version__} cannot read"),
+        (
+            {"config": {"factor": 1.0, "layout": {"rows": 1}}},
+            f"that orthwrap {__version__} cannot read",
+        ),
     ],
 )
 def test_a_node_of_another_version_is_refused(change: dict[str, Any], said: str) -> None:

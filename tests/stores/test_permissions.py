@@ -106,6 +106,7 @@ def content(folder: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_a_folder_that_may_not_be_written_to(place: Path) -> None:
     (place / "old-out.h5").write_bytes(b"old")
     before = content(place)
@@ -123,6 +124,7 @@ def test_a_folder_that_may_not_be_written_to(place: Path) -> None:
     assert content(place) == before
 
 
+@pytest.mark.slow
 def test_what_cannot_be_written_in_the_end_is_found_first(place: Path) -> None:
     before = content(place)
     for outcome in commands(
@@ -135,6 +137,7 @@ def test_what_cannot_be_written_in_the_end_is_found_first(place: Path) -> None:
     assert content(place) == before
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_be_read(place: Path) -> None:
     for path in place.glob("m.*"):
         path.rename(place / f"closed{path.suffix}").chmod(0)
@@ -183,6 +186,7 @@ def test_no_room_for_modernised_copies(place: Path) -> None:
     refused(outcome, f"cannot write into {place / 'none'}: Permission denied")
 
 
+@pytest.mark.slow
 def test_a_file_that_may_only_be_read_gives_one_like_it(place: Path) -> None:
     (place / "m.h5").chmod(0o444)
     (outcome,) = commands(place, ["apply", "m.h5", "-o", "mine/out.h5"])

@@ -147,6 +147,7 @@ def test_standard_output_by_its_name_carries_json_alone(folder: Path, name: str)
     assert "3 kernels" in done.stderr
 
 
+@pytest.mark.slow
 def test_descriptors_are_written_straight_through(folder: Path) -> None:
     (folder / "all.txt").write_text("kept\n")
     done = run("inspect m.h5 -q", shell="--json /dev/stdout >> all.txt")
@@ -207,6 +208,7 @@ def test_a_reader_that_is_gone_is_one_line(tmp_path: Path) -> None:
         output.write("{}")
 
 
+@pytest.mark.slow
 def test_a_log_may_go_into_a_pipe(pipe: tuple[int, Path]) -> None:
     from tests.support import models
     from tests.support.run_helpers import classes

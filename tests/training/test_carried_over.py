@@ -72,6 +72,7 @@ MADE_UNDER = [
 
 
 # Each policy in each format and under another, and each pair of policies that differ in scaling.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "kind", "now", "suffix"),
     [

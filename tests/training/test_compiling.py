@@ -22,6 +22,7 @@ pytestmark = pytest.mark.usefixtures("eagerly")
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+@pytest.mark.slow
 def test_uncompiled_model_gets_adam_at_a_low_rate() -> None:
     result = orthwrap.apply(models.dense(), data=classes(), factor=1e-3, epochs=1)
     training = result.report.training
@@ -153,6 +154,7 @@ def test_labels_that_the_models_own_loss_does_not_take_are_an_error_of_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_several_inputs_and_outputs_by_name(compiled: bool) -> None:
     model = models.many_ports()

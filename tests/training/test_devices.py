@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ import orthwrap
 from orthwrap.errors import UsageError
 from tests.conftest import PATIENCE_S, REPOSITORY
 
-pytest.importorskip("jax", reason="`make test-backends` has it")
-pytest.importorskip("torch", reason="`make test-backends` has it")
+# Not by importing, which takes seconds wherever tests are collected.
+pytestmark = pytest.mark.skipif(
+    find_spec("jax") is None or find_spec("torch") is None,
+    reason="`make test-backends` has it",
+)
 
 SUPPORT = REPOSITORY / "tests" / "support"
 BACKENDS = ("tensorflow", "jax")

@@ -232,6 +232,7 @@ def test_the_copy_learns_and_is_compiled_as_before() -> None:
     assert {"kind_accuracy", "place_mae"} <= set(logs)
 
 
+@pytest.mark.slow
 def test_a_model_that_was_not_compiled_is_not_afterwards(tmp_path: Path) -> None:
     model = models.dense()
     x = drawn(16, 6)

@@ -111,6 +111,7 @@ def test_a_resumed_run_goes_on_with_the_next_batch(name: str, tmp_path: Path) ->
         np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_copy_imitates_the_original_on_endless_data() -> None:
     words: dict[str, Any] = {"distill": True, "steps_per_epoch": 3, "epochs": 2, **WORDS}
     for source in (endless, Endless(), dataset().repeat()):

@@ -71,6 +71,7 @@ class Recorder:
         self.calls.append("stop")
 
 
+@pytest.mark.slow
 def test_progress_is_told_of_each_step_and_always_of_the_end() -> None:
     recorder = Recorder()
     orthwrap.apply(

@@ -66,6 +66,7 @@ def test_what_is_no_goal_is_refused_in_one_line_with_an_example(text: Any) -> No
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.slow
 def test_words_that_contradict_each_other_are_refused() -> None:
     model, data = small(), (X, Y)
     for words, said in (
@@ -117,6 +118,38 @@ def test_the_epoch_to_keep_is_the_nearest_one_within_the_margin() -> None:
     spent = progress(epoch(1, 0.3, worse=0.03), epoch(2, 0.1, worse=0.05))
     assert spent.best is not None
     assert spent.best.epoch == 1
+
+
+def test_of_epochs_that_are_equally_near_the_one_with_the_least_loss_is_kept() -> None:
+    """Few samples give them the same accuracy."""
+
+    def at(number: int, residual: float, loss: float | None) -> GoalEpoch:
+        task = TaskStanding(0.9, 0.9, 0.004, 0.01, 0.005, loss=loss)
+        return GoalEpoch(number, (residual,), (0.01,), task)
+
+    found = progress(at(1, 0.3, 0.1), at(2, 0.08, 0.6), at(3, 0.09, 0.5), at(4, 0.07, 0.7))
+    assert found.best is not None
+    assert found.best.epoch == 3
+    unknown = progress(at(1, 0.08, None), at(2, 0.07, None))
+    assert unknown.best is not None
+    assert unknown.best.epoch == 2  # then the smaller residual
+    assert GoalProgress.from_json(found.to_json()) == found
+
+
+def test_a_spent_margin_is_waited_for_while_the_loss_comes_back() -> None:
+    def lost(number: int, recovers: bool) -> GoalEpoch:
+        task = TaskStanding(0.8, 0.9, 0.05, 0.001, 0.005, recovers=recovers)
+        return GoalEpoch(number, (0.5,), (0.01,), task)
+
+    waited = [lost(number, True) for number in range(1, 16)]
+    assert ending(progress(*waited)) == ""
+    assert ending(progress(*waited, lost(16, False))) == "margin"
+
+
+def test_a_kernel_is_not_driven_far_past_its_goal() -> None:
+    """What lies beyond was not asked for, and the task would pay for it."""
+    found = driven(Aim(division=10), 1.0, 1e-5, Course(100, 20))
+    assert 10 <= 1 / found.epochs[-1].residuals[0] <= 11
 
 
 @pytest.mark.parametrize(
@@ -186,6 +219,7 @@ def test_the_goal_is_reached_whatever_the_steps_and_the_opposition(
     assert all(rate is not None and 0 < rate <= HIGHEST for rate in rates)
 
 
+@pytest.mark.slow
 @given(
     st.floats(0.02, 50),
     st.sampled_from([5, 30, 300, 10_000]),
@@ -231,7 +265,7 @@ def test_at_the_first_rate_the_last_epoch_would_be_there() -> None:
     course = Course(115, 12)
     (rate,) = first_rates(progress(start=1.0, target=0.1), course)
     assert rate is not None
-    assert (1 - 2 * rate) ** (115 * 12) == pytest.approx(0.08, rel=0.02)
+    assert (1 - 2 * rate) ** (115 * 12) == pytest.approx(0.095, rel=0.02)
 
 
 # The task
@@ -359,6 +393,9 @@ def test_apply_with_data_and_nothing_else_divides_every_residual_by_ten() -> Non
     assert accuracy >= model.evaluate(X_VAL, Y_VAL, verbose=0)[1] - 0.05
     again = orthwrap.Report.from_json(json.loads(json.dumps(report.to_json())))
     assert again.training.goal == told
+    first = next(e for e in told.epochs if all(map(KernelGoal.reached, told.kernels, e.residuals)))
+    said = f"Trained for {len(told.epochs)} epochs, at the goal after {first.epoch} ("
+    assert said in " ".join(str(report).split())
 
 
 SAID: list[dict[str, Any]] = [
@@ -404,6 +441,7 @@ def test_the_default_gives_way_where_nothing_can_be_pulled() -> None:
         orthwrap.apply(model, data=(X, Y), epochs=1, goal="10x")
 
 
+@pytest.mark.slow
 def test_what_is_only_attached_says_how_to_get_there() -> None:
     model = small()
     told = str(orthwrap.apply(model).report)
@@ -470,6 +508,7 @@ def test_a_run_that_goes_on_ends_at_the_same_bits(tmp_path: Path) -> None:
         orthwrap.apply(model, resume=True, **{**parts, "goal": "20x"})
 
 
+@pytest.mark.slow
 def test_the_callback_does_the_same_in_a_fit_of_ones_own() -> None:
     model = orthwrap.apply(small()).model
     model.compile(
@@ -506,6 +545,7 @@ def test_several_outputs_are_held_by_their_weighted_loss() -> None:
     assert goal.progress.epochs[-1].task.value == pytest.approx(float(wanted), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_what_an_epoch_costs_beside_its_steps_is_counted() -> None:
     """The validation samples go through the model once an epoch, each kernel is read once."""
     calls = 0

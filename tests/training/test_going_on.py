@@ -50,6 +50,7 @@ class Crash(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
             raise RuntimeError("power cut")
 
 
+@pytest.mark.slow
 def test_model_in_place_is_as_it_was_where_it_is_not_trained() -> None:
     """Regularizers, frozen layers, compilation: of a model that cannot be copied there is one."""
     x, y = classes()
@@ -115,6 +116,7 @@ def all_at_once() -> dict[str, Any]:
 RESUMED["all at once, compiled"] = all_at_once()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [
@@ -199,6 +201,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -214,6 +217,10 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"regularizer": "offdiag"}, "regularizers so .*; this one has offdiag"),
         ({"options": {"every": 2}}, "a run with regularizers"),
         ({"factor": 0.5}, "factors 0.001 to 0.001 .*; this one has 0.5 to 0.5"),
+        (
+            {"regularizer": "so", "constrain": "spectral:2"},
+            r"constraints None; this one has spectral:2 \(",
+        ),
         ({"schedule": "cosine:0.1"}, r"schedules \[\]; this one has \['cosine:0.1'\]"),
         (
             {"loss": keras.losses.SparseCategoricalCrossentropy(name="own_sparse_categorical")},
@@ -227,6 +234,24 @@ def test_checkpoint_of_another_run_is_refused(
     words = {**STOPPED, "checkpoint_dir": shutil.copytree(stopped, tmp_path / "c")}
     with pytest.raises(orthwrap.ValueFault, match=said):
         orthwrap.apply(dropping(), **{**words, **change}, resume=True)
+
+
+def test_checkpoint_of_a_run_with_another_constraint_is_refused(tmp_path: Path) -> None:
+    words: dict[str, Any] = {**STOPPED, "checkpoint_dir": tmp_path / "c", "regularizer": "so"}
+    orthwrap.apply(dropping(), **words, constrain="spectral:2")
+    for other, said in (("spectral:3", "has spectral:3"), (None, "has None")):
+        with pytest.raises(
+            orthwrap.ValueFault, match=rf"constraints spectral:2 .*; this one {said}"
+        ):
+            orthwrap.apply(dropping(), **words, constrain=other, resume=True)
+    own = dropping()
+    own.get_layer("head").bias_constraint = keras.constraints.MaxNorm(2)
+    with pytest.raises(
+        orthwrap.ValueFault, match=r"spectral:2 .*; this one has MaxNorm, spectral:2"
+    ):
+        orthwrap.apply(own, **words, constrain="spectral:2", resume=True)
+    again = orthwrap.apply(dropping(), **words, constrain="spectral:2", resume=True)
+    assert again.report.training is not None
 
 
 def test_checkpoint_of_another_model_is_refused_and_none_is_replaced(stopped: Path) -> None:
@@ -285,6 +310,7 @@ def test_interrupted_run_saves_what_it_has_and_replaces_nothing(
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_interrupted_run_says_of_which_epoch_its_model_is(keep: str, tmp_path: Path) -> None:
     out = tmp_path / "out.keras"
@@ -300,6 +326,7 @@ def test_interrupted_run_says_of_which_epoch_its_model_is(keep: str, tmp_path: P
     assert same(orthwrap.load_model(out), one) == (keep == "best")
 
 
+@pytest.mark.slow
 def test_error_of_a_run_without_an_output_has_the_model() -> None:
     words: dict[str, Any] = {"data": classes(), "batch_size": 8, "epochs": 4, "seed": 0}
     words["factor"] = 1e-3
@@ -324,7 +351,31 @@ def test_interrupt_that_was_swallowed_while_loading_is_not_lost() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 def test_last_step_may_be_interrupted_too() -> None:
     words: dict[str, Any] = {"data": classes(), "batch_size": 8, "epochs": 2, "seed": 0}
     stopped = orthwrap.apply(dropping(), callbacks=[CtrlC(1, 4)], **words)
     assert same(stopped.model, orthwrap.apply(dropping(), **words).model)
+
+
+class Swallowing(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
+    """A library that loses a Ctrl-C in the midst of the first step, where none of ours waits."""
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if batch == 0:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            note_interrupts()
+            with contextlib.suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        assert batch == 0, "it goes on"
+
+
+def test_an_interrupt_that_was_swallowed_ends_a_run_after_its_step() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            orthwrap.apply(models.dense(), data=classes(), epochs=2, callbacks=[Swallowing()])
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.usefixtures("eagerly")
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [32, 37])
 def test_task_loss_and_penalty_make_up_the_loss(samples: int) -> None:
     model = models.dense()
@@ -53,6 +54,7 @@ def test_metrics_before_are_those_of_the_model_that_was_given() -> None:
     assert training.metrics_before["accuracy"] == pytest.approx(np.mean(predicted == y))
 
 
+@pytest.mark.slow
 def test_nothing_of_the_split_is_left_in_the_model(tmp_path: Path) -> None:
     result = orthwrap.apply(models.dense(), data=classes(), epochs=1)
     model = result.model

@@ -144,7 +144,7 @@ def fallen(residual: float, rate: float, push: float) -> float:
 def way(network: Network, residuals: tuple[float, ...]) -> float:
     """The share of the way that lies behind, by the kernels' divisions."""
     pairs = zip(network.starts, residuals, strict=True)
-    return float(np.mean([math.log(max(s / r, 1.0)) / math.log(12.5) for s, r in pairs]))
+    return float(np.mean([math.log(max(s / r, 1.0)) / math.log(10.5) for s, r in pairs]))
 
 
 def runs(network: Network, count: int = 40) -> list[Run]:
@@ -376,6 +376,7 @@ def test_an_epoch_is_not_kept_for_its_luck() -> None:
 # What it costs
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="counts in its graphs")
 def test_an_epoch_with_a_goal_multiplies_a_tenth_more_at_most() -> None:
     """A small CNN on 3,500 images of 28×28, in batches of 32.

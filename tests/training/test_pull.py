@@ -216,6 +216,7 @@ def test_scaled_losses_pull_once_a_step() -> None:
     assert len(model.optimizer.variables) == len(scaled.variables)
 
 
+@pytest.mark.slow
 def test_the_loss_is_clean_and_a_foreign_regularizer_stays() -> None:
     model = network(factor=10.0, existing="combine")
     seen: dict[str, float] = {}
@@ -375,6 +376,7 @@ def test_adamw_decays_what_a_fixed_alpha_would_keep() -> None:
     np.testing.assert_allclose(sigma, alpha * np.sqrt(1 - 5e-3 / 0.1), rtol=2e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(keras.optimizers, "Muon"), reason="this Keras has no Muon")
 def test_a_pull_goes_with_muon() -> None:
     """Muon orthogonalizes the update, not the weight: a kernel stays as far as it was."""

@@ -94,6 +94,7 @@ def test_factor_moves_by_step(way: str) -> None:
     np.testing.assert_allclose(model.get_weights()[0], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_no_step_is_traced_again() -> None:
     runs = []
     for schedule in ("constant", "linear"):
@@ -113,6 +114,7 @@ def test_a_model_that_was_trained_before_follows_too() -> None:
     np.testing.assert_allclose(model.get_weights()[0], descended([0.5] * 5), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_zero_is_as_if_there_were_no_penalty() -> None:
     x = np.random.default_rng(1).normal(size=(24, 4)).astype("float32")
     data = x, x[:, :3] ** 2
@@ -134,6 +136,7 @@ def test_zero_is_as_if_there_were_no_penalty() -> None:
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"every": 2, "seed": 3}, {"estimate": "sketch", "seed": 3}])
 def test_options_and_schedules_go_together(options: dict[str, Any]) -> None:
     """Half the factor throughout is a multiplier of one half throughout."""
@@ -146,6 +149,7 @@ def test_options_and_schedules_go_together(options: dict[str, Any]) -> None:
     assert np.abs(weights[0] - KERNEL).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_callables_give_multipliers() -> None:
     decay = keras.optimizers.schedules.ExponentialDecay(1.0, 1, 0.5)
     for schedule in (decay, lambda epoch: 0.5**epoch):
@@ -171,6 +175,7 @@ def test_positions_go_on_from_the_initial_epoch() -> None:
         assert seen == sorted(seen)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_positions_where_the_data_does_not_say_its_length() -> None:
     def batches() -> Iterator[Any]:
@@ -360,6 +365,7 @@ def is_untouched(model: Any) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_configs_and_files_hold_the_factor_of_the_moment(tmp_path: Path) -> None:
     regularizer = orthwrap.SO(FACTOR)
     model = untasked(regularizer)
@@ -395,6 +401,7 @@ def test_configs_and_files_hold_the_factor_of_the_moment(tmp_path: Path) -> None
     np.testing.assert_allclose(model.get_weights()[0], descended([0.1] * 5), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_same_object_goes_on_from_the_same_factor() -> None:
     regularizer = orthwrap.SO(FACTOR)
     model = untasked(regularizer)
@@ -446,6 +453,7 @@ def test_two_schedules_of_two_regularizers() -> None:
     assert "compute_loss" not in vars(model)
 
 
+@pytest.mark.slow
 def test_a_callable_that_gives_no_multiplier() -> None:
     for wrong in (-0.5, math.nan, "x", None):
         regularizer = orthwrap.SO(FACTOR)
@@ -760,6 +768,7 @@ def test_regularizers_go_on_from_a_state() -> None:
     exact.restore(exact.moment)
 
 
+@pytest.mark.slow
 def test_a_resumed_training_draws_the_same_probes() -> None:
     words = {"estimate": "sketch", "probes": 2, "every": 2}
     whole = orthwrap.SO(FACTOR, **words)

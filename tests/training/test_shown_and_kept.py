@@ -30,6 +30,7 @@ pytestmark = pytest.mark.usefixtures("eagerly")
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+@pytest.mark.slow
 def test_csv_log_is_the_history(tmp_path: Path) -> None:
     log = tmp_path / "run of mine.csv"
     result = orthwrap.apply(models.dense(), data=with_validation(), epochs=3, log=log)
@@ -147,6 +148,7 @@ def test_epoch_that_is_kept(words: dict[str, Any], kept: int | None) -> None:
         assert note.logs[1]["val_task_loss"] == training.history["val_task_loss"][1]
 
 
+@pytest.mark.slow
 def test_without_validation_the_last_epoch_is_kept() -> None:
     training = training_of(orthwrap.apply(models.dense(), data=classes(), epochs=3))
     assert training.kept_epoch == training.epochs == 3
@@ -167,6 +169,7 @@ def test_callback_may_end_the_run() -> None:
     assert training_of(result).epochs == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "said"), [(np.nan, "became nan"), (1e3, "penalty exploded")])
 def test_last_good_model_is_kept_when_training_goes_wrong(
     number: float, said: str, tmp_path: Path
@@ -196,6 +199,7 @@ def test_no_model_is_kept_where_none_was_good(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_fault_after_going_on_leaves_what_the_checkpoint_holds(tmp_path: Path) -> None:
     words: dict[str, Any] = {"data": classes(), "seed": 3, "checkpoint_dir": tmp_path / "c"}
     first = orthwrap.apply(dropping(), epochs=2, **words)

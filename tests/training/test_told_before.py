@@ -43,6 +43,7 @@ class Shown:
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "shows"), [({}, True), ({"progress": False}, False)])
 def test_python_shows_the_training_unless_told_not_to(
     words: dict[str, Any], shows: bool, capsys: pytest.CaptureFixture[str]
@@ -73,7 +74,11 @@ def test_a_notebook_sees_the_steps_of_an_epoch(monkeypatch: pytest.MonkeyPatch) 
         shown.step(0, step, {"loss": 2.5, "task_loss": 2.0, "penalty": 0.5})
     monkeypatch.setattr(screen, "is_jupyter", False)  # which would hand lines to IPython
     shown.epoch(0, {"loss": 2.5, "task_loss": 2.0, "penalty": 0.5})
-    lines = [f"epoch 1, step {step}/9  task 2  penalty 0.5" for step in (2, 4, 6, 8)]
+    full = {2: 5, 4: 11, 6: 16, 8: 21}  # of 24
+    lines = [
+        f"{'█' * n}{'░' * (24 - n)}  epoch 1, step {step}/9  task 2  penalty 0.5"
+        for step, n in full.items()
+    ]
     gone = " " * len(lines[0])
     assert out.getvalue() == "".join(
         [*(f"\r{line}" for line in lines), f"\r{gone}\r", "epoch 1/2  task 2  penalty 0.5\n"]
@@ -91,6 +96,7 @@ def test_a_model_without_regularizers_is_told_of_before_it_is_trained() -> None:
 ENTROPY = "sparse_categorical_crossentropy"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("times", "loss", "guessing"),
     [(1.0, ENTROPY, None), (1e3, ENTROPY, np.log(3)), (1.0, "mse", None), (1e3, "mse", 0.25)],
@@ -117,6 +123,7 @@ def test_a_loss_far_above_guessing_is_pointed_out(
         assert f"warning: {said[0]}" in shown.told
 
 
+@pytest.mark.slow
 def test_factor_rate_and_seconds_stand_in_log_and_progress(tmp_path: Path) -> None:
     shown, log = Shown(), tmp_path / "run.csv"
     falling = keras.callbacks.LearningRateScheduler(lambda epoch: [0.1, 0.05][epoch])
@@ -151,6 +158,7 @@ def test_factor_rate_and_seconds_stand_in_log_and_progress(tmp_path: Path) -> No
 # At its end
 
 
+@pytest.mark.slow
 def test_table_and_head_are_apart_and_penalties_say_at_which_factors() -> None:
     x, y = classes()
     model = models.dense()

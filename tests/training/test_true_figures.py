@@ -130,6 +130,7 @@ CHANCE: dict[str, tuple[str, dict[str, Any], Callable[[Array], float]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.traced
 @pytest.mark.parametrize("case", CHANCE)
 def test_validation_is_exact_where_a_call_is_an_estimate(case: str) -> None:
@@ -183,6 +184,31 @@ def test_validation_takes_a_penalty_of_outputs_at_each_batch() -> None:
     assert training.history["val_penalty"] == pytest.approx((penalty,) * 2, rel=1e-4)
 
 
+OF_OUTPUTS: dict[str, Callable[[Array], float]] = {
+    "srip": lambda g: float(np.abs(np.linalg.eigvalsh(g) - 1).max()),
+    "spectral": lambda g: float((np.sqrt(np.linalg.eigvalsh(g).max()) - 1) ** 2),
+}
+
+
+@pytest.mark.traced
+@pytest.mark.parametrize("name", OF_OUTPUTS)
+def test_validation_is_exact_where_a_penalty_of_outputs_is_an_estimate(name: str) -> None:
+    keras.utils.set_random_seed(0)
+    body = [layers.Dense(140, name="wide"), layers.Dense(3, activation="softmax")]
+    model = keras.Sequential([layers.Input((6,)), *body])
+    model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    words: dict[str, Any] = {"on": "activity", "regularizer": name, "factor": 0.1}
+    words |= {"target": "wide", "options": {"steps": 1}}
+    result = orthwrap.apply(model, data=(X, Y, X, Y), epochs=1, batch_size=8, **words)
+    wide = X.astype("float64") @ array(model.layers[0].kernel)
+    grams = [h.T @ h / len(h) for h in np.split(wide, 3)]
+    penalty = np.mean([0.1 * OF_OUTPUTS[name](g) / 8 for g in grams])
+    training = result.report.training
+    assert training is not None
+    assert training.history["val_penalty"] == pytest.approx((penalty,), rel=1e-3)
+    assert training.metrics_before["penalty"] == pytest.approx(penalty, rel=1e-3)
+
+
 class Truth(keras.callbacks.Callback):  # type: ignore[misc]
     """The task loss after each epoch, computed by NumPy."""
 
@@ -194,6 +220,7 @@ class Truth(keras.callbacks.Callback):  # type: ignore[misc]
         self.losses.append(cross_entropy(self.model))
 
 
+@pytest.mark.slow
 def test_task_loss_chooses_the_epoch_beside_a_huge_penalty() -> None:
     model = classifier(large=3.0)
     model.compile(keras.optimizers.SGD(1e-10), "sparse_categorical_crossentropy")
@@ -333,6 +360,13 @@ def test_penalty_that_swamps_the_task_is_told_before_the_first_step(
         assert f"warning: {said[0]}" in shown.told
 
 
+def test_who_has_factors_found_is_not_told_to_have_them_found() -> None:
+    words: dict[str, Any] = {"target": "hidden", "scale": "unit", "epochs": 1, "rho": 1e4}
+    report = orthwrap.apply(classifier(), data=(X, Y), factor="auto", **words).report
+    (said,) = (line for line in report.warnings if "× the task loss" in line)
+    assert said.endswith("attach with scale preserve or a smaller rho")
+
+
 @pytest.mark.parametrize("validates", [True, False])
 @pytest.mark.parametrize(("rate", "said"), [(1e3, "explo"), (1e30, "became|explo")])
 def test_what_the_last_step_breaks_is_not_the_result(
@@ -348,6 +382,7 @@ def test_what_the_last_step_breaks_is_not_the_result(
     assert "nothing was saved" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_factor_beside_which_the_task_is_nothing_ends_the_run() -> None:
     model = classifier()
     words: dict[str, Any] = {"target": "hidden", "scale": "unit", "epochs": 30, "keep": "last"}

@@ -121,7 +121,7 @@ TABLE: list[tuple[GoalProgress, str, str, tuple[str, ...], bool]] = [
         progress([("a", 1.0, 0.99), ("b", 2.0, 2.01)], goal=None, pulled=False),
         "2 kernels (median ÷1, worst ÷1: b)",
         "b came to ÷1: give a goal, as 10x, instead of the factor",
-        ("nothing moved: every residual is what it was",),
+        ("nothing moved: every residual is within 5 % of what it was",),
         True,
     ),
     (  # a residual that rose

@@ -165,6 +165,7 @@ def outcome(config: Any, training: Any, version: str) -> None:
         assert len(message) < 600
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_mutated_configs(data: st.DataObject) -> None:

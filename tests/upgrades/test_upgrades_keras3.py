@@ -300,6 +300,51 @@ def test_h5_compiled_with_abbreviations(loss: Any, metrics: Any, tmp_path: Path)
             assert plain.upgrades == ()
 
 
+def compiled_on_torch(optimizer: Any, path: Path) -> Any:
+    """A trained model, in a file whose optimizers have the names that Keras writes on PyTorch."""
+    model = keras.Sequential([keras.Input((4,)), L.Dense(2)])
+    model.compile(optimizer, "mse", jit_compile=False)
+    model.fit(np.ones((8, 4), "float32"), np.ones((8, 2), "float32"), verbose=0)
+    model.save(path)
+    with zipfile.ZipFile(path) as archive:
+        held = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(held["config.json"])
+    node = config["compile_config"]["optimizer"]
+    node = node["config"].get("inner_optimizer", node)
+    name = node["class_name"]
+    module = f"keras.src.backend.torch.optimizers.torch_{name.lower()}"
+    node |= {"module": module, "registered_name": name}
+    held["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in held.items():
+            archive.writestr(name, data)
+    return model
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: keras.optimizers.Adam(0.1),
+        lambda: keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 9), 0.9),
+        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.RMSprop(0.1)),
+    ],
+)
+def test_compiled_on_pytorch(make: Callable[[], Any], tmp_path: Path) -> None:
+    """Elsewhere its optimizer is another class, which Keras cannot train with, or not import."""
+    path, out = tmp_path / "m.keras", tmp_path / "out.keras"
+    model = compiled_on_torch(make(), path)
+    data = np.ones((8, 4), "float32"), np.zeros((8, 2), "float32")
+    (upgrade,) = orthwrap.upgrade(path, out).report.upgrades
+    assert upgrade["layers"] == ["training"]
+    found = [orthwrap.load_model(path), load(out, compile=True)]
+    for each in (model, *found):
+        each.fit(*data, verbose=0)
+    for each in found:
+        assert type(each.optimizer) is type(model.optimizer)
+        assert int(each.optimizer.iterations) == 2
+        np.testing.assert_array_equal(each.get_weights()[0], model.get_weights()[0])
+
+
 def test_a_broken_training_config_stops_no_reading(tmp_path: Path) -> None:
     """What is attached to is the model; how it was compiled stays as it stands."""
     path, out = tmp_path / "model.h5", tmp_path / "out.h5"

@@ -289,6 +289,7 @@ def test_a_metric_that_fails_is_not_blamed_on_y() -> None:
     assert "metric picky, tried alone, fails on y of shape 20" in said
 
 
+@pytest.mark.slow
 def test_a_callback_that_fails_is_named() -> None:
     class Own(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

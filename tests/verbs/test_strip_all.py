@@ -80,6 +80,56 @@ def test_a_live_model(in_place: bool) -> None:
     assert in_place or left(model) == before
 
 
+NONE: Any = {"regularizer": "none", "existing": "replace"}
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_to_apply_none_is_the_same(suffix: str, tmp_path: Path) -> None:
+    model = regularized()
+    path, out = tmp_path / f"model{suffix}", tmp_path / f"out{suffix}"
+    model.save(path)
+    done = orthwrap.apply(path, out, **NONE)
+    wanted = orthwrap.strip(path, tmp_path / f"wanted{suffix}", all=True)
+    plain = load(out)
+    assert plain.get_config() == load(wanted.output).get_config()
+    np.testing.assert_array_equal(plain(X), model(X))
+    removed = [
+        [r.place for r in x.report.layers if r.decision == "removed"] for x in (done, wanted)
+    ]
+    assert removed[0] == removed[1]
+    assert left(orthwrap.apply(model, **NONE).model) == []
+    assert left(model)
+
+
+def test_none_of_some_layers_and_beside_other_rules(tmp_path: Path) -> None:
+    model = regularized()
+    before = left(model)
+    some = orthwrap.apply(model, target="class:BatchNormalization", **NONE).model
+    assert len(left(some)) == len(before) - 2
+    rules = [orthwrap.Rule(target="all-conv", existing="combine"), orthwrap.Rule(**NONE)]
+    done = orthwrap.apply(model, rules=rules)
+    assert [p.split("/")[-1] for p in left(done.model)] == ["pointwise_kernel"]
+    kept = next(r for r in done.report.layers if r.slot == "pointwise").regularizer
+    assert kept is not None
+    assert kept.combined_with == "L2(l2=0.01)"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ({"regularizer": "none"}, "existing replace"),
+        ({**NONE, "factor": 0.1}, "factor is about a regularizer, and none attaches none"),
+        ({**NONE, "scale": "preserve"}, "scale is about a regularizer"),
+        ({**NONE, "constrain": "orthogonal"}, "leave constrain out"),
+        ({**NONE, "data": (X, X)}, "leave data out"),
+        ({**NONE, "target": "class:Conv2D"}, "matches no layer"),
+    ],
+)
+def test_none_with_words_that_contradict_it(words: Any, expected: str) -> None:
+    with pytest.raises(orthwrap.OrthwrapError, match=expected):
+        orthwrap.apply(regularized(), **words)
+
+
 def test_the_report_lists_them(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((4,)), L.Dense(3, bias_regularizer="l2", name="d")])
     model.add(L.ActivityRegularization(0.1, name="act"))

@@ -61,6 +61,7 @@ def config_of(path: Path) -> Any:
     return store.root
 
 
+@pytest.mark.slow
 @fuzz(60)
 @given(data=st.data(), suffix=st.sampled_from([".h5", ".keras"]), nested=st.booleans())
 def test_mutated_configs(folder: Path, data: st.DataObject, suffix: str, nested: bool) -> None:

@@ -257,6 +257,7 @@ def evil_layers(mark: Path, tree: Path) -> dict[str, tuple[Any, dict[str, Any], 
     }
 
 
+@pytest.mark.slow
 def test_nothing_in_a_saved_model_is_run(tmp_path: Path) -> None:
     evil, folder, tree = tmp_path / "evil", tmp_path / "out", tmp_path / "tree"
     for place in (evil, folder, tree):

@@ -22,7 +22,7 @@ HIGHEST = 0.5
 
 _SPREAD = 3  # epochs that a goal is spread over at least, where there are so many
 _SHARE = 0.5  # of the epochs, that it is spread over; the task recovers in the others
-_INSIDE = 0.8  # of its target, where a kernel is aimed at
+_INSIDE = 0.95  # of its target, where a kernel is aimed at: held ones stay within 3 % of it
 _STEPS = 100  # of an epoch, until it is known
 _LEAST = 0.01  # of a logarithm, that a kernel is asked to go at first
 _DOWN = 3.0  # times a rate goes down where the margin stays spent although nothing moves on
@@ -176,14 +176,15 @@ def _fallen(rate: float, steps: int, speed: float) -> tuple[float, float]:
 def ending(progress: GoalProgress) -> str:
     """Why the run should end now: "reached", "margin", or "" where it goes on.
 
-    At the goal kernels are held, and what the way there cost the task may come back: not before
-    that is over does the run end.
+    At the goal, and where the margin is spent, kernels are held, and what the way there cost the
+    task may come back: not before that is over does the run end.
     """
     epochs = progress.epochs
     last = epochs[-2:]
+    if last and last[-1].task is not None and last[-1].task.recovers:
+        return ""
     if len(last) == 2 and all(progress.is_reached(e) and e.holds for e in last):
-        task = last[-1].task
-        return "" if task is not None and task.recovers else "reached"
+        return "reached"
     spent = [e for e in epochs if not e.holds]
     if not spent:
         return ""

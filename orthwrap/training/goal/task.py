@@ -108,7 +108,10 @@ class Task:
         """
         worse_by, error = self.worse_by(reference, now)
         allowed, recovers = self.allowed(original), _recovers(reference, before, now)
-        return TaskStanding(now.value, reference.value, worse_by, error, allowed, None, recovers)
+        loss = None if now.losses is None else float(now.losses.mean(dtype=np.float64))
+        return TaskStanding(
+            now.value, reference.value, worse_by, error, allowed, None, recovers, loss
+        )
 
 
 def _recovers(first: Measured, before: Measured | None, now: Measured) -> bool:

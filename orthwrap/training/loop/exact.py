@@ -24,10 +24,10 @@ def exact_penalties(model: Any) -> Iterator[dict[str, float]]:
 
     Keras calls a regularizer in training and evaluation alike, so that one of `every=k` and one
     that draws would be chance there. Such a kernel's penalty is measured once instead, from its
-    weights as the report does. A penalty of outputs with `every=k` is taken of each batch.
+    weights as the report does. A penalty of outputs is taken of each batch, without chance.
 
-    A model whose `compute_loss` is its own may take losses as it likes, so it is left as it is; so
-    are kernels that are too large to be measured exactly.
+    A model whose `compute_loss` is its own may take losses as it likes, so the penalties of its
+    kernels are left as they are; so are kernels and outputs that are too large to be measured.
 
     Yields:
         What is to be added to `loss` and `penalty`; empty for nothing.

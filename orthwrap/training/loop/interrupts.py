@@ -19,12 +19,19 @@ class _RememberingHandler:
 
 
 def note_interrupts() -> None:
-    """For a command: a Ctrl-C is not lost where a library that is being loaded swallows it.
+    """For a command: a Ctrl-C is not lost where a library that is loaded or runs swallows it.
 
     JAX's hook of the garbage collector does.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _RememberingHandler())
+
+
+def raise_swallowed() -> None:
+    """KeyboardInterrupt where a Ctrl-C was swallowed since `note_interrupts`."""
+    handler = signal.getsignal(signal.SIGINT)
+    if isinstance(handler, _RememberingHandler) and handler.asked:
+        raise KeyboardInterrupt
 
 
 class Interrupts:
@@ -40,9 +47,7 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         # Only the main thread may say what a signal does.
         if threading.current_thread() is threading.main_thread():
-            before = signal.getsignal(signal.SIGINT)
-            if isinstance(before, _RememberingHandler) and before.asked:
-                raise KeyboardInterrupt
+            raise_swallowed()
             self._before = signal.signal(signal.SIGINT, self._ask)
         return self
 

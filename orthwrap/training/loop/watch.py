@@ -21,7 +21,7 @@ from orthwrap.regularizers.multiplier import MULTIPLIER, RATES
 from orthwrap.report.goal_progress import GoalProgress
 from orthwrap.stores.replacing import TextOutput
 from orthwrap.training.loop.checkpoints import CheckpointFolder, State
-from orthwrap.training.loop.interrupts import Interrupts
+from orthwrap.training.loop.interrupts import Interrupts, raise_swallowed
 from orthwrap.training.loop.logs import Board, csv_of
 from orthwrap.training.loop.losses import without_unused
 from orthwrap.training.loop.monitor import is_lower_better
@@ -240,6 +240,7 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
             self._random = []
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        raise_swallowed()  # of several processes, which end at once and so have no `Interrupts`
         out = self.outcome
         out.step = batch + 1 + self._skipped
         values = without_unused(self.model, _floats(logs or {}))

@@ -77,11 +77,12 @@ def none_left_waiting(processes: Processes) -> Iterator[None]:
 
 def _lost_connection(error: BaseException | None) -> BaseException | None:
     """What JAX says where another process has closed the connection, among what led to an error."""
+    found = None
     while error is not None:
         if any(word in str(error) for word in ("Gloo", "coordination service")):
-            return error
+            found = error  # the first of all: what follows tells of it in words of ours
         error = error.__cause__
-    return None
+    return found
 
 
 def _leave(code: int) -> None:

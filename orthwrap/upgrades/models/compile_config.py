@@ -10,8 +10,10 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+from orthwrap import keras_inside
 from orthwrap.errors import FileFault
 from orthwrap.upgrades.ledger import Config
+from orthwrap.upgrades.models.modules import MOST_NESTED
 from orthwrap.upgrades.rewriting import MAX_DEPTH, Rewriting, class_of, name_set
 
 _PLACE = "training"
@@ -139,6 +141,25 @@ def spelled_out(config: Config | None, run: Rewriting | None = None) -> Config |
         return new
 
     return {**config, "loss": _each(config["loss"], one_loss, run)}
+
+
+def portable(value: Any, run: Rewriting, depth: int = 0) -> None:
+    """Optimizers under the names that every backend knows, in place.
+
+    On PyTorch Keras 3 writes its own class for that backend into a `.keras`. Elsewhere that class
+    cannot be imported, or fails in training.
+    """
+    if depth > MOST_NESTED:
+        raise FileFault("model config: nested too deeply; the file is broken")
+    for inner in value.values() if isinstance(value, dict) else value:
+        if isinstance(inner, (dict, list)):
+            portable(inner, run, depth + 1)
+    if not isinstance(value, dict):
+        return
+    name, module = str(value.get("class_name")), str(value.get("module"))
+    if name in _OPTIMIZERS and module.startswith(f"{keras_inside.TORCH_OPTIMIZERS}."):
+        value |= {"module": "keras.optimizers", "registered_name": None}
+        run.ledger.note("optimizer", "Keras 3 on PyTorch", _PLACE, f"{name}: module")
 
 
 def without_metrics(config: Config, is_known: Callable[[str], bool]) -> Config:

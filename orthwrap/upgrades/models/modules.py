@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from orthwrap import keras_inside
 from orthwrap.errors import FileFault
+from orthwrap.model_config.whole_model import MODELS
 from orthwrap.upgrades.layers.arguments import ACCEPTED
 from orthwrap.upgrades.rewriting import Rewriting, class_of
 
-MODELS = {"Sequential": "keras", "Functional": keras_inside.FUNCTIONAL_MODULE, "Model": "keras"}
 # Deeper than a model's layers may nest, for the structures inside their configs.
 MOST_NESTED = 300
 
@@ -27,15 +26,6 @@ def present_module(node: dict[str, Any]) -> str | None:
     if name in ACCEPTED and (rest == "layers" or rest.startswith(("layers.", "src.layers"))):
         return "keras.layers"
     return "keras" + (f".{rest}" if rest else "")
-
-
-def with_module(model: dict[str, Any]) -> dict[str, Any]:
-    """A whole model's node: a `.keras` says where its class is."""
-    module = MODELS.get(class_of(model))
-    if module is None or "module" in model:
-        return model
-    registered = "Functional" if class_of(model) == "Functional" else None
-    return {"module": module, **model, "registered_name": registered}
 
 
 def update_modules(tree: Any, run: Rewriting, depth: int = 0) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from orthwrap.model_config.whole_model import MODELS
 from orthwrap.upgrades.layers.arguments import ACCEPTED
 from orthwrap.upgrades.ledger import Config
-from orthwrap.upgrades.models.modules import MODELS
 from orthwrap.upgrades.rewriting import Rewriting, class_of, is_layer_node
 
 _KEYS = ("layer", "backward_layer", "cell", "forward_layer")

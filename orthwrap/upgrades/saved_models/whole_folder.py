@@ -13,9 +13,9 @@ from typing import Any
 from orthwrap.errors import FileFault
 from orthwrap.model_config.tfmot import told_of
 from orthwrap.model_config.tree import walk
+from orthwrap.model_config.whole_model import with_module
 from orthwrap.stores.edits import Described
 from orthwrap.upgrades.ledger import Config, Modernised, Upgrade
-from orthwrap.upgrades.models.modules import with_module
 from orthwrap.upgrades.modernise import modernise, readable_faults
 from orthwrap.upgrades.rewriting import class_of, parse_version
 from orthwrap.upgrades.saved_models.laid_out import lay_out
