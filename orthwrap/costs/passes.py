@@ -89,7 +89,7 @@ def pulls(pairs: Sequence[tuple[Any, Any]], compiled: bool) -> Callable[[], None
         rate = ops.convert_to_tensor(PULL_RATE, "float32")
         return [r.pulled(v, rate) for (r, _), v in zip(pairs, values, strict=True)]
 
-    return waiting(_compiled(pulled, values, backend, compiled))
+    return waiting(compiled_call(pulled, values, backend, compiled))
 
 
 def holds(pairs: Sequence[tuple[Any, Any]], compiled: bool) -> Callable[[], None]:
@@ -109,7 +109,7 @@ def holds(pairs: Sequence[tuple[Any, Any]], compiled: bool) -> Callable[[], None
     def held_again(values: Sequence[Tensor]) -> list[Tensor]:
         return [c.project(v) for (c, _), v in zip(pairs, values, strict=True)]
 
-    return waiting(_compiled(held_again, values, keras.backend.backend(), compiled))
+    return waiting(compiled_call(held_again, values, keras.backend.backend(), compiled))
 
 
 def nothing(kernels: Sequence[Any], compiled: bool) -> Callable[[], None]:
@@ -122,10 +122,10 @@ def nothing(kernels: Sequence[Any], compiled: bool) -> Callable[[], None]:
 
     if backend == "torch":
         return waiting(lambda: values)
-    return waiting(_compiled(first, values, backend, compiled))
+    return waiting(compiled_call(first, values, backend, compiled))
 
 
-def _compiled(
+def compiled_call(
     function: Callable[[Any], Any], values: Sequence[Tensor], backend: str, compiled: bool
 ) -> Callable[[], Any]:
     if backend == "jax":
