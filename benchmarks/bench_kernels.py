@@ -109,7 +109,9 @@ def main() -> None:
     compiled = bench.is_compiled
     textbook = one_liner()
     functions = {
-        ONE_LINER: warm(passes.loss_and_gradients([(textbook, k) for k in bench.trained], compiled)),
+        ONE_LINER: warm(
+            passes.loss_and_gradients([(textbook, k) for k in bench.trained], compiled)
+        ),
         PRODUCTS: warm(two_products(bench.trained, compiled)),
         **{v.name: bench.timed(v) for v in chosen},
     }

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 import keras
@@ -40,9 +41,11 @@ def differentiable(
     they are inputs all the same, because it cannot differentiate a traced operation that closes
     over a traced value.
     """
-    if constants and keras.backend.backend() != "jax":
+    backend, precision = keras.backend.backend(), _precision.get()
+    if constants and backend != "jax":
         return differentiable(lambda *given: compute(*given, *constants), *tensors)
-    precision = _precision.get()
+    if backend == "torch" and precision is None:
+        return _function_of_torch().apply(compute, *tensors)
 
     def operation(*inputs: Tensor) -> tuple[Tensor, Callable[..., Any]]:
         with products_in(precision):  # also where a backend calls this later
@@ -62,10 +65,44 @@ def differentiable(
     return ops.custom_gradient(operation)(*tensors, *constants)
 
 
+@cache
+def _function_of_torch() -> Any:
+    """Keras's own way takes half as long again as a small penalty."""
+    import torch
+
+    class Differentiable(torch.autograd.Function):  # type: ignore[misc]
+        @staticmethod
+        def forward(ctx: Any, compute: Callable[..., Any], *tensors: Tensor) -> Tensor:
+            value, ctx.pullback = compute(*tensors)
+            return value
+
+        @staticmethod
+        def backward(ctx: Any, upstream: Tensor) -> Any:
+            found = ctx.pullback(upstream)
+            return (None, *found) if isinstance(found, tuple) else (None, found)
+
+    return Differentiable
+
+
+# PyTorch computes while Python decides: there, what Keras's functions look at before they do
+# anything takes longer than what is computed.
+
+
+def tensor_of(x: Tensor) -> Tensor:
+    """The value of a variable; a tensor as it is."""
+    if keras.backend.backend() == "torch" and isinstance(x, keras.Variable):
+        return x.value
+    return ops.convert_to_tensor(x)
+
+
+def reshaped(x: Tensor, shape: Sequence[int]) -> Tensor:
+    return x.reshape(shape) if keras.backend.backend() == "torch" else ops.reshape(x, shape)
+
+
 def unbatched(batch: Tensor) -> Tensor:
     """A batch of one as the matrix it is: plain matrix products are faster than batched ones."""
     is_one = len(batch.shape) == 3 and batch.shape[0] == 1
-    return ops.reshape(batch, batch.shape[1:]) if is_one else batch
+    return reshaped(batch, batch.shape[1:]) if is_one else batch
 
 
 def transposed(x: Tensor) -> Tensor:
@@ -298,10 +335,20 @@ def square_of_gram(w: Tensor, change: Change, factor: float = 1.0) -> tuple[Tens
     return square_sum(changed, factor), pullback
 
 
+# Too coarse for sums of squares.
+_COARSE = ("float16", "bfloat16")
+
+
 def computed_in(x: Tensor) -> str:
-    """float16 and bfloat16 are too coarse for sums of squares."""
+    """The dtype of what is computed of it: float32 of float16 and bfloat16, else its own."""
     dtype: str = keras.backend.standardize_dtype(x.dtype)
-    return "float32" if dtype in ("float16", "bfloat16") else dtype
+    return "float32" if dtype in _COARSE else dtype
+
+
+def widened(x: Tensor) -> Tensor:
+    """In the dtype in which it is computed."""
+    is_coarse = keras.backend.standardize_dtype(x.dtype) in _COARSE
+    return ops.cast(x, "float32") if is_coarse else x
 
 
 def own_scale(x: Tensor, entries: int) -> Tensor:
@@ -366,9 +413,17 @@ def outer(w: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """Σ y ⊗ v over (long y, short v), in the shape of w: the gradient of Σ ⟨y, to_long(w, v)⟩."""
     columns, rows = -1, -2
     tall = is_tall(w)
-    long = ops.concatenate([y for y, _ in pairs], columns if tall else rows)
-    short = ops.concatenate([v for _, v in pairs], rows if tall else columns)
+    long = _joined([y for y, _ in pairs], columns if tall else rows)
+    short = _joined([v for _, v in pairs], rows if tall else columns)
     return long @ short if tall else short @ long
+
+
+def _joined(parts: Sequence[Tensor], axis: int) -> Tensor:
+    if keras.backend.backend() != "torch":
+        return ops.concatenate(parts, axis)
+    import torch
+
+    return torch.cat(list(parts), axis)
 
 
 def per_matrix(scalars: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from orthwrap.model_config.layers import layout_for
 from orthwrap.model_config.layout import Layout, in_filter_groups, why_no_filter_groups
 from orthwrap.penalties import activity
 from orthwrap.penalties.attachment import Attachment
-from orthwrap.penalties.cheapest import exact_is_cheaper
+from orthwrap.penalties.cheapest import choosing_pays, exact_is_cheaper
 from orthwrap.penalties.options import (
     CENTER,
     ESTIMATE,
@@ -46,7 +47,10 @@ from orthwrap.penalties.tensors import (
     per_matrix,
     products_in,
     rademacher,
+    reshaped,
+    tensor_of,
     unbatched,
+    widened,
 )
 from orthwrap.regularizers.base import _Regularizer, register
 from orthwrap.regularizers.clock import Clock, Key, Moment, before, is_turn, of_kernel
@@ -194,7 +198,7 @@ class OrthogonalityRegularizer(_Regularizer):
         split = self._splits.of(x)
         if self.is_pulled or self.is_aside:
             return ops.zeros((), computed_in(x))
-        x = ops.convert_to_tensor(x)
+        x = tensor_of(x)
         moment = self._clock.tick() if self._clock is not None and self._every > 1 else None
         if moment is None or self.is_at_each_call:
             # Where nobody keeps the count, each call is paid for, and none stronger than it is.
@@ -203,7 +207,16 @@ class OrthogonalityRegularizer(_Regularizer):
         turn = is_turn(before(moment), self._every)
         if isinstance(turn, bool):
             return self._stronger(x, moment, split) if turn else left_out(x)
+        if not self._choosing_pays(x):
+            value = self._stronger(x, moment, split)
+            return ops.where(turn, value, ops.zeros_like(value))
         return ops.cond(turn, lambda: self._stronger(x, moment, split), lambda: left_out(x))
+
+    def _choosing_pays(self, x: Tensor) -> bool:
+        if self.attachment.on == "activity":
+            return True
+        shape = tuple(x.shape)
+        return choosing_pays(*self.attachment.sides(self.layout_for(shape), shape), on_processor())
 
     def _stronger(self, x: Tensor, moment: Moment, split: Split | None) -> Tensor:
         return self._penalty_of(x, moment, self._base.factor * self._every, split)
@@ -213,7 +226,7 @@ class OrthogonalityRegularizer(_Regularizer):
     ) -> Tensor:
         """factor × the penalty, in float32 or float64."""
         penalty, attachment = self._descriptor, self.attachment
-        x = ops.cast(x, computed_in(x))
+        x = widened(x)
         words = dict(self._words)
         if self._descriptor.draws or self._is_sketched(x):
             words["draw"] = partial(self._drawn, moment, x)
@@ -231,7 +244,7 @@ class OrthogonalityRegularizer(_Regularizer):
         if penalty.sketch is None or not self._is_sketched(x):
             if not penalty.of_kernel:
                 given = (along_larger_side(given[0], split),)
-            with products_in(self._precision):
+            with products_in(self._precision) if self._precision else nullcontext():
                 value = penalty.exact(*given, **words)
         else:
             value = penalty.sketch(*given, **words, probes=attachment.option(PROBES))
@@ -261,7 +274,7 @@ class OrthogonalityRegularizer(_Regularizer):
         """(count, m, n), or at once the only one where the penalty takes that."""
         count, m, n = layout.matrices(x.shape)
         if self._descriptor.takes_alpha and count == 1 and layout.is_in_order:
-            return ops.reshape(x, (m, n)) if len(x.shape) > 2 else x
+            return reshaped(x, (m, n)) if len(x.shape) > 2 else x
         return layout.to_matrices(x, ops)
 
     @property
@@ -285,7 +298,7 @@ class OrthogonalityRegularizer(_Regularizer):
         """
         penalty, layout = self._descriptor, self.layout_for(tuple(x.shape))
         assert penalty.pull is not None
-        scaled = ops.cast(x, computed_in(x))
+        scaled = widened(tensor_of(x))
         entries = penalty.number_of_sigmas(layout, tuple(x.shape))
         is_free, alpha = self.attachment.is_free, self.attachment.alpha
         if is_free:
