@@ -98,11 +98,11 @@ def measured(
     )
 
 
-def warm(call: Callable[[], None]) -> Timed:
+def warm(call: Callable[[], None], times: int = 1) -> Timed:
     """Called twice: the first compiles, the second may do so for what the first has changed."""
     call()
     call()
-    return Timed(call)
+    return Timed(call, times=times)
 
 
 def _made(decision: Decision) -> Any:
@@ -191,7 +191,8 @@ class Bench:
         functions[STEP] = warm(steps.training_step(self._model, *self._batch))
         tell("training step")
         if not self._wanted.whole:
-            functions[NOTHING] = warm(passes.nothing(self.trained, self.is_compiled))
+            nothing = passes.nothing(self.trained, self.is_compiled)
+            functions[NOTHING] = warm(nothing, passes.times())
         ready: list[Variant] = []
         for variant in chosen:
             if ready and time.monotonic() > until:
@@ -203,7 +204,8 @@ class Bench:
 
     def timed(self, variant: Variant) -> Timed:
         """One of `variants`, compiled."""
-        return replace(warm(self._function(variant)), calls=variant.every)
+        times = 1 if self._wanted.whole else passes.times()
+        return replace(warm(self._function(variant), times), calls=variant.every)
 
     def _function(self, variant: Variant) -> Callable[[], None]:
         if self._wanted.whole:

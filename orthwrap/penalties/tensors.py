@@ -335,20 +335,17 @@ def square_of_gram(w: Tensor, change: Change, factor: float = 1.0) -> tuple[Tens
     return square_sum(changed, factor), pullback
 
 
-# Too coarse for sums of squares.
-_COARSE = ("float16", "bfloat16")
-
-
 def computed_in(x: Tensor) -> str:
-    """The dtype of what is computed of it: float32 of float16 and bfloat16, else its own."""
+    """Of what is computed of it: float16 and bfloat16 are too coarse for sums of squares."""
     dtype: str = keras.backend.standardize_dtype(x.dtype)
-    return "float32" if dtype in _COARSE else dtype
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 
 def widened(x: Tensor) -> Tensor:
-    """In the dtype in which it is computed."""
-    is_coarse = keras.backend.standardize_dtype(x.dtype) in _COARSE
-    return ops.cast(x, "float32") if is_coarse else x
+    """A tensor, in the dtype in which it is computed."""
+    dtype = computed_in(x)
+    is_so = keras.backend.backend() == "torch" and keras.backend.standardize_dtype(x.dtype) == dtype
+    return x if is_so else ops.cast(x, dtype)  # which of TensorFlow's variables makes tensors
 
 
 def own_scale(x: Tensor, entries: int) -> Tensor:
