@@ -95,14 +95,24 @@ def tensor_of(x: Tensor) -> Tensor:
     return ops.convert_to_tensor(x)
 
 
-def reshaped(x: Tensor, shape: Sequence[int]) -> Tensor:
-    return x.reshape(shape) if keras.backend.backend() == "torch" else ops.reshape(x, shape)
+class _Torch:
+    @staticmethod
+    def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
+        return x.reshape(shape)
+
+    @staticmethod
+    def transpose(x: Tensor, axes: Sequence[int]) -> Tensor:
+        return x.permute(axes)
+
+
+# Whose `reshape` and `transpose` a layout reads kernels with.
+xp: Any = _Torch if keras.backend.backend() == "torch" else ops
 
 
 def unbatched(batch: Tensor) -> Tensor:
     """A batch of one as the matrix it is: plain matrix products are faster than batched ones."""
     is_one = len(batch.shape) == 3 and batch.shape[0] == 1
-    return reshaped(batch, batch.shape[1:]) if is_one else batch
+    return xp.reshape(batch, batch.shape[1:]) if is_one else batch
 
 
 def transposed(x: Tensor) -> Tensor:
@@ -381,7 +391,24 @@ def times_scalar(x: Tensor, scalar: Tensor) -> Tensor:
 
 def largest_row_sum(g: Tensor) -> Tensor:
     """max Σ|Gᵢⱼ| over the rows of each Gram matrix: at least its largest eigenvalue."""
+    if keras.backend.backend() == "torch":
+        return g.abs().sum(-1).amax(-1)
     return ops.max(ops.sum(ops.abs(g), -1), -1)
+
+
+def lesser(a: Tensor, b: Tensor) -> Tensor:
+    """Of scalars of one dtype."""
+    if keras.backend.backend() == "torch":  # where Keras's minimum makes float32 of float64
+        import torch
+
+        return torch.minimum(a, b)
+    return ops.minimum(a, b)
+
+
+def at_least_one(x: Tensor) -> Tensor:
+    if keras.backend.backend() == "torch":
+        return x.clamp(min=1.0)
+    return ops.maximum(x, ops.ones_like(x))
 
 
 def towards(w: Tensor, change: Change) -> tuple[Tensor, Tensor]:

@@ -38,19 +38,21 @@ from orthwrap.penalties.table import PENALTIES, with_each_penalty
 from orthwrap.penalties.template import template
 from orthwrap.penalties.tensors import (
     across,
+    at_least_one,
     computed_in,
     differentiable,
     gaussian,
+    lesser,
     on_processor,
     over_own_scale,
     own_scale,
     per_matrix,
     products_in,
     rademacher,
-    reshaped,
     tensor_of,
     unbatched,
     widened,
+    xp,
 )
 from orthwrap.regularizers.base import _Regularizer, register
 from orthwrap.regularizers.clock import Clock, Key, Moment, before, is_turn, of_kernel
@@ -274,8 +276,8 @@ class OrthogonalityRegularizer(_Regularizer):
         """(count, m, n), or at once the only one where the penalty takes that."""
         count, m, n = layout.matrices(x.shape)
         if self._descriptor.takes_alpha and count == 1 and layout.is_in_order:
-            return reshaped(x, (m, n)) if len(x.shape) > 2 else x
-        return layout.to_matrices(x, ops)
+            return xp.reshape(x, (m, n)) if len(x.shape) > 2 else x
+        return layout.to_matrices(x, xp)
 
     @property
     def has_pull(self) -> bool:
@@ -304,20 +306,19 @@ class OrthogonalityRegularizer(_Regularizer):
         if is_free:
             alpha = own_scale(scaled, entries)
         scaled = scaled / alpha if is_free or alpha != 1.0 else scaled
-        w = scaled if penalty.of_kernel else unbatched(layout.to_matrices(scaled, ops))
+        w = scaled if penalty.of_kernel else unbatched(layout.to_matrices(scaled, xp))
         given = (w, layout) if penalty.of_kernel else (along_larger_side(w, split),)
         with products_in(self._precision):
             direction, bound = penalty.pull(*given, **self._words)
-        # On PyTorch, Keras's minimum and maximum make float32 of float64 scalars.
-        limit = 0.5 / ops.where(bound > 1, bound, ops.ones_like(bound))
-        beta = ops.cast(rate, w.dtype)
-        beta = ops.where(beta < limit, beta, limit)
+        beta = lesser(ops.cast(rate, w.dtype), 0.5 / at_least_one(bound))
         step = (beta if penalty.of_kernel else per_matrix(beta)) * direction
         if not penalty.of_kernel:
-            step = layout.from_matrices(step, x.shape, ops)
+            step = layout.from_matrices(step, x.shape, xp)
         if is_free:
             step = across(step, scaled, entries)
-        return x - ops.cast(alpha * step, x.dtype)
+        if is_free or alpha != 1.0:
+            step = alpha * step
+        return x - (step if step.dtype == x.dtype else ops.cast(step, x.dtype))
 
     def _drawn(
         self, moment: Moment | None, x: Tensor, shape: tuple[int, ...], kind: str = "signs"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
+import keras
 import pytest
 from keras import ops
 
@@ -46,6 +48,41 @@ def test_a_penalty_takes_few(name: str) -> None:
 def test_a_step_left_out_dispatches_next_to_nothing() -> None:
     made = [orthwrap.SO(0.1, every=10**6) for _ in SHAPES]
     assert operations(made, SHAPES) <= 3
+
+
+# Of Python's functions, loss and gradient or pull, where Keras would have 300 and 800 of them.
+CALLS = {"so": 130, "offdiag": 130, "frobenius": 135, "pull": 145}
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="computes while Python decides")
+@pytest.mark.parametrize("name", CALLS)
+def test_python_decides_in_few_calls(name: str) -> None:
+    """What Keras's functions look at before they compute took longer than what is computed."""
+    import torch
+
+    kernel = keras.Variable(kernel_of((3, 3, 4, 32)))
+    made: Any = orthwrap.regularizer("so" if name == "pull" else name, 0.1)
+    rate = ops.convert_to_tensor(0.01)
+
+    def once() -> None:
+        if name == "pull":
+            made.pulled(kernel.value, rate)
+        else:
+            torch.autograd.grad(made(kernel), [kernel.value])
+
+    once()
+    seen = 0
+
+    def noting(_: Any, event: str, __: Any) -> None:
+        nonlocal seen
+        seen += event == "call"
+
+    sys.setprofile(noting)
+    try:
+        once()
+    finally:
+        sys.setprofile(None)
+    assert seen <= CALLS[name]
 
 
 def test_no_kernel_is_divided_by_its_scale() -> None:
