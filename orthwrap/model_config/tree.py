@@ -376,7 +376,8 @@ def _directions(forward: Node, backward: Any) -> list[_Child]:
 def _is_layer(value: Any) -> bool:
     """A layer's node, and not an initializer, a dtype policy or the like.
 
-    Every layer's config has a name and, unless it is a model of old, says whether it is trainable.
+    Every layer's config has a name and says whether it is trainable, unless it is a model of old or
+    of a class that leaves that out; of these, layers that it holds are the sign.
     """
     if not isinstance(value, dict) or not isinstance(value.get("class_name"), str):
         return False
@@ -385,7 +386,9 @@ def _is_layer(value: Any) -> bool:
         return bool(value["class_name"] == "Sequential")
     if not isinstance(config, dict) or not isinstance(config.get("name"), str):
         return False
-    return isinstance(config.get("trainable"), bool) or isinstance(config.get("layers"), list)
+    if isinstance(config.get("trainable"), bool) or isinstance(config.get("layers"), list):
+        return True
+    return any(True for key, inner in config.items() for _ in _within(inner, (), key))
 
 
 def _has_config(node: Node) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from orthwrap._version import __version__
+from orthwrap.model_config.calls import first_alone
 from orthwrap.model_config.convolution import Convolution
 from orthwrap.model_config.layout import Layout
 from orthwrap.opening import Opened
@@ -34,6 +35,7 @@ from orthwrap.report.versions import versions
 from orthwrap.stores.store import Store, WeightRef
 from orthwrap.survey import Kernel, Survey, survey
 from orthwrap.text import listed
+from orthwrap.upgrades.rewriting import parse_version
 
 Measuring = Callable[[int], AbstractContextManager[Callable[[str], None]]]
 """Shows how far the operators' figures are: from how many there will be → who is told of each."""
@@ -82,7 +84,12 @@ def make_report(
         layer_count=surveyed.layer_count,
         orthwrap_version=__version__,
         upgrades=tuple(u.to_json() for u in source.upgrades),
-        warnings=(*planned.warnings, *_lacking(records), *_estimated(records)),
+        warnings=(
+            *planned.warnings,
+            *_lost_calls(source.store, surveyed),
+            *_lacking(records),
+            *_estimated(records),
+        ),
         versions=versions(),
         not_looked_into=surveyed.unseen if command in _LOOKING else (),
     )
@@ -139,6 +146,19 @@ def with_products(records: Sequence[LayerRecord], when: str) -> list[LayerRecord
 def with_notes(report: Report, notes: Sequence[str]) -> Report:
     """The report with more warnings."""
     return replace(report, warnings=(*report.warnings, *notes))
+
+
+def _lost_calls(store: Store, surveyed: Survey) -> list[str]:
+    """A warning of layers whose calls the file does not tell apart."""
+    version = parse_version(store.record.keras_version or "")
+    found = first_alone(store.root, surveyed.layers, version)
+    if not found:
+        return []
+    return [
+        f"{listed(found)}: called more than once, and the file has the first call's result in "
+        "every place, as Keras 3.2 wrote it: outputs may not be those of the model that was "
+        "saved; to be sure, build the model in Python and load the file's weights into it"
+    ]
 
 
 # Of the largest singular value: what float32 can tell from 0, with room.

@@ -328,8 +328,12 @@ def _begun(
         run.restore()
     choices = (*made.choices, *notes, *resolved_in_words(resolved))
     choices += told_of_pursuit(model, pursuit, settings, steps)
-    found = made.found + warnings_before(
-        model, data, before, settings, pulled=is_pulled(pursuit), resolved=bool(resolved)
+    found = (
+        *made.found,
+        *_starts_afresh(session),
+        *warnings_before(
+            model, data, before, settings, pulled=is_pulled(pursuit), resolved=bool(resolved)
+        ),
     )
     return _Begun(state, run, pursuit, before, resolved, choices, found)
 
@@ -354,9 +358,14 @@ def _state_of(
         steps = data.steps(session.settings.batch_size)
         check_same_run(state, words, session.folder.path, steps)
         notes += (f"goes on {state.place}",)
-        if session.settings.callbacks:
-            notes += ("callbacks start afresh: Keras has no state of theirs to keep",)
     return state, notes
+
+
+def _starts_afresh(session: Session) -> tuple[str, ...]:
+    """A warning of what a checkpoint does not hold."""
+    if session.state is None or not session.settings.callbacks:
+        return ()
+    return ("callbacks start afresh: Keras has no state of theirs to keep",)
 
 
 def _resolved(

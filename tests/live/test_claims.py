@@ -169,6 +169,7 @@ KEPT: dict[str, tuple[Any, set[str]]] = {
         {"head"},
     ),
     "task": (lambda: Head(around()), {"around/head"}),
+    "task of a task": (lambda: Head(Head(around(), name="task")), {"task/around/head"}),
 }
 
 
@@ -225,7 +226,7 @@ def test_a_file_that_would_carry_nothing_is_not_written(
         assert model.losses == []
 
 
-@pytest.mark.parametrize("name", ["trained", "lists"])
+@pytest.mark.parametrize("name", ["trained", "lists", "task", "task of a task"])
 def test_a_file_keeps_what_is_claimed_of_it_without_keras(
     name: str, known: None, tmp_path: Path
 ) -> None:

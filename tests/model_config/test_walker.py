@@ -39,6 +39,17 @@ def test_paths_leave_the_root_out_and_go_down() -> None:
     ]
 
 
+def test_what_holds_layers_is_a_layer_though_its_config_does_not_say_if_it_is_trainable() -> None:
+    def task(name: str, **held: object) -> dict:
+        return {"class_name": "own>Task", "config": {"name": name, **held}}
+
+    root = task("outer", head=task("head", backbone=model(layer("Dense", "d"), name="bb")))
+    assert paths(root) == ["head", "head/bb", "head/bb/d"]
+    assert [x.held_by for x in walk(root)] == ["Task"] * 3
+    loss = {"class_name": "MeanSquaredError", "config": {"name": "mse", "reduction": "sum"}}
+    assert paths(task("outer", loss=loss, head=task("head", units=2))) == []
+
+
 def test_a_bare_list_is_a_sequential_model() -> None:
     root = {"class_name": "Sequential", "config": [layer("Dense", "a"), layer("Dense", "b")]}
     assert paths(root) == ["a", "b"]

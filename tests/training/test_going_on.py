@@ -236,6 +236,17 @@ def test_checkpoint_of_another_run_is_refused(
         orthwrap.apply(dropping(), **{**words, **change}, resume=True)
 
 
+@pytest.mark.parametrize("callbacks", [[], [keras.callbacks.EarlyStopping("loss")]])
+def test_that_callbacks_start_afresh_is_a_warning_of_the_report(
+    callbacks: list[Any], stopped: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(stopped, tmp_path / "c")
+    words = {**STOPPED, "checkpoint_dir": tmp_path / "c", "progress": False}
+    report = orthwrap.apply(dropping(), resume=True, callbacks=callbacks, **words).report
+    told = [w for w in report.warnings if "callbacks start afresh" in w]
+    assert len(told) == len(callbacks)
+
+
 def test_checkpoint_of_a_run_with_another_constraint_is_refused(tmp_path: Path) -> None:
     words: dict[str, Any] = {**STOPPED, "checkpoint_dir": tmp_path / "c", "regularizer": "so"}
     orthwrap.apply(dropping(), **words, constrain="spectral:2")
