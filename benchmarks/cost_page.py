@@ -32,7 +32,8 @@ the time that its loss and gradient take, less what a call of the same kernels t
 nothing. Within a step a device may do some of that beside the rest: `--whole` measures each
 within a step of its own, which is compiled for it. So are [constraints](constraints.md), with
 `--constrain orthogonal`, on kernels that they have held and that a step of 0.001 has moved.
-`--seconds` (60) bounds all that.
+`--seconds` (60) bounds all that. On JAX with an accelerator each call does its work several times
+over, since handing out its results would take longer than computing them.
 
 This page is made by `benchmarks/cost_page.py` from what lies in `benchmarks/results`.
 """
@@ -42,10 +43,18 @@ OPERATIONS = """
 
 On an accelerator, and wherever a backend dispatches each operation on its own, their number is the
 cost. Of loss and gradient, for each of ResNet-50's 54 kernels: what PyTorch dispatches, the
-equations of JAX's program, the nodes of TensorFlow's graph. The one-liner is
+equations of JAX's program, the nodes that TensorFlow's graph needs. The one-liner is
 `sum(square(W.T @ W - eye))` with the backend's own gradient. On a CPU, large symmetric products are
 taken as halves, which is more operations and less time. No step calls the host back, whatever
 the penalty and its options.
+
+"""
+
+KERNELS = """
+## Against the one-liner
+
+Loss and gradient of all kernels of a model, as multiples of what the one-liner takes: medians of
+rounds in which each is measured in turn.
 
 """
 
@@ -99,6 +108,27 @@ def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
+def kernels() -> str:
+    """The table against the one-liner, in which each column is a report."""
+    reports = [_read(p) for p in sorted(RESULTS.glob("kernels-*.json"))]
+    if not reports:
+        return ""
+    heads, columns = [], []
+    for told in reports:
+        name = told["backend"]
+        version = told["versions"].get(name, "")
+        first = told["rows"][0]["seconds"]["median"]
+        heads.append(
+            f"{told['model']}, {BACKENDS[name]} {version}, {told['device']['name']}"
+            f" (one-liner {time_text(first)})"
+        )
+        columns.append({row["name"]: f"{row['ratio']['median']:.2f}" for row in told["rows"]})
+    names = dict.fromkeys(name for column in columns for name in column)
+    rows = [["", *heads], ["---", *["---:"] * len(heads)]]
+    rows += [[f"`{name}`", *(column.get(name, "–") for column in columns)] for name in names]
+    return KERNELS + _table(rows)
+
+
 def steps() -> str:
     """A section for each report."""
     reports = [(p.stem, _read(p)) for p in sorted(RESULTS.glob("steps-*.json"))]
@@ -143,7 +173,7 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def main() -> None:
-    PAGE.write_text(HEAD + operations() + steps() + SETTINGS, encoding="utf-8")
+    PAGE.write_text(HEAD + operations() + kernels() + steps() + SETTINGS, encoding="utf-8")
     print(PAGE)
 
 

@@ -16,9 +16,9 @@ import orthwrap._program  # noqa: F401  # before all else
 
 # isort: split
 import importlib
+import importlib.util
+import sys
 from typing import TYPE_CHECKING, Any
-
-import wrapt
 
 from orthwrap._version import __version__
 from orthwrap.errors import (
@@ -138,9 +138,31 @@ def __dir__() -> list[str]:
     return sorted({*__all__, *(penalty.class_name for penalty in PENALTIES.values())})
 
 
-@wrapt.when_imported("keras")
 def _register_classes(module: Any) -> None:
     """Keras looks classes up in its registry and imports nothing by itself."""
     importlib.import_module("orthwrap.regularizers")
     importlib.import_module("orthwrap.constraints")
     importlib.import_module("orthwrap.upgrades.functions").register()
+
+
+def _once_keras_is_there() -> None:
+    import wrapt
+
+    wrapt.register_post_import_hook(_register_classes, "keras")
+
+
+class _BeforeKeras:
+    """Loads wrapt when Keras is looked for, and not before: it takes longer than all of ours."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != "keras":
+            return None
+        sys.meta_path.remove(self)
+        _once_keras_is_there()
+        return importlib.util.find_spec(name)  # wrapt's, whose turn in this search is over
+
+
+if "keras" in sys.modules:
+    _once_keras_is_there()
+else:
+    sys.meta_path.insert(0, _BeforeKeras())

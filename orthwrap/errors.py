@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -64,17 +64,25 @@ class OrthwrapError(Exception):
     """Base of every error orthwrap raises on purpose.
 
     The message is one line: what was expected, what was found (with the layer's path where
-    there is one), and what to do next.
+    there is one), and what to do next. Of several faults at once, it is a line for each.
 
     Attributes:
+        args: the lines.
         model: what a training run that went wrong had trained so far; None where there is nothing.
     """
 
     model: Any = None
 
-    def __init__(self, message: str = "") -> None:
-        message = printable(" ".join(line.strip() for line in message.splitlines()))
-        super().__init__(message if len(message) <= _LONGEST else message[: _LONGEST - 1] + "…")
+    def __init__(self, *faults: str) -> None:
+        super().__init__(*map(_one_line, faults))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
+
+
+def _one_line(message: str) -> str:
+    message = printable(" ".join(line.strip() for line in message.splitlines()))
+    return message if len(message) <= _LONGEST else message[: _LONGEST - 1] + "…"
 
 
 @contextlib.contextmanager
@@ -131,6 +139,39 @@ class RebuildError(OrthwrapError):
 
 class UsageError(OrthwrapError):
     """Options contradict each other; the command line exits with 2."""
+
+
+class WrongWords(UsageError, ValueFault):
+    """Several at once, of which some contradict each other and of others a value is at fault."""
+
+
+class Faults:
+    """What is wrong with what was said: found one by one, raised as one error."""
+
+    def __init__(self) -> None:
+        self._found: list[OrthwrapError] = []
+
+    def add(self, fault: OrthwrapError) -> None:
+        self._found.append(fault)
+
+    def of(self, function: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        """What a function gives; None where it finds a fault, which is kept."""
+        try:
+            return function(*given, **named)
+        except OrthwrapError as e:
+            self.add(e)
+            return None
+
+    def raise_all(self) -> None:
+        """The one that there is, or all as one: ValueFault, or UsageError if any of them is."""
+        if not self._found:
+            return
+        if len(self._found) == 1:
+            raise self._found[0]
+        lines = dict.fromkeys(line for fault in self._found for line in fault.args)
+        kinds = {isinstance(fault, UsageError) for fault in self._found}
+        kind = WrongWords if len(kinds) > 1 else UsageError if kinds == {True} else ValueFault
+        raise kind(*lines) from self._found[0]
 
 
 class Interrupted(KeyboardInterrupt):

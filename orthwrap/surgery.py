@@ -22,7 +22,7 @@ from orthwrap.stores.store import FileStore
 from orthwrap.text import error_summary, listed
 
 if TYPE_CHECKING:
-    from orthwrap.live.kept import Wanted
+    from orthwrap.live.kept import ToCarry
 
 
 def changed_model(
@@ -178,11 +178,11 @@ def _nothing_kept(*makers: str) -> str:
     )
 
 
-def _wanted(decision: Decision) -> Wanted:
-    from orthwrap.live.kept import Wanted
+def _wanted(decision: Decision) -> ToCarry:
+    from orthwrap.live.kept import ToCarry
 
     has = (decision.attachment is not None, decision.constraint is not None)
-    return Wanted(decision.slot, *has)
+    return ToCarry(decision.slot, *has)
 
 
 def _set_live(store: Any, decision: Decision, functions: Mapping[str, Any]) -> None:

@@ -82,7 +82,7 @@ def error_summary(error: BaseException) -> str:
 
 def said_first(text: str) -> str:
     """The first line of an error's text; with the next where it does but announce that."""
-    lines = [told for line in text.splitlines() if (told := _COLOUR.sub("", line).strip())]
+    lines = [plain for line in text.splitlines() if (plain := _COLOUR.sub("", line).strip())]
     announces = bool(lines) and (lines[0].endswith(":") or lines[0].startswith(_ANNOUNCING))
     return " ".join(lines[: 1 + announces])
 

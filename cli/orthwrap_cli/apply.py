@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from orthwrap.errors import UsageError
+from orthwrap.errors import OrthwrapError, UsageError
 from orthwrap.rules.rule import AttachWords
-from orthwrap.rules.words import spoken
 from orthwrap.training.settings import TrainingWords
 from orthwrap_cli import options as o
 from orthwrap_cli import training_options as t
@@ -78,17 +78,16 @@ def apply(
 
 
 def _given(attach: Mapping[str, Any], rules: Path | None) -> dict[str, Any]:
-    """What to attach: the options that were given, or the rules of a file."""
+    """What to attach: the options that were given, and the rules of a file."""
     given = {k: v for k, v in attach.items() if v is not None}
+    used = [attach["regularizer"]]
     if rules is not None:
-        if given:
-            raise UsageError(
-                f"--rules comes instead of {spoken(next(iter(given)))}: put it into the file"
-            )
         from orthwrap.rules.file import read_rules
 
-        given = {"rules": read_rules(rules)}
-    used = [rule.regularizer for rule in given.get("rules", ())] or [attach["regularizer"]]
+        given["rules"] = rules
+        with contextlib.suppress(OrthwrapError):  # what is wrong with it, `apply` says
+            given["rules"] = read_rules(rules)
+            used += [rule.regularizer for rule in given["rules"]]
     if any(":" in name for name in used if name is not None):
         o.look_here()
     return given

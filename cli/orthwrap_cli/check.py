@@ -9,6 +9,7 @@ import typer
 
 from orthwrap.errors import UsageError
 from orthwrap.report.gate_formats import FORMATS
+from orthwrap.rules.words import Unread
 from orthwrap_cli import options as o
 from orthwrap_cli.command import command
 
@@ -92,7 +93,7 @@ def check(
     )
 
 
-def _share(text: str | None) -> float | None:
+def _share(text: str | None) -> Any:
     """`5%`, or `0.05`; not `5`, which may be meant as either of 5 % and five times."""
     if text is None:
         return None
@@ -100,7 +101,8 @@ def _share(text: str | None) -> float | None:
     try:
         share = float(number) / (100 if percent else 1)
     except ValueError:
-        raise UsageError(f"--worse-than {text!r} is no share: write it like 5%") from None
+        return Unread(text, f"--worse-than {text!r} is no share: write it like 5%")
     if share >= 1 and not percent:
-        raise UsageError(f"--worse-than {text} may be {text}% or {share * 100:g}%: write the sign")
+        why = f"--worse-than {text} may be {text}% or {share * 100:g}%: write the sign"
+        return Unread(text, why)
     return share

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ def _errors_in_words(options: Mapping[str, Any], debug: bool) -> Iterator[None]:
             with backend_named():
                 yield
         except OrthwrapError as e:
-            _fail(e, str(e), 2 if isinstance(e, UsageError) else 1, debug)
+            _fail(e, e.args, 2 if isinstance(e, UsageError) else 1, debug)
         except KeyboardInterrupt as e:
             line = str(e) or f"interrupted: {_written_before(written)}"
             sys.stderr.write(f"{printable(line)}\n")
@@ -118,7 +118,7 @@ def _errors_in_words(options: Mapping[str, Any], debug: bool) -> Iterator[None]:
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except Exception as e:
-            _fail(e, f"{_explained(e, options)}; {_written_before(written)}", 1, debug)
+            _fail(e, [f"{_explained(e, options)}; {_written_before(written)}"], 1, debug)
 
 
 def _explained(error: Exception, options: Mapping[str, Any]) -> str:
@@ -149,12 +149,13 @@ def _written_before(written: Sequence[Path]) -> str:
     return f"{listed([str(place) for place in written])} had been written before"
 
 
-def _fail(error: BaseException, message: str, code: int, debug: bool) -> None:
+def _fail(error: BaseException, lines: Iterable[str], code: int, debug: bool) -> None:
     if debug:
         import traceback
 
         traceback.print_exception(error)
-    sys.stderr.write(f"error: {printable(' '.join(message.split()))}\n")
+    for line in lines:
+        sys.stderr.write(f"error: {printable(' '.join(line.split()))}\n")
     raise typer.Exit(code) from None
 
 

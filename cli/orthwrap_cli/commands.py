@@ -1,27 +1,20 @@
-"""The commands, each from a module of its own."""
+"""The commands, each from the module of its name."""
 
 from __future__ import annotations
 
+import importlib
 import shlex
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
+from typer.main import get_command
 
 from orthwrap._version import __version__
-from orthwrap_cli import (
-    apply,
-    bench,
-    check,
-    compare,
-    finetune,
-    inspect,
-    regularizers,
-    strip,
-    upgrade,
-)
-from orthwrap_cli.examples import epilog
-from orthwrap_cli.word_options import with_penalties
+from orthwrap_cli.examples import EXAMPLES, epilog
+
+_MARKUP: Any = "markdown"
 
 
 def _without_types(flags: list[Any]) -> list[Any]:
@@ -37,6 +30,8 @@ class _Command(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """With the choices of --regularizer, which no other command waits for."""
+        from orthwrap_cli.word_options import with_penalties
+
         for option in self.params:
             if isinstance(option, TyperOption) and option.help:
                 option.help = with_penalties(option.help)
@@ -46,8 +41,35 @@ class _Command(TyperCommand):
         return _without_types(super().get_params(ctx))
 
 
+class _WhenAsked(Mapping[str, Any]):
+    """The commands by name. Each is imported when it is asked for: none waits for another's."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in EXAMPLES:
+            raise KeyError(name)
+        if name not in self._made:
+            function = getattr(importlib.import_module(f"orthwrap_cli.{name}"), name)
+            alone = typer.Typer(add_completion=False, rich_markup_mode=_MARKUP)
+            alone.command(name, cls=_Command, epilog=epilog(name))(function)
+            self._made[name] = get_command(alone)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(EXAMPLES)
+
+    def __len__(self) -> int:
+        return len(EXAMPLES)
+
+
 class _Commands(TyperGroup):
     """Keeps what was typed, so that a report can say it."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = _WhenAsked()  # type: ignore[assignment]  # nothing is added to them
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _without_types(super().get_params(ctx))
@@ -62,7 +84,7 @@ app = typer.Typer(
     name="orthwrap",
     help="Add orthogonality regularization to a Keras model you already have.",
     no_args_is_help=True,
-    rich_markup_mode="markdown",
+    rich_markup_mode=_MARKUP,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -82,17 +104,3 @@ def _root(
     ] = False,
 ) -> None:
     """Add orthogonality regularization to a Keras model you already have."""
-
-
-for _name, _function in (
-    ("inspect", inspect.inspect),
-    ("apply", apply.apply),
-    ("finetune", finetune.finetune),
-    ("strip", strip.strip),
-    ("upgrade", upgrade.upgrade),
-    ("compare", compare.compare),
-    ("check", check.check),
-    ("bench", bench.bench),
-    ("regularizers", regularizers.regularizers),
-):
-    app.command(_name, cls=_Command, epilog=epilog(_name))(_function)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from orthwrap.errors import UsageError
 from orthwrap.training.settings import TrainingWords
 from orthwrap_cli import options as o
 from orthwrap_cli import training_options as t
@@ -31,8 +30,6 @@ def finetune(
     """Go on training a model that already carries regularizers."""
     import orthwrap
 
-    if data is None:
-        raise UsageError("finetune needs --data: what to train on")
     t.prepare(data, training)
     return orthwrap.finetune(
         model,

@@ -31,7 +31,7 @@ What `orthwrap COMMAND --help` says. Options of training and of rules are explai
 | exit code | |
 |---|---|
 | 0 | done |
-| 1 | the model, data or a value is at fault; one line on standard error says what to do |
+| 1 | the model, data or a value is at fault; a line for each, on standard error, says what to do |
 | 2 | the command was written wrongly |
 | 3 | a gate says no: `check`, `compare --exit-code`, or `--strict` |
 | 130 | interrupted |

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from orthwrap.errors import UsageError
-from orthwrap.rules.words import AUTO, Word, words_of
+from orthwrap.rules.words import AUTO, Unread, Word, words_of
 from orthwrap.training.settings import AIM
 
 PENALTY_NAMES = "{penalties}"
@@ -30,7 +29,7 @@ _CHOICES = {"regularizer": f"One of {PENALTY_NAMES}. "}
 def _penalties(incomplete: str) -> list[str]:
     from orthwrap.penalties.table import PENALTIES
 
-    return [name for name in PENALTIES if name.startswith(incomplete)]
+    return _beginning(PENALTIES)(incomplete)
 
 
 _COMPLETED = {"regularizer": _penalties}
@@ -43,14 +42,21 @@ def one_of(table: type, name: str, panel: str) -> Any:
 
 def _annotation(name: str, word: Word, panel: str | None = None) -> Any:
     kind = word.kind.option
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
     option = typer.Option(
         *word.options(name),
-        metavar=word.metavar,
+        metavar=word.metavar or "|".join(choices) or ("N" if kind is int else None),
         help=_CHOICES.get(name, "") + word.help,
         rich_help_panel=panel or word.panel,
-        autocompletion=_COMPLETED.get(name),
+        autocompletion=_COMPLETED.get(name) or (_beginning(choices) if choices else None),
     )
-    return Annotated[kind if kind is bool else kind | None, option]
+    if kind is bool:
+        return Annotated[bool, option]
+    return Annotated[(str if choices or kind in _NUMBERS else kind) | None, option]
+
+
+def _beginning(choices: Iterable[str]) -> Callable[[str], list[str]]:
+    return lambda incomplete: [choice for choice in choices if choice.startswith(incomplete)]
 
 
 def _parameter(name: str, word: Word) -> inspect.Parameter:
@@ -84,7 +90,7 @@ def with_words(**tables: type) -> Callable[[Callable[..., Any]], Callable[..., A
         def wrapped(**given: Any) -> Any:
             for parameter, table in tables.items():
                 own = {n: given.pop(n) for n in words_of(table) if n in given}
-                given[parameter] = {n: PARSERS.get(n, _as_it_is)(v) for n, v in own.items()}
+                given[parameter] = {n: _read(n, words_of(table)[n], v) for n, v in own.items()}
             return function(**given)
 
         wrapped.__signature__ = signature.replace(parameters=[*first, *parameters])  # type: ignore[attr-defined]
@@ -93,58 +99,71 @@ def with_words(**tables: type) -> Callable[[Callable[..., Any]], Callable[..., A
     return decorate
 
 
-# What a command line gives as text and Python as something else.
+# What a command line gives as text and Python as something else. What cannot be read is handed on
+# as `Unread`, so that it is said with all else that is wrong.
 
 
-def _as_it_is(value: Any) -> Any:
-    return value if value != [] else None
+def _read(name: str, word: Word, typed: Any) -> Any:
+    """The value of a word, from its option's."""
+    if typed is None or typed == []:
+        return None
+    read = _READERS.get(name)
+    if read is not None:
+        return read(typed)
+    option, kind = word.options(name)[0], word.kind.option
+    if kind in _NUMBERS:
+        try:
+            return kind(typed)
+        except ValueError:
+            return Unread(typed, f"{option} {typed!r} is not {_NUMBERS[kind]}")
+    choices = get_args(kind) if get_origin(kind) is Literal else (typed,)
+    if typed in choices:
+        return typed
+    return Unread(typed, f"{option} {typed!r} is not known; choose one of: {', '.join(choices)}")
+
+
+_NUMBERS = {int: "a whole number", float: "a number"}
 
 
 def _number_or_auto(text: str) -> float | str:
     return text if text == AUTO else float(text)
 
 
-def parse_factor(text: str | None) -> float | str | None:
-    """`--factor`; UsageError where it is no number and not auto."""
-    if text is None:
-        return None
+def _factor(text: str) -> float | str:
+    """`--factor`."""
     try:
         return _number_or_auto(text)
     except ValueError:
-        raise UsageError(
-            f"--factor {text!r} is not a number: give one like 1e-3, or auto"
-        ) from None
+        return Unread(text, f"--factor {text!r} is not a number: give one like 1e-3, or auto")
 
 
-def parse_factor_for(items: list[str] | None) -> tuple[tuple[str, float | str], ...] | None:
+def _factors(items: list[str]) -> tuple[tuple[str, float | str], ...] | Unread:
     """`PATTERN=F`, split at the last `=`; F may be auto."""
-    pairs = []
-    for item in items or ():
+    pairs, wrong = [], []
+    for item in items:
         pattern, equals, text = item.rpartition("=")
         try:
             if not equals or not pattern:
                 raise ValueError
             pairs.append((pattern, _number_or_auto(text)))
         except ValueError:
-            raise UsageError(
-                f"--factor-for {item!r} is not PATTERN=F: write it like 'conv1*=1e-4'"
-            ) from None
-    return tuple(pairs) or None
+            wrong.append(f"--factor-for {item!r} is not PATTERN=F: write it like 'conv1*=1e-4'")
+    return Unread(" ".join(items), *wrong) if wrong else tuple(pairs)
 
 
-def parse_options(items: list[str] | None) -> dict[str, Any] | None:
+def _options(items: list[str]) -> dict[str, Any] | Unread:
     """`KEY=VALUE`, several times."""
-    options = {}
-    for item in items or ():
+    options, wrong = {}, []
+    for item in items:
         key, equals, value = item.partition("=")
         if not equals or not key:
-            raise UsageError(f"--option {item!r} is not KEY=VALUE: write it like steps=5")
+            wrong.append(f"--option {item!r} is not KEY=VALUE: write it like steps=5")
         options[key.replace("-", "_")] = value
-    return options or None
+    return Unread(" ".join(items), *wrong) if wrong else options
 
 
-PARSERS: dict[str, Callable[[Any], Any]] = {
-    "factor": parse_factor,
-    "factor_for": parse_factor_for,
-    "options": parse_options,
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "factor": _factor,
+    "factor_for": _factors,
+    "options": _options,
 }

@@ -61,7 +61,7 @@ def measured(
     compiling_until = time.monotonic() + _FOR_COMPILING * wanted.seconds
     x, notes = steps.synthetic_inputs(model, wanted.batch)
     y, loss, more = steps.made_ready(model, x)
-    bench = _Bench(model, survey(LiveStore(model)), x, y, wanted)
+    bench = Bench(model, survey(LiveStore(model)), x, y, wanted)
     chosen, warnings = bench.variants()
     functions: dict[str, Timed] = {}
     with (
@@ -98,11 +98,11 @@ def measured(
     )
 
 
-def _warm(call: Callable[[], None]) -> Timed:
+def warm(call: Callable[[], None], times: int = 1) -> Timed:
     """Called twice: the first compiles, the second may do so for what the first has changed."""
     call()
     call()
-    return Timed(call)
+    return Timed(call, times=times)
 
 
 def _made(decision: Decision) -> Any:
@@ -114,13 +114,13 @@ def _made(decision: Decision) -> Any:
     return from_attachment(decision.attachment)
 
 
-class _Bench:
+class Bench:
     """A model whose kernels get one penalty or constraint after another."""
 
     def __init__(self, model: Any, surveyed: Survey, x: Any, y: Any, wanted: Wanted) -> None:
         self._model, self._surveyed, self._wanted = model, surveyed, wanted
         self._batch = x, y
-        self._pairs: dict[str, list[tuple[Any, Any]]] = {}
+        self.pairs: dict[str, list[tuple[Any, Any]]] = {}
         self.is_compiled = bool(model.jit_compile) and not model.run_eagerly
         self.trained: list[Any] = []
 
@@ -142,7 +142,7 @@ class _Bench:
                 continue
             if variant.how == "auto" and not self._is_mixed(pairs):
                 continue
-            self._pairs[variant.name] = pairs
+            self.pairs[variant.name] = pairs
             chosen.append(variant)
             kernels.update({id(kernel): kernel for _, kernel in pairs})
         if last is not None and not chosen:
@@ -188,26 +188,31 @@ class _Bench:
         self, functions: dict[str, Timed], chosen: Sequence[Variant], until: float, tell: Tell
     ) -> list[Variant]:
         """Compiles the step and the variants, until there is no time for more; those done."""
-        functions[STEP] = _warm(steps.training_step(self._model, *self._batch))
+        functions[STEP] = warm(steps.training_step(self._model, *self._batch))
         tell("training step")
         if not self._wanted.whole:
-            functions[NOTHING] = _warm(passes.nothing(self.trained, self.is_compiled))
+            nothing = passes.nothing(self.trained, self.is_compiled)
+            functions[NOTHING] = warm(nothing, passes.times())
         ready: list[Variant] = []
         for variant in chosen:
             if ready and time.monotonic() > until:
                 break
-            timed = _warm(self._function(variant))
-            functions[variant.name] = replace(timed, calls=variant.every)
+            functions[variant.name] = self.timed(variant)
             ready.append(variant)
             tell(variant.name)
         return ready
+
+    def timed(self, variant: Variant) -> Timed:
+        """One of `variants`, compiled."""
+        times = 1 if self._wanted.whole else passes.times()
+        return replace(warm(self._function(variant), times), calls=variant.every)
 
     def _function(self, variant: Variant) -> Callable[[], None]:
         if self._wanted.whole:
             return self._whole_step(variant)
         make = passes.pulls if variant.is_pull else passes.loss_and_gradients
         make = make if variant.constrain is None else passes.holds
-        return make(self._pairs[variant.name], self.is_compiled)
+        return make(self.pairs[variant.name], self.is_compiled)
 
     def _whole_step(self, variant: Variant) -> Callable[[], None]:
         """The step of a copy that carries the penalty."""
@@ -230,7 +235,7 @@ class _Bench:
         added = seconds[variant.name] - seconds[STEP if self._wanted.whole else NOTHING]
         share = quartiles(np.maximum(added, 0.0) / seconds[STEP])
         return Cost(
-            kernels=len(self._pairs[variant.name]),
+            kernels=len(self.pairs[variant.name]),
             seconds=max(quartiles(added).median, 0.0),
             share=share.median,
             share_low=share.low,

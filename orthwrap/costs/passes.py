@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from orthwrap.penalties.tensors import on_processor
 from orthwrap.regularizers.clock import Clock
 
 Tensor = Any
@@ -19,6 +20,38 @@ Penalized = tuple[Callable[[Tensor], Tensor], Any]  # a regularizer, and the ker
 PULL_RATE = 0.01
 # By so much a step moves a weight before it is held again: Adam's first at its default rate.
 _MOVED = 1e-3
+
+_IN_A_ROW = 16
+# Too little for a weight to change by, and more than a compiler takes for nothing.
+_LINK = 1e-30
+
+
+def times() -> int:
+    """How often a call of what is made here does its work.
+
+    On an accelerator, handing out so many arrays takes JAX longer than it takes the device to
+    compute them meanwhile, and a single call would only show that.
+    """
+    is_hidden = keras.backend.backend() == "jax" and not on_processor()
+    return _IN_A_ROW if is_hidden else 1
+
+
+def _in_a_row(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """`times` of step(values, states) → (results, states), each of the values that came before."""
+    import jax
+
+    def one_more(_: Any, carried: Any) -> Any:
+        values, states = carried
+        results, states = step(values, states)
+        return [_linked(v, r) for v, r in zip(values, results, strict=True)], states
+
+    return lambda values, states: jax.lax.fori_loop(0, times(), one_more, (values, states))
+
+
+def _linked(value: Tensor, result: Tensor) -> Tensor:
+    """The value, which is not known before the result is."""
+    result = ops.reshape(result, value.shape) if result.size == value.size else result
+    return value + ops.cast(_LINK * result, value.dtype)
 
 
 def loss_and_gradients(pairs: Sequence[Penalized], compiled: bool) -> Callable[[], None]:
@@ -70,10 +103,19 @@ def _on_jax(pairs: Sequence[Penalized]) -> Callable[[], None]:
             loss = reduce(operator.add, (p(v) for (p, _), v in zip(pairs, values, strict=True)))
         return loss, [scope.get_current_value(v) for v in variables]
 
-    run = jax.jit(jax.value_and_grad(total, has_aux=True))
+    once = jax.value_and_grad(total, has_aux=True)
+
+    def step(values: Any, states: Any) -> Any:
+        (_, states), gradients = once(values, states)
+        return gradients, states
+
+    run = jax.jit(once if times() == 1 else _in_a_row(step))
 
     def call() -> Any:
         nonlocal states
+        if times() > 1:
+            linked, states = run(values, states)
+            return linked
         (loss, states), gradients = run(values, states)
         return loss, states, gradients
 
@@ -89,7 +131,7 @@ def pulls(pairs: Sequence[tuple[Any, Any]], compiled: bool) -> Callable[[], None
         rate = ops.convert_to_tensor(PULL_RATE, "float32")
         return [r.pulled(v, rate) for (r, _), v in zip(pairs, values, strict=True)]
 
-    return waiting(_compiled(pulled, values, backend, compiled))
+    return waiting(compiled_call(pulled, values, backend, compiled))
 
 
 def holds(pairs: Sequence[tuple[Any, Any]], compiled: bool) -> Callable[[], None]:
@@ -109,11 +151,11 @@ def holds(pairs: Sequence[tuple[Any, Any]], compiled: bool) -> Callable[[], None
     def held_again(values: Sequence[Tensor]) -> list[Tensor]:
         return [c.project(v) for (c, _), v in zip(pairs, values, strict=True)]
 
-    return waiting(_compiled(held_again, values, keras.backend.backend(), compiled))
+    return waiting(compiled_call(held_again, values, keras.backend.backend(), compiled))
 
 
 def nothing(kernels: Sequence[Any], compiled: bool) -> Callable[[], None]:
-    """A call with the same kernels that computes next to nothing: what calling costs."""
+    """Calls with the same kernels that compute next to nothing: what calling costs."""
     backend = keras.backend.backend()
     values = [kernel.value for kernel in kernels]
 
@@ -122,15 +164,18 @@ def nothing(kernels: Sequence[Any], compiled: bool) -> Callable[[], None]:
 
     if backend == "torch":
         return waiting(lambda: values)
-    return waiting(_compiled(first, values, backend, compiled))
+    return waiting(compiled_call(first, values, backend, compiled))
 
 
-def _compiled(
+def compiled_call(
     function: Callable[[Any], Any], values: Sequence[Tensor], backend: str, compiled: bool
 ) -> Callable[[], Any]:
     if backend == "jax":
         import jax
 
+        if times() > 1:
+            in_a_row = jax.jit(_in_a_row(lambda values, states: (function(values), states)))
+            return lambda: in_a_row(values, ())
         run = jax.jit(function)
         return lambda: run(values)
     if backend == "torch":

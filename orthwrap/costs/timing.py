@@ -20,20 +20,22 @@ class Timed:
     """What is timed.
 
     Attributes:
-        call: does it once, and returns when the device is done.
+        call: does it, and returns when the device is done.
         calls: in a row that make one measurement, whose mean counts: so many that each does the
             same work.
+        times: how often a call does it.
     """
 
     call: Callable[[], Any]
     calls: int = 1
+    times: int = 1
 
     def seconds(self) -> float:
-        """Of one call, the mean of `calls`."""
+        """Of doing it once, the mean of `calls`."""
         start = time.perf_counter()
         for _ in range(self.calls):
             self.call()
-        return (time.perf_counter() - start) / self.calls
+        return (time.perf_counter() - start) / (self.calls * self.times)
 
 
 def in_turn(

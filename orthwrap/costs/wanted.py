@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orthwrap.errors import UsageError, ValueFault
+from orthwrap.errors import Faults, UsageError, ValueFault
 from orthwrap.penalties.table import PENALTIES
 from orthwrap.rules.constrain import Constrain
 
@@ -35,16 +35,18 @@ class Wanted:
 
 def checked(wanted: Wanted) -> Wanted:
     """ValueFault or UsageError where a value is none."""
+    faults = Faults()
     if wanted.batch < 1:
-        raise ValueFault(f"batch must be at least 1; got {wanted.batch}")
+        faults.add(ValueFault(f"batch must be at least 1; got {wanted.batch}"))
     if not wanted.seconds > 0:
-        raise ValueFault(f"seconds must be above 0; got {wanted.seconds:g}")
+        faults.add(ValueFault(f"seconds must be above 0; got {wanted.seconds:g}"))
     for word, named in (("regularizer", wanted.regularizers), ("constrain", wanted.constrain)):
         if named is not None and not named:
-            raise UsageError(f"{word} names none: leave it out for all")
+            faults.add(UsageError(f"{word} names none: leave it out for all"))
     for name in wanted.regularizers or ():
         if name not in PENALTIES:
-            raise ValueFault(f"regularizer {name!r} is none of {', '.join(PENALTIES)}")
+            faults.add(ValueFault(f"regularizer {name!r} is none of {', '.join(PENALTIES)}"))
     for what in wanted.constrain or ():
-        Constrain.parse(what)
+        faults.of(Constrain.parse, what)
+    faults.raise_all()
     return wanted

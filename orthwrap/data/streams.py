@@ -389,10 +389,10 @@ def stream_of(
     """
     takes, gives = tuple(inputs), tuple(outputs) if labelled else ()
     first, labels = _look(flow, takes, gives)
-    again, _ = _look(flow, takes, gives, 1)
+    second, _ = _look(flow, takes, gives, 1)
     same = all(
         a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
-        for a, b in zip((*first.x, *first.y), (*again.x, *again.y), strict=True)
+        for a, b in zip((*first.x, *first.y), (*second.x, *second.y), strict=True)
     )
     return Stream(flow, takes, gives, first, labels, same)
 

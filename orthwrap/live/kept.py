@@ -48,7 +48,7 @@ def holds(live: Any, slot: Slot) -> bool:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ToCarry:
     """What of ours a slot is to carry."""
 
     slot: Slot
@@ -95,25 +95,25 @@ def maker_of(store: LiveStore, slot: Slot) -> str:
     return next((c.__name__ for c in classes if not is_keras(c.__module__)), classes[0].__name__)
 
 
-def lost_in_file(store: LiveStore, carried: Sequence[Wanted]) -> list[Slot]:
+def lost_in_file(store: LiveStore, carried: Sequence[ToCarry]) -> list[Slot]:
     """The slots that lose something of ours once the model was made anew from its config.
 
     Raises:
         Exception: whatever the model's classes raise, where it cannot be made.
         RebuildError: what two models share is made twice, while a file may have its weights once.
     """
-    again = _made_anew(store)
-    if len(again.weights) > len(store.model.weights):
+    made_anew = _made_anew(store)
+    if len(made_anew.weights) > len(store.model.weights):
         raise RebuildError(
-            f"its config makes {len(again.weights)} weights where the model has "
+            f"its config makes {len(made_anew.weights)} weights where the model has "
             f"{len(store.model.weights)}: Keras makes what two models share twice"
         )
-    pairs = list(layer_pairs(store.model, again))
+    pairs = list(layer_pairs(store.model, made_anew))
     is_same = len(pairs) == len(keras_inside.layers_within(store.model))
     twins = {id(old): new for old, new in pairs} if is_same else {}
-    by_path = live_layers(again)
+    by_path = live_layers(made_anew)
 
-    def is_lost(wanted: Wanted) -> bool:
+    def is_lost(wanted: ToCarry) -> bool:
         layer = wanted.slot.layer
         old = store.object_of(layer)
         return not wanted.is_on(twins.get(id(old)) if is_same else by_path.get(layer.path))

@@ -135,8 +135,8 @@ def held_by_several(model: Any) -> list[Any]:
     """The layers that two (sub)models hold as their own, which a config does not tell."""
     owners = [m for m in keras_inside.every_layer(model) if isinstance(m, keras.Model)]
     held = [layer for owner in {id(m): m for m in owners}.values() for layer in owner.layers]
-    times = Counter(map(id, held))
-    return [layer for layer in held if times[id(layer)] > 1]
+    holders = Counter(map(id, held))
+    return [layer for layer in held if holders[id(layer)] > 1]
 
 
 def _mark_shared(store: LiveStore, root: Node) -> None:

@@ -148,10 +148,10 @@ def _under_its_policy(
 
     found = []
     for policy in policies or (None,):
-        with as_policy(policy), warnings.catch_warnings(record=True) as told:
+        with as_policy(policy), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             model = keras.models.load_model(path, **words)
-        skipped = [str(w.message) for w in told if _SKIPPED in str(w.message)]
+        skipped = [str(w.message) for w in caught if _SKIPPED in str(w.message)]
         if not skipped:
             return model, ()
         found.append((model, skipped[0]))

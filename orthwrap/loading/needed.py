@@ -69,8 +69,8 @@ def known_objects(root: Node, given: dict[str, Any], shown: Path) -> dict[str, A
     users: dict[str, dict[str, None]] = {}
     for need in needs.unknown(root, _lookup_in(found)):
         users.setdefault(need.name, {})[need.where] = None
-    for told in told_of(walk(root)) if users else ():
-        raise FileFault(f"Keras cannot load {shown}: {told}")
+    for why in told_of(walk(root)) if users else ():
+        raise FileFault(f"Keras cannot load {shown}: {why}")
     if users:
         named = "; ".join(
             f"{name!r} (in {listed(tuple(places), _MOST_PLACES)})" for name, places in users.items()

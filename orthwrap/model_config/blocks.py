@@ -13,7 +13,7 @@ from orthwrap.model_config.layout import Layout
 
 Array = NDArray[Any]
 
-_BLOCK = 1 << 19  # numbers that are read at once
+_BLOCK = 1 << 19  # numbers in float64 that are read at once
 
 
 def scale_of(kernel: Any, layout: Layout) -> float:
@@ -36,15 +36,17 @@ def all_of(kernel: Any) -> Index:
     return tuple(slice(0, d) for d in kernel.shape)
 
 
-def blocks(kernel: Any, index: Index, axes: Sequence[int]) -> Iterator[Array]:
-    """What lies at `index`, in float64 and cut along `axes` into blocks of bounded size."""
+def blocks(
+    kernel: Any, index: Index, axes: Sequence[int], dtype: type[np.floating[Any]] = np.float64
+) -> Iterator[Array]:
+    """What lies at `index`, as numbers of `dtype`, cut along `axes` into blocks of bounded size."""
     sizes = [s.stop - s.start for s in index]
-    size = math.prod(sizes)
+    size = math.prod(sizes) * np.dtype(dtype).itemsize // 8  # _BLOCK is of numbers in float64
     axis = next((a for a in axes if sizes[a] > 1), None)
     if size <= _BLOCK or axis is None:
-        yield np.asarray(kernel[index], np.float64)
+        yield np.asarray(kernel[index], dtype)
         return
     step = max(1, _BLOCK * sizes[axis] // size)
     for start in range(index[axis].start, index[axis].stop, step):
         part = slice(start, min(start + step, index[axis].stop))
-        yield from blocks(kernel, (*index[:axis], part, *index[axis + 1 :]), axes)
+        yield from blocks(kernel, (*index[:axis], part, *index[axis + 1 :]), axes, dtype)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from numbers import Integral
 from typing import Any
 
@@ -243,6 +244,7 @@ def layout_by_rank(config: Mapping[str, Any], shape: tuple[int, ...]) -> Layout 
     return f"a kernel of {rank} axes in a class that is not known has no layout"
 
 
+@cache  # asked at each call of a regularizer
 def layout_for(layout: Layout | None, shape: tuple[int, ...]) -> Layout:
     """By which a kernel of this shape is read; by its rank where there is no layout.
 

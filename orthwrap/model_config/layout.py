@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from orthwrap.errors import ValueFault
@@ -69,14 +70,7 @@ class Layout:
 
     def matrices(self, shape: Sequence[int]) -> tuple[int, int, int]:
         """(count, m, n) for a kernel of this shape."""
-        layout = self.for_shape(shape)
-        sizes = list(shape)
-        sizes[-1] //= layout.parts
-        count, rows, columns = (
-            math.prod(sizes[a] for a in axes)
-            for axes in (layout.batch, layout.rows, layout.columns)
-        )
-        return count * layout.parts, rows, columns
+        return _matrices(self, tuple(shape))
 
     def to_matrices(self, kernel: Any, xp: Any) -> Any:
         """The kernel as an array of shape (count, m, n).
@@ -192,3 +186,14 @@ def why_no_filter_groups(layout: Layout, shape: Sequence[int], groups: int) -> s
 def across_channels(layout: Layout) -> Layout:
     """A depthwise layout with all channels in one matrix: (prod(k), C·mult)."""
     return Layout("depthwise_across", layout.rows, (*layout.batch, *layout.columns))
+
+
+@cache  # asked at each call of a regularizer
+def _matrices(layout: Layout, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    layout = layout.for_shape(shape)
+    sizes = list(shape)
+    sizes[-1] //= layout.parts
+    count, rows, columns = (
+        math.prod(sizes[a] for a in axes) for axes in (layout.batch, layout.rows, layout.columns)
+    )
+    return count * layout.parts, rows, columns

@@ -403,9 +403,10 @@ def _is_operation(node: Node) -> bool:
     return str(node.get("module", "")).startswith(keras_inside.OPERATIONS_MODULE)
 
 
-def class_of(node: Mapping[str, Any]) -> str:
-    """The class name after the last `>` (`package>Class`)."""
-    return str(node.get("class_name", "")).rpartition(">")[2]
+def class_of(node: Any) -> str:
+    """The class name after the last `>` (`package>Class`); "" of what has none."""
+    name = node.get("class_name") if isinstance(node, Mapping) else None
+    return name.rpartition(">")[2] if isinstance(name, str) else ""
 
 
 def _name(node: Node, snake: str) -> str:

@@ -10,8 +10,6 @@ MODELS = {"Sequential": "keras", "Functional": keras_inside.FUNCTIONAL_MODULE, "
 
 def with_module(model: Node) -> Node:
     """The node as a `.keras` has it."""
-    if not isinstance(model, dict):  # of a broken file
-        return model
     module = MODELS.get(class_of(model))
     if module is None or "module" in model:
         return model

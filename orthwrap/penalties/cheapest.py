@@ -1,4 +1,4 @@
-"""`estimate="auto"`: which is cheaper for a kernel, the penalty itself or its estimate."""
+"""What is cheaper for a kernel: the penalty or its estimate, computing it or choosing not to."""
 
 from __future__ import annotations
 
@@ -27,3 +27,16 @@ def taken(m: int, n: int, probes: int) -> str:
     from orthwrap.penalties.tensors import on_processor
 
     return "sketch" if on_processor() else "exact"
+
+
+# A choice within a compiled step of an accelerator waits for the host: 0.12 ms on an H200, in
+# which that computes so many operations of products in float32.
+_CHOICE = 8e9
+
+
+def choosing_pays(m: int, n: int, on_processor: bool) -> bool:
+    """Whether a compiled step gains where it chooses not to compute a penalty.
+
+    Always on a CPU; on an accelerator where 4·m·n·min(m, n) ≥ 8·10⁹, as of 1,260 × 1,260.
+    """
+    return on_processor or 4 * m * n * min(m, n) >= _CHOICE

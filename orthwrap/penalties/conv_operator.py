@@ -324,9 +324,9 @@ class _Worst:
         climbed = _highest(band, int(best[1]), frequencies[best[0]], float(high[best]))
         peaks = high.max(0)  # of each group
         peaks[best[1]] = climbed
-        some = peaks > 0
-        if some.any():
-            self._rank = min(self._rank, float((band.squares[some] / peaks[some]).min()))
+        positive = peaks > 0
+        if positive.any():
+            self._rank = min(self._rank, float((band.squares[positive] / peaks[positive]).min()))
         lowest = math.sqrt(max(float(low[worst]), 0.0))
         if any(band.degrees):
             lowest = _lowest(band, int(worst[1]), frequencies[worst[0]], points)

@@ -69,7 +69,7 @@ def figure(matrices: Matrices) -> float:
     r = matrices.smaller
     if r == 1:
         return 0.0
-    return sum(times * float(np.sum(c)) for c, times in matrices.cosines()) / (r * (r - 1))
+    return sum(weight * float(np.sum(c)) for c, weight in matrices.cosines()) / (r * (r - 1))
 
 
 PENALTY = Penalty(

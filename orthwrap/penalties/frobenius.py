@@ -26,14 +26,14 @@ def _frobenius(w: Tensor, *, alpha: float, factor: float) -> tuple[Tensor, Any]:
 
     from orthwrap.penalties import tensors as t
 
-    deviation = t.on_diagonal_blocks(t.half_gram(w), t.less(alpha**2))
-    norms = t.norms_of(deviation)
+    deviation = t.less(alpha**2)(t.gram(w))
+    norms, part = t.root(deviation), t.share(deviation) ** 0.5
 
     def pullback(upstream: Tensor) -> Tensor:
-        scale = t.per_matrix(((2 * factor) * upstream) / (norms + t.TINY))
-        return t.times_scalar(t.multiplied(w, t.whole(deviation)), scale)
+        scale = t.per_matrix(t.divided((2 * factor * part) * upstream, norms))
+        return t.times_scalar(t.multiplied(w, deviation), scale)
 
-    return factor * (ops.sum(norms) if len(norms.shape) else norms), pullback
+    return (factor / part) * (ops.sum(norms) if len(norms.shape) else norms), pullback
 
 
 def on_outputs(g: Tensor, rows: Tensor) -> Tensor:

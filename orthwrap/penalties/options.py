@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orthwrap.errors import ValueFault
+from orthwrap.errors import Faults, ValueFault
 from orthwrap.text import first_line
 
 
@@ -131,19 +131,21 @@ def checked(name: str, taken: Sequence[Option], given: Mapping[str, Any]) -> dic
     """The options of the regularizer `name`, converted, without those at their default.
 
     Raises:
-        ValueFault: an option it does not take, or a value out of range.
+        ValueFault: options it does not take, or values out of range.
     """
     known = {option.name: option for option in taken}
-    found: dict[str, Any] = {}
-    for key, value in given.items():
+
+    def converted(key: str, value: Any) -> Any:
         if key not in known:
             raise ValueFault(
                 f"regularizer {name!r} takes no option {key!r}; it takes: {', '.join(known)}"
             )
         try:
-            converted = known[key].convert(value)
+            return known[key].convert(value)
         except (TypeError, ValueError) as e:
             raise ValueFault(f"option {key}={value!r} {first_line(e)}") from None
-        if converted != known[key].default:
-            found[key] = converted
-    return found
+
+    faults = Faults()
+    found = {key: faults.of(converted, key, value) for key, value in given.items()}
+    faults.raise_all()
+    return {key: value for key, value in found.items() if value != known[key].default}

@@ -72,8 +72,8 @@ def _top_of_gram(g: Tensor) -> tuple[Tensor, Tensor]:
 
     # Of matrices of one size, so that a small one is not lost where it is squared.
     size = ops.sum(ops.diagonal(g, 0, -2, -1), -1) + t.TINY
-    share, slope = top(g / t.per_matrix(size))
-    return ops.sqrt(share * size), slope
+    part, slope = top(g / t.per_matrix(size))
+    return ops.sqrt(part * size), slope if t.share(g) == 1.0 else t.share(g) * slope
 
 
 def _estimate(

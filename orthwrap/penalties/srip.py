@@ -65,13 +65,17 @@ def _exact(w: Tensor, *, alpha: float, factor: float) -> tuple[Tensor, Any]:
     sigma, slope = top(deviation)
 
     def pullback(upstream: Tensor) -> Tensor:
-        return t.times_scalar(t.multiplied(w, slope), (2 * factor) * upstream)
+        scale = (2 * factor * t.share(w)) * upstream
+        return t.times_scalar(t.multiplied(w, slope), scale)
 
     return _total(sigma, factor), pullback
 
 
 def top(b: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest |eigenvalue| of symmetric matrices, and its gradient with respect to them."""
+    """The largest |eigenvalue| of symmetric matrices, and its gradient with respect to them.
+
+    The gradient is given over `tensors.share`.
+    """
     from orthwrap.penalties import tensors as t
 
     return _top_by_vectors(b) if t.is_eager() else _top_by_squaring(b)
@@ -80,19 +84,20 @@ def top(b: Tensor) -> tuple[Tensor, Tensor]:
 def _top_by_squaring(b: Tensor) -> tuple[Tensor, Tensor]:
     """By powers of them.
 
-    σ = ‖B·Bᵖ‖/‖Bᵖ‖, all columns of Bᵖ being nearly in the space of ±σ.
+    σ = ‖B·Bᵖ‖/‖Bᵖ‖, all columns of Bᵖ being nearly in the space of ±σ. The root of a share serves
+    as well as the norm: what Bᵖ is longer for it, is taken from the norm of B·Bᵖ.
     """
     from orthwrap.penalties import tensors as t
 
     power = b
     for i in range(_SQUARINGS if b.shape[-1] <= EXACT_UP_TO else _SQUARINGS + 1):
         if i % _RENORMALISED == 0:
-            power = power / t.per_matrix(t.norm(power) + t.TINY)
+            power = t.divided(power, t.per_matrix(t.root(power)))
         power = power @ power
-    power = power / t.per_matrix(t.norm(power) + t.TINY)
+    power = t.divided(power, t.per_matrix(t.root(power)))
     image = b @ power
-    sigma = t.norm(image)
-    return sigma, (image @ power) / t.per_matrix(sigma + t.TINY)
+    sigma = t.root(image)
+    return sigma, t.divided(image @ power, t.per_matrix(sigma))
 
 
 def _top_by_vectors(b: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,7 +112,7 @@ def _top_by_vectors(b: Tensor) -> tuple[Tensor, Tensor]:
     v = vectors.gather(-1, place.unsqueeze(-2).expand(*vectors.shape[:-1], 1))
     image = b @ v
     sigma = t.norm(image)
-    return sigma, (image / t.per_matrix(sigma + t.TINY)) @ v.mT
+    return sigma, t.divided(image, t.per_matrix(sigma)) @ v.mT
 
 
 def _estimate(
@@ -118,13 +123,13 @@ def _estimate(
     image = start
     for step in range(steps):
         is_any_length = step == 0 and steps > 1  # the next one is made of length 1
-        v = image if is_any_length else image / t.per_matrix(t.norm(image) + t.TINY)
+        v = image if is_any_length else t.divided(image, t.per_matrix(t.root(image)))
         long_v = t.to_long(w, v)
         image = t.to_short(w, long_v) - (v if alpha == 1.0 else alpha**2 * v)
-    norms = t.norm(image)
+    norms = t.root(image)
 
     def pullback(upstream: Tensor) -> Tensor:
-        u = t.per_matrix(factor * upstream / (norms + t.TINY)) * image
+        u = t.per_matrix(t.divided((factor * t.share(w)) * upstream, norms)) * image
         return t.outer(w, [(t.to_long(w, u), v), (long_v, u)])
 
     return _total(norms, factor), pullback
@@ -167,7 +172,7 @@ def _of_deviation(b: Tensor) -> tuple[Tensor, Any]:
     from orthwrap.penalties import tensors as t
 
     sigma, slope = _top_by_squaring(b)
-    return sigma, lambda upstream: t.per_matrix(upstream) * slope
+    return sigma, lambda upstream: t.per_matrix(t.share(b) * upstream) * slope
 
 
 def figure(matrices: Matrices, steps: int) -> float:

@@ -16,9 +16,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 Tensor = Any
@@ -35,11 +37,15 @@ def differentiable(
 ) -> Tensor:
     """compute(*tensors, *constants) → (value, pullback), as an operation with that gradient.
 
-    The pullback returns the gradients with respect to the tensors; constants have none. They are
-    inputs all the same, because JAX cannot differentiate a traced operation that closes over a
-    traced value.
+    The pullback returns the gradients with respect to the tensors; constants have none. On JAX
+    they are inputs all the same, because it cannot differentiate a traced operation that closes
+    over a traced value.
     """
-    precision = _precision.get()
+    backend, precision = keras.backend.backend(), _precision.get()
+    if constants and backend != "jax":
+        return differentiable(lambda *given: compute(*given, *constants), *tensors)
+    if backend == "torch" and precision is None:
+        return _function_of_torch().apply(compute, *tensors)
 
     def operation(*inputs: Tensor) -> tuple[Tensor, Callable[..., Any]]:
         with products_in(precision):  # also where a backend calls this later
@@ -51,7 +57,7 @@ def differentiable(
             with products_in(precision):
                 found = pullback(args[0] if upstream is None else upstream)
             found = found if isinstance(found, tuple) else (found,)
-            gradients = (*found, *map(_no_gradient, constants))
+            gradients = (*found, *map(ops.zeros_like, constants))
             return gradients if len(gradients) > 1 else gradients[0]
 
         return value, gradient
@@ -59,14 +65,54 @@ def differentiable(
     return ops.custom_gradient(operation)(*tensors, *constants)
 
 
-def _no_gradient(constant: Tensor) -> Tensor | None:
-    return None if keras.backend.backend() == "torch" else ops.zeros_like(constant)
+@cache
+def _function_of_torch() -> Any:
+    """Keras's own way takes half as long again as a small penalty."""
+    import torch
+
+    class Differentiable(torch.autograd.Function):  # type: ignore[misc]
+        @staticmethod
+        def forward(ctx: Any, compute: Callable[..., Any], *tensors: Tensor) -> Tensor:
+            value, ctx.pullback = compute(*tensors)
+            return value
+
+        @staticmethod
+        def backward(ctx: Any, upstream: Tensor) -> Any:
+            found = ctx.pullback(upstream)
+            return (None, *found) if isinstance(found, tuple) else (None, found)
+
+    return Differentiable
+
+
+# PyTorch computes while Python decides: there, what Keras's functions look at before they do
+# anything takes longer than what is computed.
+
+
+def tensor_of(x: Tensor) -> Tensor:
+    """The value of a variable; a tensor as it is."""
+    if keras.backend.backend() == "torch" and isinstance(x, keras.Variable):
+        return x.value
+    return ops.convert_to_tensor(x)
+
+
+class _Torch:
+    @staticmethod
+    def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
+        return x.reshape(shape)
+
+    @staticmethod
+    def transpose(x: Tensor, axes: Sequence[int]) -> Tensor:
+        return x.permute(axes)
+
+
+# Whose `reshape` and `transpose` a layout reads kernels with.
+xp: Any = _Torch if keras.backend.backend() == "torch" else ops
 
 
 def unbatched(batch: Tensor) -> Tensor:
     """A batch of one as the matrix it is: plain matrix products are faster than batched ones."""
     is_one = len(batch.shape) == 3 and batch.shape[0] == 1
-    return ops.reshape(batch, batch.shape[1:]) if is_one else batch
+    return xp.reshape(batch, batch.shape[1:]) if is_one else batch
 
 
 def transposed(x: Tensor) -> Tensor:
@@ -113,20 +159,20 @@ def eye_like(w: Tensor) -> Tensor:
     return ops.eye(min(w.shape[-2:]), dtype=w.dtype)
 
 
-# A Gram matrix is symmetric, so where it pays a large one is kept as its upper half: (half of the
-# leading quarter, the upper right quarter, half of the trailing quarter).
-Half = Any
 Change = Callable[[Tensor], Tensor]
 
 
-def half_gram(w: Tensor) -> Half:
-    """The smaller Gram matrix G, (…, r, r), as its upper half, or whole where that is faster."""
+def gram(w: Tensor) -> Tensor:
+    """The smaller Gram matrix G, (…, r, r); where that is faster, its lower left as a copy."""
     tall = is_tall(w)
     r = w.shape[-1] if tall else w.shape[-2]
     if not halves_pay(r):
         return cross(w, w, tall)
     a, b = _parted(w, r // 2, -1 if tall else -2)
-    return half_gram(a), cross(a, b, tall), half_gram(b)
+    corner = cross(a, b, tall)
+    upper = ops.concatenate([gram(a), corner], -1)
+    lower = ops.concatenate([transposed(corner), gram(b)], -1)
+    return ops.concatenate([upper, lower], -2)
 
 
 def _parted(w: Tensor, middle: int, axis: int) -> tuple[Tensor, Tensor]:
@@ -164,22 +210,28 @@ def products_in(precision: str | None) -> Iterator[None]:
 
 def _product(a: Tensor, b: Tensor, a_turned: bool = False, b_turned: bool = False) -> Tensor:
     """A·B of matrices (…, m, n), either of them transposed."""
-    backend = keras.backend.backend()
     own, low = a.dtype, _precision.get()
-    if low is not None:
-        is_square = a is b
-        a = ops.cast(a, low)
-        b = a if is_square else ops.cast(b, low)
+    if low is None:
+        return _as_it_is(a, b, a_turned, b_turned)
+    is_square = a is b
+    a = ops.cast(a, low)
+    b = a if is_square else ops.cast(b, low)
+    return ops.cast(_as_it_is(a, b, a_turned, b_turned, own), own)
+
+
+def _as_it_is(
+    a: Tensor, b: Tensor, a_turned: bool = False, b_turned: bool = False, summed_in: Any = None
+) -> Tensor:
+    """A·B in the dtype that they have, summed in another one where the backend can."""
+    backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
-        made = tf.matmul(a, b, transpose_a=a_turned, transpose_b=b_turned)
-    elif backend == "jax":
-        made = _on_jax(a, b, a_turned, b_turned, None if low is None else own)
-    else:
-        a, b = (transposed(a) if a_turned else a), (transposed(b) if b_turned else b)
-        made = a @ b if low is None else _on_torch(a, b)
-    return made if low is None else ops.cast(made, own)
+        return tf.matmul(a, b, transpose_a=a_turned, transpose_b=b_turned)
+    if backend == "jax":
+        return _on_jax(a, b, a_turned, b_turned, summed_in)
+    a, b = (transposed(a) if a_turned else a), (transposed(b) if b_turned else b)
+    return a @ b if summed_in is None else _on_torch(a, b)
 
 
 def _on_jax(a: Tensor, b: Tensor, a_turned: bool, b_turned: bool, summed_in: Any) -> Tensor:
@@ -202,20 +254,12 @@ def _on_torch(a: Tensor, b: Tensor) -> Tensor:
     return multiply(a, b, out_dtype=torch.float32)
 
 
-def on_diagonal_blocks(half: Half, change: Change) -> Half:
-    """`change` of the blocks that hold the diagonal; it may write into what it is given."""
-    if isinstance(half, tuple):
-        first, corner, last = half
-        return on_diagonal_blocks(first, change), corner, on_diagonal_blocks(last, change)
-    return change(half)
-
-
 # No identity matrix is made where a backend can do without: on large kernels it is as large as
 # everything else, and each one is operations.
 
 
 def less(amount: float) -> Change:
-    """G ↦ G − amount·I, by `on_diagonal_blocks`."""
+    """G ↦ G − amount·I; it may write into G."""
 
     def change(g: Tensor) -> Tensor:
         backend = keras.backend.backend()
@@ -233,7 +277,7 @@ def less(amount: float) -> Change:
 
 
 def without_diagonal(g: Tensor) -> Tensor:
-    """G ⊙ (1−I), by `on_diagonal_blocks`."""
+    """G ⊙ (1−I); it may write into G."""
     backend = keras.backend.backend()
     if backend == "torch":
         g.diagonal(dim1=-2, dim2=-1).zero_()
@@ -258,11 +302,8 @@ _SHARE = 0.5 if keras.backend.backend() == "tensorflow" else 1.0
 
 def square_sum(x: Tensor, factor: float = 1.0) -> Tensor:
     """factor · Σ x² over all entries."""
-    return _scaled(_square_sum(x), factor / _SHARE)
-
-
-def _scaled(x: Tensor, factor: float) -> Tensor:
-    return x if factor == 1.0 else factor * x
+    total, factor = _square_sum(x), factor / _SHARE
+    return total if factor == 1.0 else factor * total
 
 
 def _square_sum(x: Tensor) -> Tensor:
@@ -276,53 +317,6 @@ def _square_sum(x: Tensor) -> Tensor:
 
         return tf.nn.l2_loss(x)
     return ops.sum(ops.square(x))
-
-
-def sum_of_squares(half: Half, factor: float = 1.0) -> Tensor:
-    """factor · ‖·‖_F², summed over the batch."""
-
-    def total(half: Half) -> Tensor:
-        if isinstance(half, tuple):
-            first, corner, last = half
-            return total(first) + 2 * _square_sum(corner) + total(last)
-        return _square_sum(half)
-
-    return _scaled(total(half), factor / _SHARE)
-
-
-def norms_of(half: Half) -> Tensor:
-    """‖·‖_F of each matrix."""
-    if not isinstance(half, tuple):
-        return norm(half)
-    if len(half[1].shape) == 2:
-        return ops.sqrt(sum_of_squares(half))
-    return ops.sqrt(_squares_of_each(half))
-
-
-def _squares_of_each(half: Half) -> Tensor:
-    if isinstance(half, tuple):
-        first, corner, last = half
-        return (
-            _squares_of_each(first)
-            + 2 * ops.sum(ops.square(corner), (-2, -1))
-            + (_squares_of_each(last))
-        )
-    return ops.sum(ops.square(half), (-2, -1))
-
-
-def whole(half: Half) -> Tensor:
-    """The symmetric matrix."""
-    if not isinstance(half, tuple):
-        return half
-    first, corner, last = half
-    upper = ops.concatenate([whole(first), corner], -1)
-    lower = ops.concatenate([transposed(corner), whole(last)], -1)
-    return ops.concatenate([upper, lower], -2)
-
-
-def gram(w: Tensor) -> Tensor:
-    """The smaller Gram matrix G, (…, r, r)."""
-    return whole(half_gram(w))
 
 
 def eigen(g: Tensor) -> tuple[Tensor, Tensor]:
@@ -342,22 +336,26 @@ def multiplied(w: Tensor, s: Tensor) -> Tensor:
 
 
 def square_of_gram(w: Tensor, change: Change, factor: float = 1.0) -> tuple[Tensor, Pullback]:
-    """factor · Σ ‖G'‖_F², where G' is G with `change` of the blocks that hold the diagonal.
-
-    `change` subtracts something constant, or sets entries to 0.
-    """
-    changed = on_diagonal_blocks(half_gram(w), change)
+    """factor · Σ ‖G'‖_F², G' being `change` of G: less a constant, or with entries set to 0."""
+    changed = change(gram(w))
 
     def pullback(upstream: Tensor) -> Tensor:
-        return times_scalar(multiplied(w, whole(changed)), (4 * factor) * upstream)
+        return times_scalar(multiplied(w, changed), (4 * factor) * upstream)
 
-    return sum_of_squares(changed, factor), pullback
+    return square_sum(changed, factor), pullback
 
 
 def computed_in(x: Tensor) -> str:
-    """float16 and bfloat16 are too coarse for sums of squares."""
+    """Of what is computed of it: float16 and bfloat16 are too coarse for sums of squares."""
     dtype: str = keras.backend.standardize_dtype(x.dtype)
     return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+
+def widened(x: Tensor) -> Tensor:
+    """A tensor, in the dtype in which it is computed."""
+    dtype = computed_in(x)
+    is_so = keras.backend.backend() == "torch" and keras.backend.standardize_dtype(x.dtype) == dtype
+    return x if is_so else ops.cast(x, dtype)  # which of TensorFlow's variables makes tensors
 
 
 def own_scale(x: Tensor, entries: int) -> Tensor:
@@ -393,7 +391,24 @@ def times_scalar(x: Tensor, scalar: Tensor) -> Tensor:
 
 def largest_row_sum(g: Tensor) -> Tensor:
     """max Σ|Gᵢⱼ| over the rows of each Gram matrix: at least its largest eigenvalue."""
+    if keras.backend.backend() == "torch":
+        return g.abs().sum(-1).amax(-1)
     return ops.max(ops.sum(ops.abs(g), -1), -1)
+
+
+def lesser(a: Tensor, b: Tensor) -> Tensor:
+    """Of scalars of one dtype."""
+    if keras.backend.backend() == "torch":  # where Keras's minimum makes float32 of float64
+        import torch
+
+        return torch.minimum(a, b)
+    return ops.minimum(a, b)
+
+
+def at_least_one(x: Tensor) -> Tensor:
+    if keras.backend.backend() == "torch":
+        return x.clamp(min=1.0)
+    return ops.maximum(x, ops.ones_like(x))
 
 
 def towards(w: Tensor, change: Change) -> tuple[Tensor, Tensor]:
@@ -410,21 +425,29 @@ def towards(w: Tensor, change: Change) -> tuple[Tensor, Tensor]:
 
 def to_long(w: Tensor, v: Tensor) -> Tensor:
     """From vectors of the smaller side to vectors of the larger."""
-    return w @ transposed(v) if is_tall(w) else transposed(v) @ w
+    return _as_it_is(w, v, False, True) if is_tall(w) else _as_it_is(v, w, True, False)
 
 
 def to_short(w: Tensor, y: Tensor) -> Tensor:
     """The adjoint: to_short(w, to_long(w, v)) is G applied to v."""
-    return transposed(y) @ w if is_tall(w) else w @ transposed(y)
+    return _as_it_is(y, w, True, False) if is_tall(w) else _as_it_is(w, y, False, True)
 
 
 def outer(w: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """Σ y ⊗ v over (long y, short v), in the shape of w: the gradient of Σ ⟨y, to_long(w, v)⟩."""
     columns, rows = -1, -2
     tall = is_tall(w)
-    long = ops.concatenate([y for y, _ in pairs], columns if tall else rows)
-    short = ops.concatenate([v for _, v in pairs], rows if tall else columns)
+    long = _joined([y for y, _ in pairs], columns if tall else rows)
+    short = _joined([v for _, v in pairs], rows if tall else columns)
     return long @ short if tall else short @ long
+
+
+def _joined(parts: Sequence[Tensor], axis: int) -> Tensor:
+    if keras.backend.backend() != "torch":
+        return ops.concatenate(parts, axis)
+    import torch
+
+    return torch.cat(list(parts), axis)
 
 
 def per_matrix(scalars: Tensor) -> Tensor:
@@ -443,19 +466,64 @@ def norm(x: Tensor) -> Tensor:
     return ops.sqrt(ops.sum(ops.square(x), None if len(x.shape) == 2 else (-2, -1)))
 
 
+def share(x: Tensor) -> float:
+    """Which part of Σ x² a single operation gives: half of it on TensorFlow, for one matrix."""
+    return _SHARE if len(x.shape) == 2 else 1.0
+
+
+def root(x: Tensor) -> Tensor:
+    """√share · ‖·‖_F of each matrix, in fewer operations than the norm itself."""
+    return norm(x) if share(x) == 1.0 else ops.sqrt(_square_sum(x))
+
+
 # Added to a norm before dividing by it: changes no norm that float32 can tell from 0 in practice,
 # makes 0/0 a 0, and leaves room for a large upstream gradient.
 TINY = 1e-30
 
 
+def divided(a: Tensor, b: Tensor) -> Tensor:
+    """a/b for b ≥ 0, and 0 where both are."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.math.divide_no_nan(a, b)
+    return a / (b + TINY)
+
+
 def rademacher(shape: Sequence[int], seed: Any, dtype: str = "float32") -> Tensor:
     """Independent random signs. `seed` as for `keras.random`: an int or a SeedGenerator."""
-    if keras.backend.backend() == "torch":
+    backend = keras.backend.backend()
+    if backend == "torch":
         return keras.random.uniform(shape, -1.0, 1.0, dtype, seed).sign_()
-    signs = keras.random.randint(shape, 0, 2, dtype="int32", seed=seed)
-    return ops.cast(2 * signs - 1, dtype)
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        bits = tf.raw_ops.StatelessRandomUniformFullInt(
+            shape=shape, seed=_key_of_tensorflow(seed), dtype="int32"
+        )
+        return tf.sign(tf.cast(bits, dtype))
+    import jax
+
+    bits = jax.random.bits(_key(seed), shape, "uint32")
+    one, sign = np.float32(1).view("uint32"), np.uint32(1 << 31)
+    return ops.cast(jax.lax.bitcast_convert_type(bits & sign | one, "float32"), dtype)
 
 
 def gaussian(shape: Sequence[int], seed: Any, dtype: str = "float32") -> Tensor:
     """Independent standard normal numbers; arguments as of `rademacher`."""
-    return keras.random.normal(shape, dtype=dtype, seed=seed)
+    if keras.backend.backend() != "tensorflow":
+        return keras.random.normal(shape, dtype=dtype, seed=seed)
+    import tensorflow as tf
+
+    return tf.raw_ops.StatelessRandomNormal(shape=shape, seed=_key_of_tensorflow(seed), dtype=dtype)
+
+
+def _key(seed: Any) -> Tensor:
+    """What TensorFlow and JAX draw from: Keras's own functions take several times the steps."""
+    if isinstance(seed, keras.random.SeedGenerator):
+        return seed.next()
+    return ops.convert_to_tensor([seed, 0], keras.random.SeedGenerator(0).state.dtype)
+
+
+def _key_of_tensorflow(seed: Any) -> Tensor:
+    return ops.cast(_key(seed), "int32")  # which XLA takes alone

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from orthwrap.errors import ValueFault
+from orthwrap.errors import Faults, ValueFault
 from orthwrap.penalties.attachment import Attachment, check_reference, without_address
 from orthwrap.penalties.template import numeric_factor, template
 from orthwrap.plan.decision import Plan
@@ -17,31 +17,34 @@ Shape = tuple[int, ...]
 
 def templates_of(rules: Sequence[Rule]) -> tuple[list[Attachment | None], dict[str, Any]]:
     """Each rule's regularizer as an attachment; and the functions that references stand for."""
-    templates: list[Attachment | None] = []
-    functions = {}
-    for rule in rules:
-        value = rule.regularizer
-        if not rule.attaches:
-            templates.append(None)
-            continue
-        if isinstance(value, str):
-            made = template(rule)
-            if isinstance(made.foreign, str):
-                from orthwrap.regularizers import import_reference
-
-                import_reference(made.foreign)
-        else:
-            from orthwrap.regularizers import attachment_of
-
-            if rule.options:
-                raise ValueFault("options go with a regularizer's name; set them on the object")
-            made = attachment_of(value, numeric_factor(rule))
-            if made.is_penalty and rule.scale != AUTO_SCALE:
-                made = replace(made, scale=rule.scale, alpha=1.0)
-            if isinstance(made.foreign, str):
-                functions[made.foreign] = value
-        templates.append(made)
+    faults = Faults()
+    functions: dict[str, Any] = {}
+    templates = [faults.of(_template_of, rule, functions) for rule in rules]
+    faults.raise_all()
     return templates, functions
+
+
+def _template_of(rule: Rule, functions: dict[str, Any]) -> Attachment | None:
+    value = rule.regularizer
+    if not rule.attaches:
+        return None
+    if isinstance(value, str):
+        made = template(rule)
+        if isinstance(made.foreign, str):
+            from orthwrap.regularizers import import_reference
+
+            import_reference(made.foreign)
+        return made
+    from orthwrap.regularizers import attachment_of
+
+    if rule.options:
+        raise ValueFault("options go with a regularizer's name; set them on the object")
+    made = attachment_of(value, numeric_factor(rule))
+    if made.is_penalty and rule.scale != AUTO_SCALE:
+        made = replace(made, scale=rule.scale, alpha=1.0)
+    if isinstance(made.foreign, str):
+        functions[made.foreign] = value
+    return made
 
 
 def check_references(functions: Mapping[str, Any]) -> None:

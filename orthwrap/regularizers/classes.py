@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from orthwrap.model_config.layers import layout_for
 from orthwrap.model_config.layout import Layout, in_filter_groups, why_no_filter_groups
 from orthwrap.penalties import activity
 from orthwrap.penalties.attachment import Attachment
-from orthwrap.penalties.cheapest import exact_is_cheaper
+from orthwrap.penalties.cheapest import choosing_pays, exact_is_cheaper
 from orthwrap.penalties.options import (
     CENTER,
     ESTIMATE,
@@ -37,19 +38,24 @@ from orthwrap.penalties.table import PENALTIES, with_each_penalty
 from orthwrap.penalties.template import template
 from orthwrap.penalties.tensors import (
     across,
+    at_least_one,
     computed_in,
     differentiable,
     gaussian,
+    lesser,
     on_processor,
     over_own_scale,
     own_scale,
     per_matrix,
     products_in,
     rademacher,
+    tensor_of,
     unbatched,
+    widened,
+    xp,
 )
 from orthwrap.regularizers.base import _Regularizer, register
-from orthwrap.regularizers.clock import Clock, Key, Moment, is_turn, of_kernel
+from orthwrap.regularizers.clock import Clock, Key, Moment, before, is_turn, of_kernel
 from orthwrap.regularizers.foreign import Attached, _node_of, import_reference
 from orthwrap.regularizers.splits import Split, Splits, along_larger_side
 from orthwrap.rules.rule import FREE, SCALES, Rule
@@ -194,17 +200,25 @@ class OrthogonalityRegularizer(_Regularizer):
         split = self._splits.of(x)
         if self.is_pulled or self.is_aside:
             return ops.zeros((), computed_in(x))
-        x = ops.convert_to_tensor(x)
-        counts = self._every > 1 or self._descriptor.draws or self._is_sketched(x)
-        moment = self._clock.tick() if self._clock is not None and counts else None
-        if moment is None or self._every == 1 or self.is_at_each_call:
+        x = tensor_of(x)
+        moment = self._clock.tick() if self._clock is not None and self._every > 1 else None
+        if moment is None or self.is_at_each_call:
             # Where nobody keeps the count, each call is paid for, and none stronger than it is.
             return self._penalty_of(x, moment, self._base.factor, split)
         # Paid for at one call in `every`, and so many times as strong there.
-        turn = is_turn(moment, self._every)
+        turn = is_turn(before(moment), self._every)
         if isinstance(turn, bool):
             return self._stronger(x, moment, split) if turn else left_out(x)
+        if not self._choosing_pays(x):
+            value = self._stronger(x, moment, split)
+            return ops.where(turn, value, ops.zeros_like(value))
         return ops.cond(turn, lambda: self._stronger(x, moment, split), lambda: left_out(x))
+
+    def _choosing_pays(self, x: Tensor) -> bool:
+        if self.attachment.on == "activity":
+            return True
+        shape = tuple(x.shape)
+        return choosing_pays(*self.attachment.sides(self.layout_for(shape), shape), on_processor())
 
     def _stronger(self, x: Tensor, moment: Moment, split: Split | None) -> Tensor:
         return self._penalty_of(x, moment, self._base.factor * self._every, split)
@@ -214,7 +228,7 @@ class OrthogonalityRegularizer(_Regularizer):
     ) -> Tensor:
         """factor × the penalty, in float32 or float64."""
         penalty, attachment = self._descriptor, self.attachment
-        x = ops.cast(x, computed_in(x))
+        x = widened(x)
         words = dict(self._words)
         if self._descriptor.draws or self._is_sketched(x):
             words["draw"] = partial(self._drawn, moment, x)
@@ -232,7 +246,7 @@ class OrthogonalityRegularizer(_Regularizer):
         if penalty.sketch is None or not self._is_sketched(x):
             if not penalty.of_kernel:
                 given = (along_larger_side(given[0], split),)
-            with products_in(self._precision):
+            with products_in(self._precision) if self._precision else nullcontext():
                 value = penalty.exact(*given, **words)
         else:
             value = penalty.sketch(*given, **words, probes=attachment.option(PROBES))
@@ -262,8 +276,8 @@ class OrthogonalityRegularizer(_Regularizer):
         """(count, m, n), or at once the only one where the penalty takes that."""
         count, m, n = layout.matrices(x.shape)
         if self._descriptor.takes_alpha and count == 1 and layout.is_in_order:
-            return ops.reshape(x, (m, n)) if len(x.shape) > 2 else x
-        return layout.to_matrices(x, ops)
+            return xp.reshape(x, (m, n)) if len(x.shape) > 2 else x
+        return layout.to_matrices(x, xp)
 
     @property
     def has_pull(self) -> bool:
@@ -286,32 +300,33 @@ class OrthogonalityRegularizer(_Regularizer):
         """
         penalty, layout = self._descriptor, self.layout_for(tuple(x.shape))
         assert penalty.pull is not None
-        scaled = ops.cast(x, computed_in(x))
+        scaled = widened(tensor_of(x))
         entries = penalty.number_of_sigmas(layout, tuple(x.shape))
         is_free, alpha = self.attachment.is_free, self.attachment.alpha
         if is_free:
             alpha = own_scale(scaled, entries)
         scaled = scaled / alpha if is_free or alpha != 1.0 else scaled
-        w = scaled if penalty.of_kernel else unbatched(layout.to_matrices(scaled, ops))
+        w = scaled if penalty.of_kernel else unbatched(layout.to_matrices(scaled, xp))
         given = (w, layout) if penalty.of_kernel else (along_larger_side(w, split),)
         with products_in(self._precision):
             direction, bound = penalty.pull(*given, **self._words)
-        # On PyTorch, Keras's minimum and maximum make float32 of float64 scalars.
-        limit = 0.5 / ops.where(bound > 1, bound, ops.ones_like(bound))
-        beta = ops.cast(rate, w.dtype)
-        beta = ops.where(beta < limit, beta, limit)
+        beta = lesser(ops.cast(rate, w.dtype), 0.5 / at_least_one(bound))
         step = (beta if penalty.of_kernel else per_matrix(beta)) * direction
         if not penalty.of_kernel:
-            step = layout.from_matrices(step, x.shape, ops)
+            step = layout.from_matrices(step, x.shape, xp)
         if is_free:
             step = across(step, scaled, entries)
-        return x - ops.cast(alpha * step, x.dtype)
+        if is_free or alpha != 1.0:
+            step = alpha * step
+        return x - (step if step.dtype == x.dtype else ops.cast(step, x.dtype))
 
     def _drawn(
         self, moment: Moment | None, x: Tensor, shape: tuple[int, ...], kind: str = "signs"
     ) -> Tensor:
         """Independent random signs or, as `"normal"`, numbers; other ones at each call."""
         assert self._clock is not None
+        if moment is None:  # so that only what draws counts
+            moment = self._clock.tick()
         key = Key(of_kernel(self._clock, x) if moment is None else moment)
         draw = gaussian if kind == "normal" else rademacher
         return draw(shape, key, keras.backend.standardize_dtype(x.dtype))

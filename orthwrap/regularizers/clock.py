@@ -22,11 +22,11 @@ from orthwrap import keras_inside
 COUNT = "count_of_calls"  # what its variables are called, before a number
 _numbers = itertools.count()
 
-Moment = tuple[Any, Any]  # (seed, count): integers, or integer scalars of the backend
+Moment = Any  # (seed, number of the call, from 1): a tensor of both, on PyTorch Python's numbers
 
 
 class Clock(keras.random.SeedGenerator):  # type: ignore[misc]  # Keras is untyped
-    """Counts 0, 1, 2, … at each call of `tick`.
+    """Counts the calls of `tick`.
 
     Under a `tf.distribute` strategy each replica sees the count of a single device: a clock made
     in the strategy's scope counts in each replica, and of one made outside of it, which they
@@ -54,7 +54,7 @@ class Clock(keras.random.SeedGenerator):  # type: ignore[misc]  # Keras is untyp
         return self._state
 
     def read(self) -> tuple[int, int]:
-        """The seed, and the count that the next `tick` gives; outside of a traced step."""
+        """The seed, and how many calls there were; outside of a traced step."""
         seed, count = self._here if _is_torch() else ops.convert_to_numpy(self._state)
         return int(seed), int(count)
 
@@ -64,7 +64,7 @@ class Clock(keras.random.SeedGenerator):  # type: ignore[misc]  # Keras is untyp
         self._state.assign(np.asarray(self._here, _DTYPE))
 
     def tick(self) -> Moment | None:
-        """The seed, and the count before this call.
+        """The seed, and the number of this call.
 
         None where JAX has nobody to take the next count back: in a `jax.jit` of one's own, and
         in a step of a model none of whose layers has the regularizer as an attribute.
@@ -73,14 +73,14 @@ class Clock(keras.random.SeedGenerator):  # type: ignore[misc]  # Keras is untyp
             seed, count = self._here
             if not keras_inside.in_symbolic_scope():  # Keras only asks for shapes, by running
                 self._here[1] += 1
-            return seed, count
-        seed, count = ops.unstack(ops.convert_to_tensor(self._state))
-        step = _step(self._state)
-        after = count + step
+            return seed, count + 1
+        step, rest = _step(self._state)
+        after = ops.convert_to_tensor(self._state) + step
         if keras.backend.backend() == "jax" and not self._is_taken_back(after):
             return None
-        self._state.assign(ops.stack([seed, after]))
-        return seed, after - step  # TensorFlow may have put the next count where `count` was read
+        self._state.assign(after)
+        # Not what was read: there, TensorFlow may have put the next count.
+        return after if rest is None else after + rest
 
     def _is_taken_back(self, after: Any) -> bool:
         import jax
@@ -104,9 +104,7 @@ class Key(keras.random.SeedGenerator):  # type: ignore[misc]  # Keras is untyped
         self._moment = moment
 
     def next(self, ordered: bool = True) -> Any:
-        if _is_torch():
-            return self._moment  # PyTorch seeds by Python numbers
-        return ops.stack([ops.cast(n, _DTYPE) for n in self._moment])
+        return self._moment
 
 
 def without_counts(variables: Iterable[Any]) -> list[Any]:
@@ -114,14 +112,20 @@ def without_counts(variables: Iterable[Any]) -> list[Any]:
     return [v for v in variables if not v.name.startswith(COUNT)]
 
 
-def is_turn(moment: Moment, every: int) -> Any:
-    """Whether a call is one of those that are paid for: one in each `every` calls.
+def before(moment: Moment) -> tuple[Any, Any]:
+    """The seed, and how many calls there were before this one."""
+    seed, number = moment if _is_torch() else ops.unstack(moment)
+    return seed, number - 1
+
+
+def is_turn(seed_and_count: tuple[Any, Any], every: int) -> Any:
+    """Whether the call after so many is one of those that are paid for: one in each `every`.
 
     The place among them is drawn anew each time. A fixed one would lock: where one regularizer
     serves as many kernels, always the same kernel would pay; where validation calls in between,
     perhaps none would in training.
     """
-    seed, count = moment
+    seed, count = seed_and_count
     return count % every == _mixed(seed, count // every) % every
 
 
@@ -143,7 +147,7 @@ def of_kernel(clock: Clock, x: Any) -> Moment:
     seed = ops.unstack(ops.convert_to_tensor(clock.state))[0]
     words = jax.lax.bitcast_convert_type(ops.cast(x, "float32"), "uint32")
     places = np.arange(np.prod(words.shape), dtype="uint32").reshape(words.shape)
-    return seed, jax.numpy.sum(words * (2 * places + 1), dtype="uint32")
+    return ops.stack([seed, jax.numpy.sum(words * (2 * places + 1), dtype="uint32")])
 
 
 def _is_torch() -> bool:
@@ -151,18 +155,23 @@ def _is_torch() -> bool:
 
 
 _DTYPE = "uint32" if keras.backend.backend() == "jax" else "int64"
+_CALL = np.asarray([0, 1], _DTYPE)
 
 
-def _step(variable: Any) -> Any:
-    """1, or 0 in all but the last of several replicas of TensorFlow that share a variable."""
+def _step(variable: Any) -> tuple[Any, Any]:
+    """What a call adds to the state, and what it adds to that for itself alone.
+
+    Of several replicas of TensorFlow that share a variable, the last alone moves it.
+    """
     if keras.backend.backend() != "tensorflow":
-        return 1
+        return _CALL, None
     import tensorflow as tf
 
     replica = tf.distribute.get_replica_context()
     if replica is None or replica.num_replicas_in_sync == 1:
-        return 1
+        return _CALL, None
     if isinstance(variable.value, tf.distribute.DistributedValues):
-        return 1  # one for each replica
+        return _CALL, None  # one for each replica
     last = replica.num_replicas_in_sync - 1
-    return tf.cast(tf.equal(replica.replica_id_in_sync_group, last), "int64")
+    step = _CALL * tf.cast(tf.equal(replica.replica_id_in_sync_group, last), _DTYPE)
+    return step, _CALL - step

@@ -51,7 +51,7 @@ _LISTENING: list[Shares] = []
 
 def tell(regularizer: Any, loss: Tensor, own: Tensor, other: Tensor) -> None:
     """What one of orthwrap's regularizers has just given, for whoever listens."""
-    if not ops.is_tensor(loss):
+    if not _LISTENING or not ops.is_tensor(loss):
         return
     for shares in _LISTENING:
         kept = None if own is loss else own  # the loss itself would never be forgotten

@@ -45,7 +45,7 @@ def text_of(report: Report) -> str:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    from orthwrap.report.plots import panels_of, svg_of
+    from orthwrap.report.plots import panels_of, svgs_of
 
     parts = {name: _part(name) for name in ("style.css", "table.js", "report.html.j2")}
     page = Environment(
@@ -59,7 +59,7 @@ def text_of(report: Report) -> str:
         style=Markup(parts["style.css"]),  # ours
         script=Markup(script),
         plots=[
-            {"name": panel[0], "svg": Markup(svg_of(panel))}  # matplotlib escapes
+            {"name": panel.name, "svgs": [Markup(svg) for svg in svgs_of(panel)]}  # it escapes
             for panel in panels_of(report)
         ],
         verdict=None if report.training is None else report.training.verdict,
@@ -126,9 +126,13 @@ def _card(name: str, value: str, note: str = "") -> dict[str, str]:
 
 
 def _table(report: Report) -> dict[str, Any]:
-    columns = columns_of(report.layers)
+    *columns, _ = columns_of(report.layers)  # why, which stands below the name
     rows = [
-        {"quiet": is_quiet(r), "cells": list(cells_of(r, columns, report.command))}
+        {
+            "quiet": is_quiet(r),
+            "why": r.reason,
+            "cells": [*cells_of(r, columns, report.command)][:-1],
+        }
         for r in report.layers
     ]
     meanings = meanings_of(report.layers)

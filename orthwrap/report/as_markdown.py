@@ -19,7 +19,6 @@ from orthwrap.report.kernel_rows import carried, sigma_range
 from orthwrap.report.record import (
     CompareReport,
     Comparison,
-    Deviation,
     LayerRecord,
     Report,
     Training,
@@ -103,7 +102,7 @@ def _compare_text(report: CompareReport) -> str:
             _shape(row.shape_after or row.shape_before),
             row.status,
             _moved(dict.fromkeys(row.words)),
-            _residuals(row.before, None if row.status == "same" else row.after),
+            _moved([f"{value:.3g}" for value in row.residuals if value is not None]) or _NONE,
         ]
         for row in report.layers
     )
@@ -158,11 +157,6 @@ def _figures(row: LayerRecord) -> str:
     tag = "" if meaning in (RESIDUAL, SCALED_RESIDUAL) else f"{meaning.tag} "
     moved = _moved((value for value in found if value is not None), ".3g")
     return f"{tag}{moved}" if moved else _NONE
-
-
-def _residuals(before: Deviation | None, after: Deviation | None) -> str:
-    found = [figures.residual for figures in (before, after) if figures is not None]
-    return _moved(found, ".3g") if found else _NONE
 
 
 def _moved(values: Iterable[float] | Iterable[str], form: str = "") -> str:

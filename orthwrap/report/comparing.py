@@ -49,8 +49,8 @@ def compare_kernel(
     if weights[0] is not None and weights[1] is not None:
         status, change = _status(weights[0], weights[1])
     measured = of(lambda kernel, d: figures(kernel, d.attachment) if with_figures else None)
-    carried = _told(*of(lambda _, d: d.slot.existing))
-    held = _told(*of(lambda _, d: d.slot.constraint))
+    carried = _both_in_words(*of(lambda _, d: d.slot.existing))
+    held = _both_in_words(*of(lambda _, d: d.slot.constraint))
     ours = of(lambda _, d: None if d.slot.current is None else regularizer_record(d.slot.current))
     holding = of(lambda _, d: None if d.slot.held is None else constraint_record(d.slot.held))
     return Comparison(
@@ -75,7 +75,7 @@ def compare_kernel(
     )
 
 
-def _told(before: Any, after: Any) -> tuple[str | None, str | None]:
+def _both_in_words(before: Any, after: Any) -> tuple[str | None, str | None]:
     """Two nodes of configs in words, which differ where the nodes do what differs."""
     words = [None if node is None else _in_words(node) for node in (before, after)]
     if words[0] is not None and words[0] == words[1]:

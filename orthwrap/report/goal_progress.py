@@ -214,8 +214,8 @@ class GoalProgress:
         return best
 
     def to_json(self) -> dict[str, Any]:
-        told: dict[str, Any] = _listed(dataclasses.asdict(self))
-        return told
+        data: dict[str, Any] = _listed(dataclasses.asdict(self))
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> GoalProgress:
@@ -226,16 +226,16 @@ class GoalProgress:
         """
         kernels = tuple(KernelGoal(**kernel) for kernel in data["kernels"])
         epochs = []
-        for told in data["epochs"]:
-            task = told["task"]
-            lists = {name: tuple(told[name]) for name in ("residuals", "rates")}
+        for epoch in data["epochs"]:
+            task = epoch["task"]
+            lists = {name: tuple(epoch[name]) for name in ("residuals", "rates")}
             if any(len(values) != len(kernels) for values in lists.values()):
                 raise ValueError(f"an epoch tells of other than {len(kernels)} kernels")
             numbers = (*lists["residuals"], *(r for r in lists["rates"] if r is not None))
             if not all(isinstance(n, (int, float)) for n in numbers):
                 raise ValueError("a residual or a rate is no number")
             task = None if task is None else TaskStanding(**task)
-            epochs.append(GoalEpoch(**{**told, **lists, "task": task}))
+            epochs.append(GoalEpoch(**{**epoch, **lists, "task": task}))
         return cls(**{**data, "kernels": kernels, "epochs": tuple(epochs)})
 
 

@@ -60,7 +60,7 @@ def cells_of(record: LayerRecord, columns: Sequence[str], command: str) -> Itera
     name = record.place
     if record.kernel is not None and "/" in record.kernel:
         name += f" {record.kernel}"
-    yield Cell(name, "name")
+    yield Cell(name, "name", name)
     yield Cell(_shape(record.shape), name="shape")
     held = " ".join(words for words, _ in carried(record, command))
     yield Cell(held, "carried", name="regularizer" if held == NOTHING else "")
@@ -85,9 +85,7 @@ def compared_cells_of(row: Comparison) -> Iterator[Cell]:
     change = f" {row.weight_change:.2%}" if row.status == "changed" and row.weight_change else ""
     yield Cell(f"{row.status}{change}")
     yield Cell(" → ".join(dict.fromkeys(row.words)), "carried")
-    after = None if row.status == "same" or row.before is None else row.after
-    residuals = (None if f is None else f.residual for f in (row.before or row.after, after))
-    yield _moved("residual", *residuals)
+    yield _moved("residual", *row.residuals)
 
 
 def carried(record: LayerRecord, command: str) -> list[tuple[str, str]]:

@@ -141,7 +141,7 @@ def _exact(
     layout: Layout,
     wanted: _Wanted | None,
     with_sigmas: bool,
-    products: type = np.float64,
+    products: type[np.floating[Any]] = np.float64,
 ) -> Deviation:
     count, m, n = layout.matrices(kernel.shape)
     batches = list(batches_of(kernel, layout))
@@ -199,12 +199,11 @@ class MatrixBatch:
     def count(self) -> int:
         return self.matrices[0]
 
-    def tall_blocks(self) -> Iterator[Array]:
+    def tall_blocks(self, dtype: type[np.floating[Any]] = np.float64) -> Iterator[Array]:
         """Shape (count, k, r): all blocks below one another are the matrices, upright."""
         _, m, n = self.matrices
-        for block in blocks(
-            self.kernel, self.index, self.layout.columns if m < n else self.layout.rows
-        ):
+        axes = self.layout.columns if m < n else self.layout.rows
+        for block in blocks(self.kernel, self.index, axes, dtype):
             w = self.layout.to_matrices(block, np)
             yield np.swapaxes(w, 1, 2) if m < n else w
 
@@ -239,21 +238,20 @@ def _batches_within(kernel: Any, layout: Layout, index: Index) -> Iterator[Matri
 # Gram matrices
 
 
-def half_gram(batch: MatrixBatch, products: type = np.float64) -> Array:
+def half_gram(batch: MatrixBatch, products: type[np.floating[Any]] = np.float64) -> Array:
     """The smaller Gram matrices, (count, r, r). Above the panels on the diagonal they are zero.
 
     Args:
-        products: the dtype of products; float32 takes half the time, and float64 its place where
-            the length of a column would be lost.
+        products: the dtype of what is read and multiplied; float32 takes half the time, and
+            float64 its place where the length of a column would be lost.
     """
     gram: Array | None = None
-    for tall in batch.tall_blocks():
+    for tall in batch.tall_blocks(products):
         r = tall.shape[2]
         if gram is None:
             gram = np.zeros((len(tall), r, r))
         if not tall.any():  # never written, or zeros that a few bytes unpack to
             continue
-        tall = tall.astype(products, copy=False)
         flat = np.swapaxes(tall, 1, 2)
         for start in range(0, r, PANEL):
             stop = min(start + PANEL, r)

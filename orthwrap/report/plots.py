@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -24,21 +26,51 @@ _LOSSES = ("loss", "penalty", "task_loss")
 _MOST = 12  # spectra in one figure; of more kernels, those whose residual is largest
 
 
+Draw = Callable[[Any], None]
+"""Draws into axes."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What is shown under one heading.
+
+    Attributes:
+        name: the heading.
+        height: of one row, in inches.
+        draws: each has axes of its own.
+        columns: how many of them stand beside one another.
+    """
+
+    name: str
+    height: float
+    draws: Sequence[Draw]
+    columns: int
+
+    @property
+    def rows(self) -> int:
+        return math.ceil(len(self.draws) / self.columns)
+
+    def draw(self, figure: Any) -> None:
+        """All of them, in one figure."""
+        grid = figure.subplots(self.rows, self.columns, squeeze=False).ravel()
+        for axes in grid[len(self.draws) :]:
+            axes.set_visible(False)
+        for draw, axes in zip(self.draws, grid, strict=False):
+            draw(axes)
+
+
 def drawing_of(report: Report) -> Any:
     """All that there is to draw, one below the other; see `Report.plot`."""
-    drawn = [*panels_of(report), *_spectra(report)]
-    if not drawn:
+    panels = [*panels_of(report), *_spectra(report)]
+    if not panels:
         raise ValueFault("there is nothing to draw: no kernel was measured")
-    figure = _figure(9, sum(height for _, height, _ in drawn))
-    parts: Any = figure.subfigures(len(drawn), 1, height_ratios=[height for _, height, _ in drawn])
-    for (name, _, draw), part in zip(drawn, [parts] if len(drawn) == 1 else parts, strict=True):
-        part.suptitle(name, x=0.01, ha="left", fontsize=10, fontweight="bold")
-        draw(part)
+    heights = [panel.rows * panel.height for panel in panels]
+    figure = _figure(9, sum(heights))
+    parts: Any = figure.subfigures(len(panels), 1, height_ratios=heights)
+    for panel, part in zip(panels, [parts] if len(panels) == 1 else parts, strict=True):
+        part.suptitle(panel.name, x=0.01, ha="left", fontsize=10, fontweight="bold")
+        panel.draw(part)
     return figure
-
-
-Panel = tuple[str, float, Callable[[Any], None]]
-"""What it shows, how high it is in inches, and who draws it into a figure."""
 
 
 def panels_of(report: Report) -> list[Panel]:
@@ -46,18 +78,25 @@ def panels_of(report: Report) -> list[Panel]:
     panels: list[Panel] = []
     training = report.training
     if training is not None and any(len(v) > 1 for v in training.history.values()):
-        panels.append(("Training curves", 2.6, lambda f: _curves(f, training)))
+        draws = _curves(training)
+        panels.append(Panel("Training curves", 2.6, draws, len(draws)))
     measured = [r for r in report.layers if r.before is not None]
     if len(measured) > 1:
-        panels.append(("Residual by depth", 2.4, lambda f: _by_depth(f, measured)))
+        panels.append(Panel("Residual by depth", 2.4, [lambda axes: _by_depth(axes, measured)], 1))
     return panels
 
 
-def svg_of(panel: Panel) -> str:
-    """A panel as an SVG element, without a size of its own, in the page's colour of text."""
-    _, height, draw = panel
-    figure = _figure(9, height)
-    draw(figure)
+def svgs_of(panel: Panel) -> list[str]:
+    """An SVG element for each of its axes, with no size of its own, in the page's colour of text.
+
+    Where there is little room, they can stand below one another.
+    """
+    return [_svg_of(draw, 9 / panel.columns, panel.height) for draw in panel.draws]
+
+
+def _svg_of(draw: Draw, width: float, height: float) -> str:
+    figure = _figure(width, height)
+    draw(figure.subplots())
     text = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "orthwrap"}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
@@ -104,27 +143,25 @@ def _legend(axes: Any) -> None:
         axes.legend(frameon=False, fontsize=8, labelcolor=_INK)
 
 
-def _curves(figure: Any, training: Training) -> None:
+def _curves(training: Training) -> list[Draw]:
     """Task, penalty and residuals apart, and the first metric beside them."""
     history = training.history
     metrics = [n for n in history if f"val_{n}" in history and n not in _LOSSES]
     wanted = [n for n in ("task_loss", *metrics[:1]) if n in history]
     if any(history.get("penalty", ())):  # a pull leaves none in the loss
         wanted.insert(1, "penalty")
-    goal = training.goal if training.goal is not None and training.goal.epochs else None
-    row = _row(figure, len(wanted) + (goal is not None))
-    for name, axes in zip(wanted, row, strict=False):
-        _lines(axes, history, name)
-        _dressed(axes, printable(name.replace("_", " ")), "epoch")
-        if name == "penalty" and min(history[name]) > 0:
-            _logarithmic(axes)
-    if goal is not None:
-        _residuals(row[-1], goal)
-    for axes in row:
+    draws: list[Draw] = [functools.partial(_lines, history=history, name=name) for name in wanted]
+    if training.goal is not None and training.goal.epochs:
+        draws.append(functools.partial(_residuals, goal=training.goal))
+
+    def by_epoch(draw: Draw, axes: Any) -> None:
+        draw(axes)
         axes.xaxis.get_major_locator().set_params(integer=True)
         if training.kept_epoch:
             axes.axvline(training.kept_epoch, color=_OLD, linewidth=0.8, linestyle=":")
         _legend(axes)
+
+    return [functools.partial(by_epoch, draw) for draw in draws]
 
 
 def _residuals(axes: Any, goal: GoalProgress) -> None:
@@ -142,10 +179,6 @@ def _residuals(axes: Any, goal: GoalProgress) -> None:
     _dressed(axes, "residual", "epoch")
 
 
-def _row(figure: Any, count: int) -> list[Any]:
-    return list(figure.subplots(1, count, squeeze=False)[0])
-
-
 def _lines(axes: Any, history: Mapping[str, Sequence[float]], name: str) -> None:
     validation = history.get(f"val_{name}")
     epochs = range(1, len(history[name]) + 1)
@@ -154,10 +187,12 @@ def _lines(axes: Any, history: Mapping[str, Sequence[float]], name: str) -> None
     if validation and name != "penalty":
         steps = range(1, len(validation) + 1)
         axes.plot(steps, validation, color=_ALSO, label="validation", marker=".", markersize=4)
+    _dressed(axes, printable(name.replace("_", " ")), "epoch")
+    if name == "penalty" and min(history[name]) > 0:
+        _logarithmic(axes)
 
 
-def _by_depth(figure: Any, measured: Sequence[LayerRecord]) -> None:
-    (axes,) = _row(figure, 1)
+def _by_depth(axes: Any, measured: Sequence[LayerRecord]) -> None:
     sides = {"before": _OLD, "after": _NEW}
     trained = any(r.after is not None for r in measured)
     for when, colour in sides.items():
@@ -180,23 +215,25 @@ def _spectra(report: Report) -> list[Panel]:
     shown = [r for r in found if r in worst]
     if not shown:
         return []
-    rows = math.ceil(len(shown) / 4)
     name = "Singular values" + (f", the {_MOST} worst kernels" if len(found) > _MOST else "")
-    return [(name, 0.5 + 1.6 * rows, lambda f: _small_multiples(f, shown, rows))]
-
-
-def _small_multiples(figure: Any, shown: Sequence[LayerRecord], rows: int) -> None:
     columns = min(len(shown), 4)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid[len(shown) :]:
-        axes.set_visible(False)
-    for record, axes in zip(shown, grid, strict=False):
-        for when, colour in (("before", _OLD), ("after", _NEW)):
-            figures = getattr(record, when)
-            if figures is not None and figures.spectrum:
-                axes.plot(figures.spectrum, color=colour, label=when)
-        _dressed(axes, printable(record.place)[-28:])
-        axes.set_ylim(bottom=0)
-        axes.set_xticks([])
-    if any(r.after is not None for r in shown):
-        _legend(grid[0])
+    height = 1.6 + 0.5 / math.ceil(len(shown) / columns)
+    trained = any(r.after is not None for r in shown)
+
+    def draw(axes: Any, record: LayerRecord) -> None:
+        _spectrum(axes, record)
+        if trained and record is shown[0]:
+            _legend(axes)
+
+    draws = [functools.partial(draw, record=record) for record in shown]
+    return [Panel(name, height, draws, columns)]
+
+
+def _spectrum(axes: Any, record: LayerRecord) -> None:
+    for when, colour in (("before", _OLD), ("after", _NEW)):
+        figures = getattr(record, when)
+        if figures is not None and figures.spectrum:
+            axes.plot(figures.spectrum, color=colour, label=when)
+    _dressed(axes, printable(record.place)[-28:])
+    axes.set_ylim(bottom=0)
+    axes.set_xticks([])

@@ -271,8 +271,7 @@ class LayerRecord:
     @property
     def driven(self) -> str:
         """Which residual its scale drives: `scaled_residual` with preserve and free."""
-        own = self.constraint if self.regularizer is None else self.regularizer
-        return "residual" if own is None or own.scale in (None, "unit") else "scaled_residual"
+        return _driven(self.constraint if self.regularizer is None else self.regularizer)
 
     @property
     def parameters(self) -> int:
@@ -352,8 +351,8 @@ class Training:
             "control": ControlRun.from_json,
             "repeats": Repeats.from_json,
         }
-        told = {name: data.get(name) for name in parts}
-        read = {name: None if v is None else parts[name](v) for name, v in told.items()}
+        given = {name: data.get(name) for name in parts}
+        read = {name: None if v is None else parts[name](v) for name, v in given.items()}
         return known(cls, {**data, **lists, **read, "history": history})
 
 
@@ -503,6 +502,10 @@ class Report(_Shown):
             )
 
 
+def _driven(own: RegularizerRecord | ConstraintRecord | None) -> str:
+    return "residual" if own is None or own.scale in (None, "unit") else "scaled_residual"
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One kernel in two models."""
@@ -527,6 +530,20 @@ class Comparison:
     held_after: ConstraintRecord | None = None
 
     @property
+    def driven(self) -> str:
+        """Which residual the scale drives of what it carries, in the second model or the first."""
+        carried = (self.carried_after, self.held_after, self.carried_before, self.held_before)
+        return _driven(next((own for own in carried if own is not None), None))
+
+    @property
+    def residuals(self) -> tuple[float | None, float | None]:
+        """That residual, as a table shows it: in both models, or once where nothing changed."""
+        after = None if self.status == "same" or self.before is None else self.after
+        sides = (self.before or self.after, after)
+        first, second = (None if f is None else getattr(f, self.driven) for f in sides)
+        return first, second
+
+    @property
     def words(self) -> tuple[str, str]:
         """What it carries in both, as a table shows it: `so 0.001 held orthogonal`, `–`."""
         return (
@@ -537,9 +554,9 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         ours = ("carried_before", "carried_after", "held_before", "held_after")
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        told = [record and record.to_json() for record in map(data.pop, ours)]
-        data["regularizer"] = dict(zip(("before", "after"), told[:2], strict=True))
-        data["constraint"] = dict(zip(("before", "after"), told[2:], strict=True))
+        ours_in_json = [record and record.to_json() for record in map(data.pop, ours)]
+        data["regularizer"] = dict(zip(("before", "after"), ours_in_json[:2], strict=True))
+        data["constraint"] = dict(zip(("before", "after"), ours_in_json[2:], strict=True))
         for key in ("shape_before", "shape_after"):
             data[key] = None if data[key] is None else list(data[key])
         for key in ("before", "after"):
@@ -551,10 +568,10 @@ class Comparison:
     def from_json(cls, data: Mapping[str, Any]) -> Comparison:
         """The inverse of `to_json`."""
         fields = dict(data)
-        for when, told in (data.get("regularizer") or {}).items():
-            fields[f"carried_{when}"] = _made(RegularizerRecord, told)
-        for when, told in (data.get("constraint") or {}).items():
-            fields[f"held_{when}"] = _made(ConstraintRecord, told)
+        for when, carried in (data.get("regularizer") or {}).items():
+            fields[f"carried_{when}"] = _made(RegularizerRecord, carried)
+        for when, held in (data.get("constraint") or {}).items():
+            fields[f"held_{when}"] = _made(ConstraintRecord, held)
         for key in ("shape_before", "shape_after"):
             fields[key] = None if fields[key] is None else tuple(fields[key])
         for key in ("before", "after"):

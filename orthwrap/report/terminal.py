@@ -23,7 +23,7 @@ from orthwrap.plan.decision import (
     NOT_SELECTED,
     REMOVED,
 )
-from orthwrap.report.about import figure_of, meaning_of
+from orthwrap.report.about import PRESERVED, figure_of, meaning_of
 from orthwrap.report.cost_record import BenchReport
 from orthwrap.report.cost_table import cost_parts
 from orthwrap.report.fitting import fitted
@@ -152,7 +152,9 @@ def render_compare(report: CompareReport, width: int) -> RenderableType:
     foot = Text(f"{_count(s['kernels'], 'kernel')}: {total or 'none'}; {_differ(report)}")
     notes = [Group(*(_note(w) for w in report.warnings))] if report.warnings else []
     left_out = Text("biases and other weights are not compared", style="dim")
-    return _paragraphs([head, table, Group(foot, left_out), *notes])
+    is_scaled = any(row.driven == "scaled_residual" for row in report.layers)
+    legend = [Text(PRESERVED.text, style="dim")] if is_scaled else []
+    return _paragraphs([head, table, Group(foot, left_out, *legend), *notes])
 
 
 def _differ(report: CompareReport) -> str:
@@ -431,10 +433,7 @@ def _compare_cells(row: Comparison, wide: bool) -> list[Text]:
     ]
     change = f" {row.weight_change:.2%}" if row.status == "changed" and row.weight_change else ""
     cells.append(Text(f"{row.status}{change}", style=style))
-    figures = row.before or row.after
-    after = None if row.status == "same" or row.before is None else row.after
-    residuals = (None if f is None else f.residual for f in (figures, after))
-    cells.append(residual(*residuals))
+    cells.append(residual(*row.residuals))
     was, now = row.words
     if was == now:
         cells.append(Text(was, style="dim"))

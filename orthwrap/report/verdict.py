@@ -120,18 +120,18 @@ class Verdict:
         if not count:
             return "no trained kernel carries a penalty of orthogonality"
         worst, median = self.worst, self.median
-        some = "1 kernel" if count == 1 else f"{count} kernels"
+        which = "1 kernel" if count == 1 else f"{count} kernels"
         if self.goal is not None:
             aim = self.goal if "=" in self.goal else f"{self.goal} more orthogonal"
             aim = aim.replace("residual=", "at a residual of ")
             all_ = "the one kernel" if count == 1 else f"all {count} kernels"
-            some = f"{all_} {aim}" if self.reached == count else f"{self.reached} of {some} {aim}"
+            which = f"{all_} {aim}" if self.reached == count else f"{self.reached} of {which} {aim}"
         if worst is None or median is None:
-            return f"{some}: orthonormal from the start"
+            return f"{which}: orthonormal from the start"
         if count == 1:
-            return f"{some} ({division(median)}: {worst.path})"
+            return f"{which} ({division(median)}: {worst.path})"
         least = f"worst {division(worst.division or 0.0)}: {worst.path}"
-        return f"{some} (median {division(median)}, {least})"
+        return f"{which} (median {division(median)}, {least})"
 
     def _task_in_words(self) -> str:
         task = self.task
@@ -139,9 +139,9 @@ class Verdict:
             return ""
         notes = [] if task.control is None else [f"control {figure(task.control)}"]
         notes += [] if task.margin is None else [f"margin {task.margin:.3g}"]
-        noted = f" ({', '.join(notes)})" if notes else ""
+        aside = f" ({', '.join(notes)})" if notes else ""
         name = task.name.replace("_", " ")
-        return f"{name} {figure(task.original)} → {figure(task.after)}{noted}"
+        return f"{name} {figure(task.original)} → {figure(task.after)}{aside}"
 
     def to_json(self) -> dict[str, Any]:
         worst = self.worst
@@ -224,8 +224,8 @@ def _plain_task(before: Mapping[str, float], after: Mapping[str, float]) -> Task
 def _of_kernels(kernels: Sequence[KernelVerdict]) -> tuple[str, ...]:
     rose = [k for k in kernels if k.rose]
     if rose:
-        some = listed([f"{k.path} {k.before:.3g} → {k.after:.3g}" for k in rose])
-        return (f"residuals rose: {some}" if len(rose) > 1 else f"a residual rose: {some}",)
+        risen = listed([f"{k.path} {k.before:.3g} → {k.after:.3g}" for k in rose])
+        return (f"residuals rose: {risen}" if len(rose) > 1 else f"a residual rose: {risen}",)
     divisions = [k.division for k in kernels if k.division is not None]
     if divisions and max(divisions) < _STILL:
         return ("nothing moved: every residual is within 5 % of what it was",)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orthwrap.errors import FileFault, ValueFault
+from orthwrap.errors import Faults, FileFault, UsageError, ValueFault
 from orthwrap.rules.rule import Rule, RuleWords
 from orthwrap.rules.words import words_of
 
@@ -19,7 +19,8 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
 
     Raises:
         FileFault: the file is missing, no TOML, or longer than 1 MB.
-        ValueFault: a table or a key that is none of ours, or a value that does not fit.
+        ValueFault: tables or keys that are none of ours, or values that do not fit.
+        UsageError: words of a rule that contradict each other.
     """
     try:
         with path.open("rb") as f:
@@ -38,23 +39,34 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
     tables = document.get("rule")
     if set(document) != {"rule"} or not isinstance(tables, list) or not tables:
         raise ValueFault(f"rules file {path} must hold [[rule]] tables and nothing else")
-    return tuple(_rule(table, f"{path}, rule {i}") for i, table in enumerate(tables, 1))
+    faults = Faults()
+    rules = [faults.of(_rule, table, f"{path}, rule {i}") for i, table in enumerate(tables, 1)]
+    faults.raise_all()
+    return tuple(rule for rule in rules if rule is not None)
 
 
 def _rule(table: Any, where: str) -> Rule:
     if not isinstance(table, Mapping):
         raise ValueFault(f"{where} is no table: write [[rule]]")
     given = {key.replace("-", "_"): value for key, value in table.items()}
-    words = words_of(RuleWords)
-    for key, value in given.items():
-        if key not in words:
-            raise ValueFault(f"{where} has an unknown key {key!r}; there are: {', '.join(words)}")
-        what, types = words[key].kind.in_file
-        inner = value if isinstance(value, list) else ()
-        is_such = isinstance(value, types) and not isinstance(value, bool)
-        if not is_such or not all(isinstance(v, str) for v in inner):
-            raise ValueFault(f"{where}: {key} must be {what}; got {value!r}")
+    faults = Faults()
+    fitting = {k: v for k, v in given.items() if faults.of(_fits, k, v, where)}
     try:
-        return Rule(**given)
-    except ValueFault as e:
-        raise ValueFault(f"{where}: {e}") from e
+        rule = Rule(**fitting)
+    except (ValueFault, UsageError) as e:
+        faults.add(type(e)(*(f"{where}: {line}" for line in e.args)))
+    faults.raise_all()
+    return rule
+
+
+def _fits(key: str, value: Any, where: str) -> bool:
+    """True; ValueFault for a key that there is not, or a value of another type."""
+    words = words_of(RuleWords)
+    if key not in words:
+        raise ValueFault(f"{where} has an unknown key {key!r}; there are: {', '.join(words)}")
+    what, types = words[key].kind.in_file
+    inner = value if isinstance(value, list) else ()
+    is_such = isinstance(value, types) and not isinstance(value, bool)
+    if not is_such or not all(isinstance(v, str) for v in inner):
+        raise ValueFault(f"{where}: {key} must be {what}; got {value!r}")
+    return True

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from orthwrap.errors import ValueFault
+from orthwrap.errors import Faults, ValueFault
 from orthwrap.model_config.layers import FAMILIES, SLOT_KEYS
 from orthwrap.text import error_summary
 
@@ -99,8 +99,26 @@ def several(value: Any) -> tuple[Any, ...]:
 
 
 def patterns_of(value: Any) -> tuple[Pattern, ...]:
-    """One pattern or several, parsed."""
-    return tuple(parse(pattern) for pattern in several(value))
+    """One pattern or several, parsed.
+
+    Raises:
+        ValueFault: some are none; one line for each.
+    """
+    faults = Faults()
+    found = [faults.of(parse, pattern) for pattern in several(value)]
+    faults.raise_all()
+    return tuple(pattern for pattern in found if pattern is not None)
+
+
+def chosen_by(target: Any, exclude: Any) -> tuple[tuple[Any, ...] | None, tuple[Any, ...]]:
+    """What `target` and `exclude` were given, as several each; None for no target.
+
+    Raises:
+        ValueFault: some are no patterns; one line for each.
+    """
+    chosen = (None if target is None else several(target), several(exclude))
+    patterns_of((*(chosen[0] or ()), *chosen[1]))
+    return chosen
 
 
 def _asking(function: Callable[[Any], bool]) -> Callable[[Candidate], bool]:

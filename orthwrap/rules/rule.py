@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypedDict, Unpack
 
-from orthwrap.errors import UsageError
 from orthwrap.rules import words
 from orthwrap.rules.constrain import Constrain
 from orthwrap.rules.schedules import Schedule
-from orthwrap.rules.words import AUTO, Said, Word, documented, spoken, words_of
+from orthwrap.rules.words import AUTO, Contradiction, Said, Word, documented, spoken, words_of
 
 FREE = "free"  # W over its own RMS singular value as it is at each step
 SCALES_HELD = ("unit", "preserve")  # of a constraint
@@ -195,6 +194,13 @@ class RuleWords(AttachWords, total=False):
 _OF_REGULARIZERS = ("factor", "factor_for", "on", "options", "schedule", "pull")
 
 
+def _unused(given: Mapping[str, Any], unused: Sequence[str], why: str) -> Iterator[Contradiction]:
+    for word in unused:
+        if given.get(word) not in (None, (), {}, words_of(RuleWords)[word].default):
+            said = f"{spoken(word)} is about a regularizer, and {why}: name one, or leave that out"
+            yield (word, "regularizer"), said
+
+
 @documented(RuleWords)
 class Rule(Said):
     """Pattern(s) → regularizer.
@@ -204,40 +210,37 @@ class Rule(Said):
 
     Raises:
         ValueFault: a value that its word does not take.
+        UsageError: words that contradict each other.
     """
 
     TABLE = RuleWords
 
     def __init__(self, **given: Unpack[RuleWords]) -> None:
         super().__init__(**given)
-        if self.takes_out:
-            if not given.get("target"):
-                object.__setattr__(self, "target", ("*",))
-            self._check_unused(given, (*_OF_REGULARIZERS, "scale"), f"{NONE} attaches none")
-        elif self.constrain is not None and given.get("regularizer") is None:
+
+    def settle(self, given: Mapping[str, Any]) -> None:
+        if self.takes_out and not given.get("target"):
+            object.__setattr__(self, "target", ("*",))
+        elif given.get("constrain") is not None and given.get("regularizer") is None:
             object.__setattr__(self, "regularizer", None)
-            self._check_unused(given, _OF_REGULARIZERS, "constrain attaches none beside it")
 
-    def _check_unused(self, given: Mapping[str, Any], unused: Sequence[str], why: str) -> None:
-        for word in unused:
-            if given.get(word) not in (None, (), {}, words_of(RuleWords)[word].default):
-                raise UsageError(
-                    f"{spoken(word)} is about a regularizer, and {why}: name one, or leave that out"
-                )
-
-    def check_together(self) -> None:
+    def contradictions(self, given: Mapping[str, Any]) -> Iterator[Contradiction]:
+        if self.takes_out:
+            yield from _unused(given, (*_OF_REGULARIZERS, "scale"), f"{NONE} attaches none")
+        elif self.regularizer is None:
+            yield from _unused(given, _OF_REGULARIZERS, "constrain attaches none beside it")
         if self.takes_out and self.existing != "replace":
-            raise UsageError(
-                f"regularizer {NONE} takes out what is there: say existing replace with it"
-            )
+            why = f"regularizer {NONE} takes out what is there: say existing replace with it"
+            yield ("regularizer", "existing"), why
         if self.takes_out and self.constrain is not None:
-            raise UsageError(f"regularizer {NONE} takes constraints out too: leave constrain out")
+            why = f"regularizer {NONE} takes constraints out too: leave constrain out"
+            yield ("regularizer", "constrain"), why
         if self.constrain is not None and self.scale == FREE:
-            raise UsageError("scale free is of a regularizer: constrain takes unit or preserve")
+            why = "scale free is of a regularizer: constrain takes unit or preserve"
+            yield ("constrain", "scale"), why
         if self.every != 1 and self.constrain is None:
-            raise UsageError(
-                "every is about constrain; that of a regularizer is an option of it, every=4"
-            )
+            why = "every is about constrain; that of a regularizer is an option of it, every=4"
+            yield ("every", "constrain"), why
 
     @property
     def takes_out(self) -> bool:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, cast, get_type_hints
 
-from orthwrap.errors import ValueFault
+from orthwrap.errors import Faults, UsageError, ValueFault
 
 T = TypeVar("T")
 
@@ -84,12 +84,32 @@ def spoken(name: str) -> str:
     return name.replace("_", " ")
 
 
+class Unread(str):
+    """What was typed for a word, and could not be read; who takes the word says so.
+
+    Args:
+        why: what is wrong with it, as an error says it.
+    """
+
+    why: tuple[str, ...]
+
+    def __new__(cls, typed: str, *why: str) -> Unread:
+        made = super().__new__(cls, typed)
+        made.why = why
+        return made
+
+
+Contradiction = tuple[tuple[str, ...], str]
+"""The words that contradict each other, and what is said of it."""
+
+
 class Said:
     """What was said in the words of a table, checked; never changed.
 
     Raises:
         TypeError: a word that the table does not have.
-        ValueFault: a value that its word does not take.
+        ValueFault: values that their words do not take; one line for each.
+        UsageError: words that contradict each other, or that could not be read.
     """
 
     TABLE: ClassVar[type]
@@ -99,16 +119,29 @@ class Said:
         unknown = [name for name in given if name not in words]
         if unknown:
             raise TypeError(f"unexpected keyword {unknown[0]!r}; there are: {', '.join(words)}")
+        faults = Faults()
+        wrong = set()
         for name, word in words.items():
             value = given.get(name, word.default)
             if value is None:
                 value = word.default
-            value = None if value is None else word.kind.check(spoken(name), value)
-            object.__setattr__(self, name, value)
-        self.check_together()
+            kept = None if value is None else faults.of(_checked, word, spoken(name), value)
+            if kept is None and value is not None:
+                wrong.add(name)
+                kept = _kept(word, name)
+            object.__setattr__(self, name, kept)
+        self.settle(given)
+        for about, why in self.contradictions(given):
+            if wrong.isdisjoint(about):
+                faults.add(UsageError(why))
+        faults.raise_all()
 
-    def check_together(self) -> None:
-        """UsageError where two words contradict each other."""
+    def settle(self, given: Mapping[str, Any]) -> None:
+        """Defaults that hang together with other words."""
+
+    def contradictions(self, given: Mapping[str, Any]) -> Iterator[Contradiction]:
+        """What of the words does not go together; those whose values are at fault do not count."""
+        return iter(())
 
     def replace(self, **given: Any) -> Self:
         """The same with some words said otherwise."""
@@ -132,6 +165,12 @@ class Said:
         words = words_of(self.TABLE)
         given = [f"{n}={v!r}" for n, v in vars(self).items() if v != _kept(words[n], n)]
         return f"{type(self).__name__}({', '.join(given)})"
+
+
+def _checked(word: Word, name: str, value: Any) -> Any:
+    if isinstance(value, Unread):
+        raise UsageError(*value.why)
+    return word.kind.check(name, value)
 
 
 def _kept(word: Word, name: str) -> Any:
@@ -231,7 +270,11 @@ def _patterns(name: str, value: Any) -> tuple[Any, ...]:
         value = (value,)
     if not isinstance(value, Iterable):
         raise ValueFault(f"{name} must be a pattern or several; got {value!r}")
-    return tuple(value)
+    from orthwrap.rules.patterns import patterns_of  # NumPy, for which no help waits
+
+    patterns = tuple(value)
+    patterns_of(patterns)
+    return patterns
 
 
 patterns = Kind(list[str], _patterns, ("a list of patterns", (str, list)))
@@ -269,6 +312,9 @@ def _pairs(name: str, value: Any) -> tuple[tuple[Any, float | str], ...]:
         raise ValueFault(
             f"{name} must be a mapping or pairs of pattern and factor; got {value!r}"
         ) from None
+    from orthwrap.rules.patterns import patterns_of
+
+    patterns_of([pattern for pattern, _ in split])
     return tuple((pattern, _factor_or_auto(name, factor)) for pattern, factor in split)
 
 

@@ -6,22 +6,22 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-_noted: list[list[Path]] = []  # one list for each `noting` that lasts
+_lasting: list[list[Path]] = []  # one list for each `noting` that lasts
 
 
 @contextlib.contextmanager
 def noting() -> Iterator[list[Path]]:
     """The files and folders put in place while it lasts, each once; filled as they are."""
     places: list[Path] = []
-    _noted.append(places)
+    _lasting.append(places)
     try:
         yield places
     finally:
-        _noted.pop()
+        _lasting.pop()
 
 
 def note(place: Path) -> None:
     """Says that a file or folder is in place."""
-    for places in _noted:
+    for places in _lasting:
         if place not in places:
             places.append(place)

@@ -158,10 +158,10 @@ def warnings_before(
     if any(a.scale == "unit" and a.on == "kernel" for a in ours):
         ways.insert(0, "scale preserve")
     advice = " or ".join([", ".join(ways[:-1]), ways[-1]] if ways[1:] else ways)
-    times = float(f"{penalty / task:.2g}")
+    ratio = float(f"{penalty / task:.2g}")
     return (
         *lines,
-        f"the penalty is {times:g} × the task loss ({penalty:.3g} beside {task:.3g}): attach with "
+        f"the penalty is {ratio:g} × the task loss ({penalty:.3g} beside {task:.3g}): attach with "
         f"{advice}",
     )
 

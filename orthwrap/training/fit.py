@@ -610,8 +610,8 @@ def _constraints(model: Any) -> str | None:
         str(c.constrained) if isinstance(c, OrthogonalityConstraint) else type(c).__name__
         for _, c in found
     }
-    told = json.dumps(configs, default=lambda value: type(value).__name__)
-    return f"{', '.join(sorted(names))} ({checksum(told)})"
+    text = json.dumps(configs, default=lambda value: type(value).__name__)
+    return f"{', '.join(sorted(names))} ({checksum(text)})"
 
 
 def _first_samples(data: Data, batch_size: int) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypedDict
 
-from orthwrap.errors import UsageError
+from orthwrap.errors import Faults, UsageError
 from orthwrap.rules import words
 from orthwrap.rules.aims import Aim
 from orthwrap.rules.rule import SCHEDULE
-from orthwrap.rules.words import Said, Word, documented, spoken, words_of
+from orthwrap.rules.words import Contradiction, Said, Word, documented, spoken, words_of
+from orthwrap.text import listed
 
 DEFAULT_LEARNING_RATE = 1e-4
 DEFAULT_TEMPERATURE = 2.0
@@ -341,6 +342,13 @@ class TrainingWords(TypedDict, total=False):
     ]
 
 
+_EXCLUSIVE = (
+    ("validation", "validation_split"),
+    ("rescale", "preprocessing"),
+    ("freeze_batchnorm", "batchnorm_momentum"),
+)
+
+
 @documented(TrainingWords)
 class Settings(Said):
     """The training words, checked.
@@ -354,25 +362,26 @@ class Settings(Said):
     @property
     def has_others(self) -> bool:
         """Whether there are runs beside the first one: a control, or other seeds."""
-        return bool(self.control or self.repeats > 1)
+        return bool(self.control or (self.repeats or 1) > 1)
 
-    def check_together(self) -> None:
-        if self.validation is not None and self.validation_split is not None:
-            raise UsageError("validation and validation split exclude each other: give one")
-        if self.rescale is not None and self.preprocessing is not None:
-            raise UsageError("rescale and preprocessing exclude each other: give one")
+    def contradictions(self, given: Mapping[str, Any]) -> Iterator[Contradiction]:
+        for one, other in _EXCLUSIVE:
+            if _is_given(one, given.get(one)) and _is_given(other, given.get(other)):
+                why = f"{spoken(one)} and {spoken(other)} exclude each other: give one"
+                yield (one, other), why
         if self.resume and self.checkpoint_dir is None:
-            raise UsageError("resume needs a checkpoint dir: the folder to go on from")
+            why = "resume needs a checkpoint dir: the folder to go on from"
+            yield ("resume", "checkpoint_dir"), why
         if self.distill and self.loss is not None:
-            raise UsageError("distill has a loss of its own: leave loss out")
-        if self.freeze_batchnorm and self.batchnorm_momentum is not None:
-            raise UsageError("freeze batchnorm and batchnorm momentum exclude each other: give one")
+            yield ("distill", "loss"), "distill has a loss of its own: leave loss out"
         if self.goal is not None and self.pull is not None:
-            raise UsageError("a goal finds the pull by itself: give goal or pull")
+            yield ("goal", "pull"), "a goal finds the pull by itself: give goal or pull"
         if self.keep in ("best", "last") and self.monitor is not None:
-            raise UsageError(f"monitor is about keep best-task, not {self.keep}: leave one out")
+            why = f"monitor is about keep best-task, not {self.keep}: leave one out"
+            yield ("keep", "monitor"), why
         if self.callbacks and self.has_others:
-            raise UsageError("callbacks are of one run: leave them out, or control and repeats")
+            why = "callbacks are of one run: leave them out, or control and repeats"
+            yield ("callbacks", "control", "repeats"), why
 
 
 def settings_of(
@@ -387,7 +396,7 @@ def settings_of(
 
     Raises:
         TypeError: a keyword that there is not.
-        UsageError: words about training without data, or two that contradict each other.
+        UsageError: words about training without data, or that contradict each other.
         ValueFault: a value out of range.
     """
     known = list(words_of(TrainingWords))
@@ -395,11 +404,13 @@ def settings_of(
         if name not in known:
             raise TypeError(f"unexpected keyword {name!r}; {_meant(name, [*known, *others])}")
     given = {name: value for name, value in keywords.items() if _is_given(name, value)}
-    if has_data:
-        return Settings(**given)
-    if given:
-        raise UsageError(f"{spoken(next(iter(given)))} is about training, which needs data")
-    return None
+    faults = Faults()
+    if given and not has_data:
+        said, are = listed([spoken(name) for name in given]), "is" if len(given) == 1 else "are"
+        faults.add(UsageError(f"{said} {are} about training, which needs data"))
+    settings = faults.of(Settings, **given)
+    faults.raise_all()
+    return settings if has_data else None
 
 
 # What other libraries call them.

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from orthwrap.errors import FileFault
+from orthwrap.model_config.tree import class_of
 from orthwrap.stores.edits import StoreEdit, Transform, Weight, WeightEdit, WeightsView
 from orthwrap.upgrades.ledger import Config, Modernised
 from orthwrap.upgrades.models import compile_config, keras1, keras3, modules, naming
 from orthwrap.upgrades.models.walk import Walker, is_model
-from orthwrap.upgrades.rewriting import Rewriting, class_of, is_layer_node, parse_version
+from orthwrap.upgrades.rewriting import Rewriting, is_layer_node, parse_version
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orthwrap.errors import FileFault
+from orthwrap.model_config.tree import class_of
 from orthwrap.stores.edits import StoreEdit, StoreMove, Transform, WeightsView
 from orthwrap.upgrades.ledger import Config, Ledger
 
@@ -66,12 +67,6 @@ class OldLayer:
     def fault(self, found: str, advice: str) -> FileFault:
         """The one-line error of a layer that cannot be brought to Keras 3."""
         return FileFault(f"layer {self.path!r} ({self.class_name}): {found}; {advice}")
-
-
-def class_of(node: Any) -> str:
-    """Class name of a node without its package, '' where it has none."""
-    name = node.get("class_name") if isinstance(node, dict) else None
-    return name.rsplit(">", 1)[-1] if isinstance(name, str) else ""
 
 
 def config_of(node: Config, path: str) -> Config:

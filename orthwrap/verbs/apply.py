@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from orthwrap.errors import UsageError, ValueFault
+from orthwrap.errors import Faults, UsageError, ValueFault
 from orthwrap.model_config.tfmot import check_wrappers
 from orthwrap.model_config.tree import edit
 from orthwrap.opening import Opened, opened
+from orthwrap.penalties.attachment import Attachment
 from orthwrap.plan.decide import plan
 from orthwrap.plan.decision import Decision, Plan
 from orthwrap.plan.sampled import check_samples
@@ -23,7 +24,7 @@ from orthwrap.report.record import Report
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
 from orthwrap.rules.file import read_rules
 from orthwrap.rules.patterns import several
-from orthwrap.rules.rule import AttachWords, Rule
+from orthwrap.rules.rule import NONE, AttachWords, Rule
 from orthwrap.rules.words import documented, words_of
 from orthwrap.stores.outputs import PathLike, output_for
 from orthwrap.surgery import (
@@ -38,11 +39,17 @@ from orthwrap.surgery import (
     write_made,
 )
 from orthwrap.survey import Survey, survey
+from orthwrap.text import listed
 from orthwrap.training.settings import DEFAULT_GOAL, Settings, TrainingWords, settings_of
 from orthwrap.verbs.endings import Result, finished, trained
 from orthwrap.verbs.measuring import check_operator, measuring_of
 from orthwrap.verbs.places import check_target, refuse_in_place, target_of
-from orthwrap.verbs.training_words import check_effect, check_pulls, job_of, says_how_strong
+from orthwrap.verbs.training_words import (
+    job_of,
+    pulled_twice,
+    says_how_strong,
+    without_effect,
+)
 
 if TYPE_CHECKING:
     from orthwrap.data import Data
@@ -108,26 +115,74 @@ def apply(
     Raises:
         OrthwrapError: with one line that says what was expected, found, and to do.
     """
-    check_operator(operator, measure=measure)
-    attach = words_of(AttachWords)
-    given: Any = {k: v for k, v in words.items() if k in attach and v is not None}
-    training = {k: v for k, v in words.items() if k not in attach}
-    rules = _rules_of(rules, given)
-    _check_data(rules, training, has_data=data is not None)
-    known = custom_objects_of(custom_objects)
-    others = (*attach, *(apply.__kwdefaults__ or ()))
-    settings = settings_of(training, has_data=data is not None, others=others)
-    if settings is not None:
-        settings = _settled(settings, training, rules, dry_run=dry_run, in_place=in_place)
-    job = job_of(data, settings, progress)
-    how: Any = {"with_figures": measure, "with_operator": operator}
-    report_on = functools.partial(make_report, "apply", **how, measuring=measuring_of(progress))
-    verb = _Apply(rules, measure, report_on, job, known, unsafe_lambda, dry_run, weights)
+    is_file = isinstance(model, (str, os.PathLike))
+    faults = Faults()
+    faults.of(check_operator, operator, measure=measure)
+    faults.of(refuse_in_place, in_place and is_file)
+    known = faults.of(custom_objects_of, custom_objects)
+    how = {"has_data": data is not None, "dry_run": dry_run, "in_place": in_place}
+    said = faults.of(_said, rules, words, has_penalties=known is not None, **how)
+    faults.raise_all()
+    job = job_of(data, said.settings, progress)
+    shown: Any = {"with_figures": measure, "with_operator": operator}
+    report_on = functools.partial(make_report, "apply", **shown, measuring=measuring_of(progress))
+    verb = _Apply(said, measure, report_on, job, known, unsafe_lambda, dry_run, weights)
     with contextlib.nullcontext() if job is None else job.on_devices():
-        if not isinstance(model, (str, os.PathLike)):
-            return verb.on_model(model, output, force=force, in_place=in_place)
-        refuse_in_place(in_place)
-        return verb.on_file(Path(model), output, force=force, upgrade=upgrade)
+        if is_file:
+            return verb.on_file(Path(model), output, force=force, upgrade=upgrade)
+        return verb.on_model(model, output, force=force, in_place=in_place)
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What the words say.
+
+    Attributes:
+        templates: of each rule.
+        functions: what references in them stand for.
+        settings: of training; None without data.
+    """
+
+    rules: tuple[Rule, ...]
+    templates: Sequence[Attachment | None]
+    functions: Mapping[str, Any]
+    settings: Settings | None
+
+
+def _said(
+    rules: Any,
+    words: Mapping[str, Any],
+    *,
+    has_data: bool,
+    has_penalties: bool,
+    dry_run: bool,
+    in_place: bool,
+) -> _Said:
+    """All that the words say, checked.
+
+    Args:
+        has_penalties: whether those penalties are there that the user brings along.
+    """
+    attach = words_of(AttachWords)
+    given = {k: v for k, v in words.items() if k in attach and v is not None}
+    training = {k: v for k, v in words.items() if k not in attach}
+    faults = Faults()
+    found = faults.of(_rules_of, rules, given)
+    others = (*attach, *(apply.__kwdefaults__ or ()))
+    settings = faults.of(settings_of, training, has_data=has_data, others=others)
+    made = None
+    if found is not None:
+        made = faults.of(templates_of, found) if has_penalties else None
+        for why in _about_data(found, training, has_data=has_data):
+            faults.add(UsageError(why))
+        if settings is not None:
+            how = {"dry_run": dry_run, "in_place": in_place}
+            settings = faults.of(_settled, settings, training, found, **how)
+    elif has_penalties and given.get("regularizer") not in (None, NONE):
+        faults.of(templates_of, (Rule(regularizer=given["regularizer"]),))  # its name at least
+    faults.raise_all()
+    templates, functions = made or ((), {})
+    return _Said(found, templates, functions, settings)
 
 
 def _settled(
@@ -152,35 +207,43 @@ def _rules_of(rules: Any, given: Any) -> tuple[Rule, ...]:
     """The rules, or the one that the words say."""
     if rules is None:
         return (Rule(**given),)
+    faults = Faults()
     if given:
-        raise UsageError(f"rules come instead of {next(iter(given))}: put it into the rules")
+        those = "it" if len(given) == 1 else "them"
+        why = f"rules come instead of {listed([*given])}: put {those} into the rules"
+        faults.add(UsageError(why))
     if isinstance(rules, (str, os.PathLike)):
-        return read_rules(Path(rules))
-    found = several(rules)
-    if not found or not all(isinstance(rule, Rule) for rule in found):
-        raise ValueFault("rules must be one orthwrap.Rule or several, or the path of a rules file")
-    return found
+        found = faults.of(read_rules, Path(rules))
+    else:
+        found = several(rules)
+        if not found or not all(isinstance(rule, Rule) for rule in found):
+            why = "rules must be one orthwrap.Rule or several, or the path of a rules file"
+            faults.add(ValueFault(why))
+    faults.raise_all()
+    return tuple(found)
 
 
-def _check_data(rules: Sequence[Rule], training: Mapping[str, Any], *, has_data: bool) -> None:
-    """UsageError for what is about training where there is none."""
+def _about_data(
+    rules: Sequence[Rule], training: Mapping[str, Any], *, has_data: bool
+) -> Iterator[str]:
+    """What is wrong with what is about training, in view of the rules."""
     if has_data and all(rule.takes_out for rule in rules):
-        raise UsageError("regularizer none attaches nothing to train with: leave data out")
+        yield "regularizer none attaches nothing to train with: leave data out"
     auto = any(rule.is_auto for rule in rules)
     schedule = any(rule.schedule is not None for rule in rules)
     if auto and not has_data:
-        raise UsageError("factor auto needs data: give data, or a number like 1e-3")
+        yield "factor auto needs data: give data, or a number like 1e-3"
     if schedule and not has_data:
-        raise UsageError("a schedule is about training, which needs data")
+        yield "a schedule is about training, which needs data"
     if any(rule.pull is not None for rule in rules) and not has_data:
-        raise UsageError("a pull is about training, which needs data")
-    check_pulls(training, rules)
-    check_effect(training, auto=auto, schedule=schedule)
+        yield "a pull is about training, which needs data"
+    yield from pulled_twice(training, rules)
+    yield from without_effect(training, auto=auto, schedule=schedule)
 
 
 @dataclass(frozen=True)
 class _Apply:
-    rules: tuple[Rule, ...]
+    said: _Said
     measure: bool
     report_on: Callable[[Opened, Survey, Plan], Report]
     job: Job | None
@@ -193,14 +256,13 @@ class _Apply:
         with opened(path, upgrade=upgrade, weights=self.weights) as source:
             store = source.store
             target = output_for(path, output, "apply", store.format)
-            templates, functions = templates_of(self.rules)
-            check_references(functions)
+            check_references(self.said.functions)
             by_keras = not self.dry_run and (
                 self.job is not None or not is_same_format(source, target)
             )
             surveyed = survey(store, is_tried=by_keras)
             check_wrappers(surveyed.layers)
-            planned = plan(surveyed, self.rules, templates)
+            planned = plan(surveyed, self.said.rules, self.said.templates)
             how = (self.custom_objects, self.unsafe_lambda)
             check_foreign(planned, outputs=lambda: output_shapes_in(source, *how))
             if not self.dry_run:
@@ -227,21 +289,20 @@ class _Apply:
         self, model: Any, output: PathLike | None, *, force: bool, in_place: bool
     ) -> Result:
         with opened(model, weights=self.weights) as source:
-            templates, functions = templates_of(self.rules)
             surveyed = survey(source.store)
             check_wrappers(surveyed.layers)
-            planned = plan(surveyed, self.rules, templates)
-            check_foreign(planned, functions, lambda: output_shapes(model))
+            planned = plan(surveyed, self.said.rules, self.said.templates)
+            check_foreign(planned, self.said.functions, lambda: output_shapes(model))
             check_samples(planned, lambda: output_shapes(model))
             target = target_of(model, output, "apply", source.store, force, self.dry_run)
             if target is not None:
-                check_references(functions)
+                check_references(self.said.functions)
             if self.job is not None:
                 self.job.check_log(None, target)
             # Data that does not fit is found before anything is done.
             data = None if self.job is None else self.job.read(model)
             make = functools.partial(self.report_on, source, surveyed)
-            known = {**self.custom_objects, **functions}
+            known = {**self.custom_objects, **self.said.functions}
             saved = output is not None
             if self.dry_run:
                 notes: tuple[str, ...] = ()

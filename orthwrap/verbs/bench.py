@@ -7,13 +7,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orthwrap.costs.wanted import Wanted, checked
+from orthwrap.errors import Faults
 from orthwrap.model_config.tfmot import check_wrappers
 from orthwrap.model_config.tree import edit
 from orthwrap.opening import opened
 from orthwrap.plan.as_it_is import plan_strip
 from orthwrap.report.cost_record import BenchReport
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
-from orthwrap.rules.patterns import several
+from orthwrap.rules.patterns import chosen_by, several
 from orthwrap.stores.outputs import PathLike
 from orthwrap.surgery import changed_model, load_changed
 from orthwrap.survey import survey
@@ -69,10 +70,13 @@ def bench(
         ValueFault: a value out of range, or a model for which no batch can be made up.
         RebuildError: a live model cannot be copied.
     """
-    known = custom_objects_of(custom_objects)
+    faults = Faults()
+    known = faults.of(custom_objects_of, custom_objects)
     names = None if regularizer is None else several(regularizer)
     held = None if constrain is None else several(constrain)
-    wanted = checked(Wanted(batch, target, exclude, names, held, whole, seconds))
+    chosen = faults.of(chosen_by, target, exclude) or (None, ())
+    wanted = faults.of(checked, Wanted(batch, chosen[0], chosen[1], names, held, whole, seconds))
+    faults.raise_all()
     measuring: Any = measuring_of(progress)
     is_file = isinstance(model, (str, os.PathLike))
     with opened(model, weights=weights) as source:

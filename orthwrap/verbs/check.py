@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from orthwrap.errors import UsageError, ValueFault
+from orthwrap.errors import Faults, UsageError, ValueFault
 from orthwrap.opening import opened
 from orthwrap.plan.as_it_is import plan_inspect
 from orthwrap.report.gate import FIGURES, OF_SIGMAS, Excess, Gate, Limit
@@ -28,7 +28,8 @@ from orthwrap.report.gating import (
 from orthwrap.report.make import make_report, with_notes
 from orthwrap.report.record import Deviation, LayerRecord, Report
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
-from orthwrap.rules.patterns import several
+from orthwrap.rules.patterns import chosen_by, patterns_of
+from orthwrap.rules.words import Unread
 from orthwrap.survey import Survey, survey
 from orthwrap.text import listed
 from orthwrap.verbs.measuring import measuring_of
@@ -81,24 +82,29 @@ def check(
         FileFault: the model, or the baseline, cannot be read.
         NoMatchError: a target or a limit's pattern matches nothing.
     """
-    limits = limits_of(max)
-    if not limits and baseline is None:
-        raise UsageError("check needs max, such as residual=0.1, or a baseline")
+    faults = Faults()
+    limits = faults.of(limits_of, max)
+    if limits == () and baseline is None:
+        faults.add(UsageError("check needs max, such as residual=0.1, or a baseline"))
+    share = faults.of(_share, worse_than, has_baseline=baseline is not None)
+    faults.of(custom_objects_of, custom_objects)
+    patterns = faults.of(chosen_by, target, exclude)
+    faults.raise_all()
     earlier = None if baseline is None else figures_in(baseline)
-    share = _share(worse_than, has_baseline=baseline is not None)
-    custom_objects_of(custom_objects)
-    named = list(dict.fromkeys(limit.figure for limit in limits))
-    against = named or ["residual", *(["operator.norm"] if operator else [])]
+    against = _figures_of(limits, operator)
     operator = operator or any(name.startswith("operator.") for name in against)
     with opened(model, upgrade=upgrade) as source:
         surveyed = survey(source.store)
-        targets = None if target is None else several(target)
-        planned = plan_inspect(surveyed, targets, several(exclude))
+        planned = plan_inspect(surveyed, *patterns)
         chosen = {limit.pattern: _chosen(surveyed, limit.pattern) for limit in limits}
         sigmas = operator or bool({*against} & {*OF_SIGMAS})
-        how = {"with_figures": True, "with_sigmas": sigmas, "with_operator": operator}
-        shown = measuring_of(progress)
-        report = make_report("check", source, surveyed, planned, **how, measuring=shown)
+        how: dict[str, Any] = {
+            "with_figures": True,
+            "with_sigmas": sigmas,
+            "with_operator": operator,
+        }
+        how["measuring"] = measuring_of(progress)
+        report = make_report("check", source, surveyed, planned, **how)
     _check_used(report, limits, chosen)
     notes = [] if earlier is None else not_held(report, earlier, against)
     miss = functools.partial(worse, figures=against, share=share)
@@ -106,6 +112,12 @@ def check(
     place = None if baseline is None or isinstance(baseline, Report) else str(baseline)
     gate = Gate(limits, place, None if baseline is None else share, *held)
     return with_notes(replace(report, gate=gate), notes)
+
+
+def _figures_of(limits: Sequence[Limit], operator: bool) -> list[str]:
+    """What kernels are held against: the figures of the limits, or else the residual."""
+    named = list(dict.fromkeys(limit.figure for limit in limits))
+    return named or ["residual", *(["operator.norm"] if operator else [])]
 
 
 def _held(
@@ -131,6 +143,8 @@ def _held(
 def _share(given: float | None, *, has_baseline: bool) -> float:
     if given is None:
         return 0.05
+    if isinstance(given, Unread):
+        raise UsageError(*given.why)
     if not has_baseline:
         raise UsageError("worse_than is about a baseline: give one")
     if not (math.isfinite(given) and given >= 0):
@@ -142,19 +156,24 @@ def limits_of(given: Mapping[str, float] | Iterable[str]) -> tuple[Limit, ...]:
     """The limits, checked: `[PATTERN:]FIGURE=X`, split at the last `=`, then at the last `:`."""
     if isinstance(given, str):
         given = (given,)
+    faults = Faults()
     if isinstance(given, Mapping):
-        return tuple(_limit(name, most) for name, most in given.items())
-    limits = []
-    for item in given:
-        name, equals, text = str(item).rpartition("=")
-        try:
-            most = float(text)
-        except ValueError:
-            equals = ""
-        if not equals or not name:
-            raise UsageError(f"max {item!r} is not FIGURE=X: write it like residual=0.1")
-        limits.append(_limit(name, most))
+        limits = [faults.of(_limit, name, most) for name, most in given.items()]
+    else:
+        limits = [faults.of(_limit_in, str(item)) for item in given]
+    faults.raise_all()
     return tuple(limits)
+
+
+def _limit_in(item: str) -> Limit:
+    name, equals, text = item.rpartition("=")
+    try:
+        most = float(text)
+    except ValueError:
+        equals = ""
+    if not equals or not name:
+        raise UsageError(f"max {item!r} is not FIGURE=X: write it like residual=0.1")
+    return _limit(name, most)
 
 
 def _limit(name: str, most: float) -> Limit:
@@ -167,6 +186,7 @@ def _limit(name: str, most: float) -> Limit:
         raise ValueFault(f"max {name!r} has no pattern before the colon: leave the colon out")
     if not isinstance(most, (int, float)) or not (math.isfinite(most) and most >= 0):
         raise ValueFault(f"max: the limit of {figure} must be a number of at least 0; got {most!r}")
+    patterns_of(pattern or None)
     return Limit(figure, float(most), pattern or None)
 
 

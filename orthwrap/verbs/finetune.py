@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
-from orthwrap.errors import UsageError
+from orthwrap.errors import Faults, UsageError
 from orthwrap.model_config.tfmot import check_wrappers
 from orthwrap.opening import opened
 from orthwrap.plan.as_it_is import plan_inspect
@@ -15,10 +16,10 @@ from orthwrap.rules.words import documented
 from orthwrap.stores.outputs import PathLike
 from orthwrap.surgery import copied_model, load_planned
 from orthwrap.survey import survey
-from orthwrap.training.settings import TrainingWords, settings_of
+from orthwrap.training.settings import Settings, TrainingWords, settings_of
 from orthwrap.verbs.endings import Result, trained
 from orthwrap.verbs.places import target_of
-from orthwrap.verbs.training_words import check_effect, check_pulls, job_of
+from orthwrap.verbs.training_words import job_of, pulled_twice, without_effect
 
 if TYPE_CHECKING:
     from orthwrap.training.fit import Progress
@@ -51,14 +52,12 @@ def finetune(
         unsafe_lambda: as in `apply`.
         output: from a path, None writes `name-tuned` beside the input.
     """
-    check_effect(training)
-    check_pulls(training)
-    others = finetune.__kwdefaults__ or ()
-    settings = settings_of(training, has_data=data is not None, others=others)
+    faults = Faults()
+    settings = faults.of(_settings, training, has_data=data is not None)
+    known = faults.of(custom_objects_of, custom_objects)
+    faults.raise_all()
     job = job_of(data, settings, progress)
-    if job is None:
-        raise UsageError("finetune needs data")
-    known = custom_objects_of(custom_objects)
+    assert job is not None  # there is data
     with job.on_devices():
         with opened(model, weights=weights) as source:
             target = target_of(model, output, "finetune", source.store, force, weights=weights)
@@ -78,3 +77,15 @@ def finetune(
         report = with_notes(report, notes)
         report, outcome = job.train(live, job.read(live), report, with_figures=measure)
         return trained(job, live, report, outcome, target)
+
+
+def _settings(training: Mapping[str, Any], *, has_data: bool) -> Settings | None:
+    faults = Faults()
+    if not has_data:
+        faults.add(UsageError("finetune needs data (--data): what to train on"))
+    for why in (*without_effect(training), *pulled_twice(training)):
+        faults.add(UsageError(why))
+    others = finetune.__kwdefaults__ or ()
+    settings: Settings | None = faults.of(settings_of, training, has_data=True, others=others)
+    faults.raise_all()
+    return settings

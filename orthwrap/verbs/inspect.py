@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from orthwrap.errors import Faults
 from orthwrap.model_config.tfmot import told_of
 from orthwrap.opening import opened
 from orthwrap.plan.as_it_is import plan_inspect
 from orthwrap.report.make import make_report, with_notes
 from orthwrap.report.record import Report
 from orthwrap.rules.custom_objects import CustomObjects, custom_objects_of
-from orthwrap.rules.patterns import several
+from orthwrap.rules.patterns import chosen_by
 from orthwrap.stores.outputs import PathLike
 from orthwrap.survey import survey
 from orthwrap.verbs import notes
@@ -53,12 +54,14 @@ def inspect(
         NoMatchError: a target matches nothing.
         UsageError: `operator` without `measure`.
     """
-    check_operator(operator, measure=measure)
-    custom_objects_of(custom_objects)
+    faults = Faults()
+    faults.of(check_operator, operator, measure=measure)
+    faults.of(custom_objects_of, custom_objects)
+    chosen = faults.of(chosen_by, target, exclude)
+    faults.raise_all()
     with opened(model, upgrade=upgrade, weights=weights) as source:
         surveyed = survey(source.store)
-        targets = None if target is None else several(target)
-        planned = plan_inspect(surveyed, targets, several(exclude))
+        planned = plan_inspect(surveyed, *chosen)
         report = make_report(
             "inspect",
             source,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from orthwrap.errors import Faults
 from orthwrap.model_config.tree import edit
 from orthwrap.opening import opened
 from orthwrap.plan.as_it_is import plan_strip, plan_strip_all
@@ -43,10 +44,11 @@ def strip(
             regularizers that are given back.
         unsafe_lambda: as in `apply`, where the format is converted too.
     """
-    known = custom_objects_of(custom_objects)
     is_file = isinstance(model, (str, os.PathLike))
-    if is_file:
-        refuse_in_place(in_place)
+    faults = Faults()
+    known = faults.of(custom_objects_of, custom_objects)
+    faults.of(refuse_in_place, in_place and is_file)
+    faults.raise_all()
     with opened(model, upgrade=False) as source:
         target = target_of(model, output, "strip", source.store, force, dry_run)
         surveyed = survey(source.store)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from orthwrap.errors import UsageError, backend_named
+from orthwrap.errors import backend_named
 from orthwrap.rules.rule import Rule
 from orthwrap.rules.words import spoken
 from orthwrap.training.settings import Settings
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from orthwrap.training.job import Job
 
 
-def check_effect(
+def without_effect(
     training: Mapping[str, Any], *, auto: bool = False, schedule: bool = False
-) -> None:
-    """UsageError for a word that says how something is done that is not done at all."""
+) -> Iterator[str]:
+    """What is wrong with each word that says how something is done that is not done at all."""
     schedule = schedule or training.get("schedule") is not None
     for words, is_done, what in (
         (("rho", "rho_over"), auto, "factor auto"),
@@ -28,22 +28,22 @@ def check_effect(
     ):
         for word in words:
             if training.get(word) is not None and not is_done:
-                raise UsageError(f"{spoken(word)} is about {what}: ask for that, or leave it out")
+                yield f"{spoken(word)} is about {what}: ask for that, or leave it out"
 
 
-def check_pulls(training: Mapping[str, Any], rules: Sequence[Rule] = ()) -> None:
-    """UsageError for two ways at once to say how strong."""
+def pulled_twice(training: Mapping[str, Any], rules: Sequence[Rule] = ()) -> Iterator[str]:
+    """What is wrong where two words at once say how strong."""
     pulled = next((word for word in ("goal", "pull") if training.get(word) is not None), None)
     if any(rule.pull is not None for rule in rules):
         if pulled is not None:
-            raise UsageError(f"a rule has a pull of its own: leave {pulled} out")
+            yield f"a rule has a pull of its own: leave {pulled} out"
         pulled = "pull"
     if pulled is None:
         return
     if any(rule.is_auto for rule in rules):
-        raise UsageError(f"factor auto and {pulled} exclude each other: give one")
+        yield f"factor auto and {pulled} exclude each other: give one"
     if training.get("schedule") is not None or any(r.schedule is not None for r in rules):
-        raise UsageError(f"a schedule moves the factor, which {pulled} takes the place of")
+        yield f"a schedule moves the factor, which {pulled} takes the place of"
 
 
 def says_how_strong(training: Mapping[str, Any], rules: Sequence[Rule]) -> bool:

@@ -210,7 +210,11 @@ FAULTS = [
     (["apply", "model.h5", "--factor-for", "x"], 2, "PATTERN=F"),
     (["apply", "model.h5", "--option", "steps"], 2, "KEY=VALUE"),
     (["apply", "model.h5", "--epochs", "3"], 2, "data"),
-    (["apply", "model.h5", "--rules", "r.toml", "--target", "x"], 2, "--rules"),
+    (
+        ["apply", "model.h5", "--rules", "r.toml", "--target", "x"],
+        2,
+        "rules come instead of target",
+    ),
     (["apply", "model.h5", "--on", "activity", "--scale", "preserve"], 2, "preserve"),
     (["apply", "model.h5", "--scale", "huge"], 2, "unit"),
     (["apply", "model.h5", "--nonsense"], 2, "--nonsense"),

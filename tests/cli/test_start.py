@@ -38,7 +38,7 @@ DO = {
 sys.meta_path.insert(0, At())
 """
 # In the order in which they are imported: by the package, by the commands, and by one of them.
-MODULES = ["wrapt", "orthwrap.errors", "orthwrap.text", "typer", "numpy", "h5py"]
+MODULES = ["orthwrap.errors", "orthwrap.text", "typer", "numpy", "h5py"]
 ENTRIES: dict[str, list[str | None]] = {
     "module": [sys.executable, "-m", "orthwrap"],
     "script": [sys.executable, shutil.which("orthwrap", path=str(Path(sys.executable).parent))],
@@ -137,3 +137,27 @@ def test_too_little_address_space(tmp_path: Path, megabytes: int) -> None:
     assert done.returncode in (0, 1)
     assert done.stderr.count("\n") == done.returncode
     assert "Traceback" not in done.stderr
+
+
+def test_a_check_loads_what_it_needs_alone(tmp_path: Path) -> None:
+    """What takes long to load: other commands, and what waits for Keras, which is not there."""
+    (tmp_path / "m.h5").write_bytes(small_file(".h5").read_bytes())
+    code = (
+        "import sys\n"
+        "from orthwrap_cli.main import app\n"
+        "app(['check', 'm.h5', '--max', 'residual=100', '-q'], standalone_mode=False)\n"
+        "print(*sys.modules)"
+    )
+    places = os.pathsep.join(str(Path(p).absolute()) for p in ("", "cli"))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": places},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(done.stdout.split())
+    assert "orthwrap.verbs.check" in loaded
+    assert not loaded & {"wrapt", "asyncio", "keras", "orthwrap_cli.apply", "orthwrap_cli.bench"}
+    assert not loaded & {"orthwrap.verbs.apply", "orthwrap.training.fit", "matplotlib", "jinja2"}

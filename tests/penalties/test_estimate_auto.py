@@ -12,7 +12,7 @@ from keras import layers, ops
 
 import orthwrap
 from orthwrap.penalties import tensors
-from orthwrap.penalties.cheapest import exact_is_cheaper
+from orthwrap.penalties.cheapest import choosing_pays, exact_is_cheaper
 
 
 def textbook(w: Any) -> float:
@@ -25,6 +25,44 @@ def test_one_inequality_decides(probes: int) -> None:
         assert exact_is_cheaper(10**4, side, probes, on_processor)
         assert exact_is_cheaper(side, 10**4, probes, on_processor)
         assert not exact_is_cheaper(side + 1, 10**4, probes, on_processor)
+
+
+def test_what_choosing_costs_more_than_is_computed_and_masked() -> None:
+    assert choosing_pays(2, 3, on_processor=True)
+    for m, n in ((2000, 1000), (1000, 2000)):  # 4·m·n·min(m, n) = 8·10⁹
+        assert choosing_pays(m, n, on_processor=False)
+        assert not choosing_pays(m - 1, n, on_processor=False)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="no step is compiled")
+def test_every_is_the_same_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call in three pays, threefold; where it does not, value and gradient are 0."""
+    w = (np.random.default_rng(0).normal(size=(9, 4)) / 3).astype("float32")
+
+    def values() -> list[tuple[float, float]]:
+        made = orthwrap.SO(0.5, every=3, seed=1)
+        variable = keras.Variable(w)
+        found = []
+        for _ in range(6):
+            if keras.backend.backend() == "jax":
+                import jax
+
+                value, slope = jax.value_and_grad(made)(variable.value)
+            else:
+                import tensorflow as tf
+
+                with tf.GradientTape() as tape:
+                    value = made(variable)
+                slope = tape.gradient(value, variable.value)
+            found.append((float(value), float(ops.sum(ops.abs(slope)))))
+        return found
+
+    chosen = values()
+    monkeypatch.setattr("orthwrap.regularizers.classes.on_processor", lambda: False)
+    masked = values()
+    np.testing.assert_allclose(masked, chosen, rtol=1e-5)
+    paid = [value for value, slope in masked if slope]
+    assert paid == pytest.approx([1.5 * textbook(w)] * 2, rel=1e-5)
 
 
 @pytest.mark.parametrize("on_processor", [True, False])

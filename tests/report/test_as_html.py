@@ -109,7 +109,8 @@ def test_a_check_says_what_fails() -> None:
 
 def test_training_has_curves_and_its_metrics(report: Report) -> None:
     text = text_of(trained(report))
-    assert text.count("<svg") == 2 + len([r for r in report.layers if r.before])
+    curves = 2  # task and residual, each a picture of its own
+    assert text.count("<svg") == curves + 1 + len([r for r in report.layers if r.before])
     seen = Page(text).seen
     assert "→ 0.01" in seen
     assert "task loss" in seen

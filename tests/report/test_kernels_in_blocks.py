@@ -13,7 +13,7 @@ from orthwrap.model_config import blocks as blocks_module
 from orthwrap.model_config.blocks import all_of, blocks, scale_of
 from orthwrap.model_config.layout import Layout, conv_layout
 from orthwrap.report import measure as measure_module
-from orthwrap.report.measure import measure, relative_change, together
+from orthwrap.report.measure import MatrixBatch, measure, relative_change, together
 
 DENSE = Layout("dense", (0,), (1,))
 DEPTHWISE = Layout("depthwise", (0, 1), (3,), batch=(2,))
@@ -37,13 +37,14 @@ KERNELS: dict[str, tuple[Layout, tuple[int, ...], Callable[[Any], list[Any]]]] =
 
 
 class Counting:
-    """A kernel on a disk: counts how many numbers are read at once."""
+    """A kernel on a disk: counts how often it is read, and how many numbers at once."""
 
     def __init__(self, values: np.ndarray) -> None:
-        self.values, self.shape, self.most = values, values.shape, 0
+        self.values, self.shape, self.most, self.readings = values, values.shape, 0, 0
 
     def __getitem__(self, index: Any) -> np.ndarray:
         found = self.values[index]
+        self.readings += 1
         self.most = max(self.most, found.size)
         return found
 
@@ -141,6 +142,24 @@ def test_blocks_are_all_of_the_kernel_once(name: str, small_blocks: int) -> None
     assert sorted(np.concatenate([p.ravel() for p in parts])) == list(range(values.size))
     assert max(p.size for p in parts) <= small_blocks
     assert {p.dtype for p in parts} == {np.dtype("float64")}
+
+
+def test_without_singular_values_a_kernel_is_read_as_float32(
+    small_blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice as much at once, and nothing is made float64 on the way."""
+    made: list[np.dtype[Any]] = []
+    own = MatrixBatch.tall_blocks
+
+    def noted(*what: Any) -> Any:
+        for block in own(*what):
+            made.append(block.dtype)
+            yield block
+
+    monkeypatch.setattr(MatrixBatch, "tall_blocks", noted)
+    kernel = Counting(np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32))
+    measure(kernel, DENSE, with_sigmas=False)
+    assert (made, kernel.readings, kernel.most) == ([np.dtype(np.float32)], 1, 2 * small_blocks)
 
 
 def test_change_of_a_kernel(small_blocks: int) -> None:

@@ -62,7 +62,14 @@ def test_one_word_makes_check_default_option_and_docs() -> None:
     assert "How warm it gets." in told
     assert CliRunner().invoke(app, ["--warmth", "3", "-c", "red"]).exit_code == 0
     assert said == [{"warmth": 3.0, "colour": "red"}]
-    assert CliRunner().invoke(app, ["-c", "green"]).exit_code == 2
+    # What cannot be read is handed on, and said with all else that is wrong.
+    assert CliRunner().invoke(app, ["-c", "green", "--warmth", "hot"]).exit_code == 0
+    with pytest.raises(orthwrap.UsageError) as raised:
+        Toy(**said[-1])
+    assert raised.value.args == (
+        "--warmth 'hot' is not a number",
+        "--colour 'green' is not known; choose one of: red, blue",
+    )
 
 
 @pytest.mark.parametrize("table", [RuleWords, TrainingWords])

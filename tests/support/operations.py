@@ -76,14 +76,29 @@ def _in_graph(penalties: Sequence[Callable[[Any], Any]], shapes: Sequence[Any]) 
             loss = tf.add_n([p(k) for p, k in zip(penalties, kernels, strict=True)])
         return loss, tape.gradient(loss, kernels)
 
-    return len(run.get_concrete_function().graph.get_operations())
+    graph = run.get_concrete_function().graph
+    # What the results or an assignment need; the rest, TensorFlow cuts before it runs.
+    wanted = [output.op for output in graph.outputs]
+    wanted += [o for o in graph.get_operations() if o.type.startswith("Assign")]
+    needed: dict[str, Any] = {}
+    while wanted:
+        one = wanted.pop()
+        if one.name not in needed:
+            needed[one.name] = one
+            wanted += [*(i.op for i in one.inputs), *one.control_inputs]
+    return len(needed)
 
 
 def _in_jaxpr(penalties: Sequence[Callable[[Any], Any]], shapes: Sequence[Any]) -> int:
     import jax
 
-    def loss(kernels: Any) -> Any:
-        return sum(p(k) for p, k in zip(penalties, kernels, strict=True))
+    # As a training step does, which hands in what counts and takes it back.
+    states = [p.state for p in penalties if isinstance(p, keras.random.SeedGenerator)]
+
+    def loss(kernels: Any, counts: Any) -> Any:
+        with keras.StatelessScope(list(zip(states, counts, strict=True))) as scope:
+            total = sum(p(k) for p, k in zip(penalties, kernels, strict=True))
+        return total, [scope.get_current_value(state) for state in states]
 
     def count(jaxpr: Any) -> int:
         total = 0
@@ -92,7 +107,8 @@ def _in_jaxpr(penalties: Sequence[Callable[[Any], Any]], shapes: Sequence[Any]) 
             total += sum(count(v.jaxpr) for v in inner) if inner else 1
         return total
 
-    return count(jax.make_jaxpr(jax.value_and_grad(loss))([kernel_of(s) for s in shapes]).jaxpr)
+    traced = jax.make_jaxpr(jax.value_and_grad(loss, has_aux=True))
+    return count(traced([kernel_of(s) for s in shapes], [s.value for s in states]).jaxpr)
 
 
 def kernel_of(shape: tuple[int, ...]) -> Any:

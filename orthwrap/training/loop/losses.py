@@ -132,13 +132,13 @@ class _LossAccount:
         before = keras_inside.given_losses(self._model)
         try:
             split = self._plainly if self.is_plain else self._in_its_way
-            total, told = split(*args, **kwargs)
+            total, parts = split(*args, **kwargs)
         finally:
             keras_inside.give_losses(self._model, before)
         # Keras weighs each batch's loss by its size; the last one may be smaller.
         arrays = (a for a in keras.tree.flatten((args, kwargs)) if hasattr(a, "shape"))
         samples = ops.shape(next(arrays))[0]
-        for mean, value in zip(self.means, told, strict=True):
+        for mean, value in zip(self.means, parts, strict=True):
             value = ops.zeros((), total.dtype) if value is None else value
             mean.tell(keras_inside.unscaled(value), samples)
         return total
@@ -180,10 +180,10 @@ class _LossAccount:
         extra = sum(part for part in (ours, others) if part is not None)
         task = ops.where(ops.isfinite(task), task, total - extra)  # it may not take zeros
         gap = total - task
-        # As they are, but for rounding; else as many times as it takes them.
+        # As they are, but for rounding; else as many multiple as it takes them.
         is_sum = ops.abs(gap - extra) <= 1e-3 * ops.abs(extra) + _ROUNDING * ops.abs(total)
-        times = ops.where(is_sum, 1.0, ops.divide_no_nan(gap, extra))
-        return total, (task, *(p if p is None else times * p for p in (ours, others)))
+        multiple = ops.where(is_sum, 1.0, ops.divide_no_nan(gap, extra))
+        return total, (task, *(p if p is None else multiple * p for p in (ours, others)))
 
     def _shared(self, losses: Sequence[Any], added: Sequence[Any]) -> tuple[Any, Any]:
         """Of the losses of layers: ours, and others', as they are added; None for none."""

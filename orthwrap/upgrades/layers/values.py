@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from orthwrap.upgrades.rewriting import OldLayer, class_of
+from orthwrap.model_config.tree import class_of
+from orthwrap.upgrades.rewriting import OldLayer
 
 # tf.keras 1.13 to 2.0 wrote the versioned name of some functions.
 _OLD_ACTIVATIONS = {"softmax_v2": "softmax", "swish_v1": "swish", "relu_v2": "relu"}

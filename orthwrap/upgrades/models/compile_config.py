@@ -12,9 +12,10 @@ from typing import Any
 
 from orthwrap import keras_inside
 from orthwrap.errors import FileFault
+from orthwrap.model_config.tree import class_of
 from orthwrap.upgrades.ledger import Config
 from orthwrap.upgrades.models.modules import MOST_NESTED
-from orthwrap.upgrades.rewriting import MAX_DEPTH, Rewriting, class_of, name_set
+from orthwrap.upgrades.rewriting import MAX_DEPTH, Rewriting, name_set
 
 _PLACE = "training"
 _EVERY_OPTIMIZER = name_set(

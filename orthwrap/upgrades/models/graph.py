@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from orthwrap.errors import FileFault
+from orthwrap.model_config.tree import class_of
 from orthwrap.upgrades.layers.recurrent import RECURRENT
 from orthwrap.upgrades.ledger import Config
-from orthwrap.upgrades.rewriting import MAX_DEPTH, Rewriting, class_of, is_layer_node
+from orthwrap.upgrades.rewriting import MAX_DEPTH, Rewriting, is_layer_node
 
 CONSTANT = "_CONSTANT_VALUE"
 _MODELS = {"Functional", "Model", "Sequential"}

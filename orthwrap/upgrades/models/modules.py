@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from orthwrap.errors import FileFault
+from orthwrap.model_config.tree import class_of
 from orthwrap.model_config.whole_model import MODELS
 from orthwrap.upgrades.layers.arguments import ACCEPTED
-from orthwrap.upgrades.rewriting import Rewriting, class_of
+from orthwrap.upgrades.rewriting import Rewriting
 
 # Deeper than a model's layers may nest, for the structures inside their configs.
 MOST_NESTED = 300

@@ -17,9 +17,9 @@ from typing import Any
 
 from orthwrap import keras_inside
 from orthwrap.errors import FileFault
+from orthwrap.model_config.tree import class_of
 from orthwrap.upgrades.ledger import Config
 from orthwrap.upgrades.models.graph import Call, Ref
-from orthwrap.upgrades.rewriting import class_of
 
 OPERATION_CLASSES = frozenset({"TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer"})
 

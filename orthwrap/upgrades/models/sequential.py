@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from orthwrap.errors import FileFault
+from orthwrap.model_config.tree import class_of
 from orthwrap.upgrades.ledger import Config
-from orthwrap.upgrades.rewriting import Rewriting, class_of, is_layer_node
+from orthwrap.upgrades.rewriting import Rewriting, is_layer_node
 
 Shape = list[Any]
 

@@ -12,20 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orthwrap.errors import FileFault
+from orthwrap.model_config.tree import class_of
 from orthwrap.stores.edits import StoreEdit, StoreMove
 from orthwrap.upgrades.arrays import store_paths
 from orthwrap.upgrades.arrays.weights import Arrays, count, in_a_row, nested_model, own_arrays
 from orthwrap.upgrades.layers.rewrites import rewrite_layer
 from orthwrap.upgrades.ledger import Config
 from orthwrap.upgrades.models import graph, keras1, naming, operations, sequential, wrappers
-from orthwrap.upgrades.rewriting import (
-    MAX_DEPTH,
-    OldLayer,
-    Rewriting,
-    class_of,
-    config_of,
-    is_layer_node,
-)
+from orthwrap.upgrades.rewriting import MAX_DEPTH, OldLayer, Rewriting, config_of, is_layer_node
 
 # Bidirectional holds its layer twice, so that thirty around one another hold a billion.
 _MOST_TWINS = 1024

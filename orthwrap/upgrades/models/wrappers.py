@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from orthwrap.model_config.tree import class_of
 from orthwrap.model_config.whole_model import MODELS
 from orthwrap.upgrades.layers.arguments import ACCEPTED
 from orthwrap.upgrades.ledger import Config
-from orthwrap.upgrades.rewriting import Rewriting, class_of, is_layer_node
+from orthwrap.upgrades.rewriting import Rewriting, is_layer_node
 
 _KEYS = ("layer", "backward_layer", "cell", "forward_layer")
 

@@ -14,13 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from orthwrap.errors import FileFault
+from orthwrap.model_config.tree import class_of
 from orthwrap.stores.edits import HeldObject
 from orthwrap.upgrades.arrays import store_paths
 from orthwrap.upgrades.ledger import Config
 from orthwrap.upgrades.models.naming import name_of
 from orthwrap.upgrades.models.walk import is_model
 from orthwrap.upgrades.models.wrappers import inner_nodes
-from orthwrap.upgrades.rewriting import MAX_DEPTH, class_of, config_of, is_layer_node
+from orthwrap.upgrades.rewriting import MAX_DEPTH, config_of, is_layer_node
 from orthwrap.upgrades.saved_models import layer_arrays
 
 # Bidirectional holds its layer twice, so that a small config can name many.

@@ -12,12 +12,12 @@ from typing import Any
 
 from orthwrap.errors import FileFault
 from orthwrap.model_config.tfmot import told_of
-from orthwrap.model_config.tree import walk
+from orthwrap.model_config.tree import class_of, walk
 from orthwrap.model_config.whole_model import with_module
 from orthwrap.stores.edits import Described
 from orthwrap.upgrades.ledger import Config, Modernised, Upgrade
 from orthwrap.upgrades.modernise import modernise, readable_faults
-from orthwrap.upgrades.rewriting import class_of, parse_version
+from orthwrap.upgrades.rewriting import parse_version
 from orthwrap.upgrades.saved_models.laid_out import lay_out
 
 
@@ -49,8 +49,8 @@ def modernise_saved_model(old: Described) -> Modernised:
 def _because_of_wrappers(config: Config) -> FileFault | None:
     """The fault that tfmot's wrappers are, if there are any."""
     with contextlib.suppress(FileFault):  # of what is no real model
-        for told in told_of(walk(config)):
-            return FileFault(told)
+        for why in told_of(walk(config)):
+            return FileFault(why)
     return None
 
 
