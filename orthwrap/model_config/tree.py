@@ -39,12 +39,14 @@ class Step:
         name: the layer's name.
         snake: the class name in snake case, by which `.keras` files number the members of a list.
         ordinal: how many members of the list before it have the same `snake`; None if no list.
+        is_named: the config says the name; that of a class which leaves it out was made up here.
     """
 
     attribute: str
     name: str
     snake: str
     ordinal: int | None = None
+    is_named: bool = True
 
 
 @dataclass(frozen=True)
@@ -340,20 +342,21 @@ def _members(nodes: Sequence[Any], pointer: Pointer, attribute: str) -> list[_Ch
         if not _is_operation(node):
             ordinal = seen.get(snake, 0)
             seen[snake] = ordinal + 1
-        step = Step(attribute, _name(node, snake, i), snake, ordinal)
+        name = _given_name(node)
+        step = Step(attribute, name or _made_name(snake, i), snake, ordinal, bool(name))
         children.append(_Child(node, (*pointer, i), step))
     return children
 
 
 def _single(node: Node, pointer: Pointer, attribute: str) -> _Child:
     snake = to_snake_case(class_of(node))
-    return _Child(node, pointer, Step(attribute, _name(node, snake, 0), snake))
+    return _Child(node, pointer, Step(attribute, _name(node, snake), snake))
 
 
 def _directions(forward: Node, backward: Any) -> list[_Child]:
     """The two layers of a Bidirectional, which Keras names forward_… and backward_…."""
     snake = to_snake_case(class_of(forward))
-    name = _name(forward, snake, 0).removeprefix("forward_")
+    name = _name(forward, snake).removeprefix("forward_")
     forward_name = f"forward_{name}"
     children = [
         _Child(forward, ("config", "layer"), Step("forward_layer", forward_name, snake)),
@@ -406,11 +409,20 @@ def class_of(node: Any) -> str:
     return name.rpartition(">")[2] if isinstance(name, str) else ""
 
 
-def _name(node: Node, snake: str, index: int) -> str:
+def _name(node: Node, snake: str) -> str:
+    return _given_name(node) or snake
+
+
+def _given_name(node: Node) -> str:
+    """What the config calls a layer; "" where it does not say."""
     config = node.get("config")
     for holder in (config, node):
         if isinstance(holder, dict) and isinstance(holder.get("name"), str) and holder["name"]:
             return str(holder["name"])
+    return ""
+
+
+def _made_name(snake: str, index: int) -> str:
     return f"{snake}_{index}" if index else snake
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import shutil
@@ -133,7 +134,7 @@ class H5Store:
             for weight in self._index_of(group).names[:_MOST_COMPARED]:
                 owners = _parts(weight)[:-1]
                 layer = next((by_name[n] for n in reversed(owners) if n in by_name), inside[0])
-                is_own = not owners or owners[-1] == layer.name
+                is_own = not owners or owners[-1] == layer.name or not layer.steps[-1].is_named
                 if not (is_of_keras(layer.node) or (is_own and layer.path in specified)):
                     self._add(found, layer, group, weight, is_own=is_own)
         return list(found.values())
@@ -246,7 +247,20 @@ class H5Store:
     # the top level differ by version, so they are compared by their ends.
 
     def _group_of(self, layer: Layer) -> Any:
-        return hdf5.child_group(self._model_weights(), layer.steps[0].name)
+        if not all(step.is_named for step in layer.steps[1:]):
+            return None  # below the top, weights are found by names alone
+        top = layer.steps[0]
+        name = top.name if top.is_named else self._groups_by_order.get(top.name)
+        return None if name is None else hdf5.child_group(self._model_weights(), name)
+
+    @functools.cached_property
+    def _groups_by_order(self) -> dict[str, str]:
+        """The groups of layers that the config does not name: in the file they are in its order."""
+        tops = [layer.steps[0] for layer in self.layers() if len(layer.steps) == 1]
+        named = {top.name for top in tops if top.is_named}
+        left = [n for n in hdf5.names(self._model_weights(), "layer_names") if n not in named]
+        made_up = [top.name for top in tops if not top.is_named]
+        return dict(zip(made_up, left, strict=True)) if len(made_up) == len(left) else {}
 
     def _index_of(self, group: Any) -> _Index:
         key = hdf5.key_of(group)

@@ -234,7 +234,11 @@ class KerasStore:
         member = holder if step.ordinal is None else holder.child(f"{step.snake}{number}")
         # A mapping of layers has no variables; nor need a layer whose layers have them all.
         is_layer = member is not None and (member.is_layer or step.ordinal is not None)
-        if member is not None and is_layer and member.name in (None, step.name):
+        if (
+            member is not None
+            and is_layer
+            and (not step.is_named or member.name in (None, step.name))
+        ):
             return member
         # Members of a mapping or of nested lists; or what an attribute before it holds as well.
         found = holder.named(step.name) or place.named(step.name)
