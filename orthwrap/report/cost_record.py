@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any, ClassVar
 
 from orthwrap.report.record import known, read_as
+from orthwrap.report.shown import Shown
 from orthwrap.stores.store import ModelRecord
 
 BENCH_SCHEMA = "orthwrap.bench/1"
@@ -70,7 +69,7 @@ class HeldRow(Cost):
 
 
 @dataclass(frozen=True)
-class BenchReport:
+class BenchReport(Shown):
     """What penalties and constraints cost on a model and device; `str()` shows it.
 
     Attributes:
@@ -112,10 +111,6 @@ class BenchReport:
 
     kind: ClassVar[str] = "bench"
 
-    def __str__(self) -> str:
-        """As the command shows it, at 100 columns."""
-        return str(importlib.import_module("orthwrap.report.terminal").text_of(self))
-
     def __repr__(self) -> str:
         count = len(self.rows) + len(self.constraints)
         return f"<BenchReport: {count} costs beside a step of {self.step.median:.3g} s>"
@@ -123,15 +118,6 @@ class BenchReport:
     def _repr_html_(self) -> str:
         """What a notebook shows."""
         return f"<pre>{escape(str(self))}</pre>"
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Saves it as `.json`, whole or not at all.
-
-        Raises:
-            ValueFault: another suffix.
-            FileFault: it cannot be written, or a file is there that is no report.
-        """
-        importlib.import_module("orthwrap.report.exports").save(self, path)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON-ready data, schema `orthwrap.bench/1`."""

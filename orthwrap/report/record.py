@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
@@ -18,6 +16,7 @@ from orthwrap.plan.reasons import Reasons, because, joined
 from orthwrap.report.beside import ControlRun, Repeats
 from orthwrap.report.gate import Gate
 from orthwrap.report.goal_progress import GoalProgress
+from orthwrap.report.shown import Shown, found
 from orthwrap.report.verdict import Verdict
 from orthwrap.rules.constrain import Constrain
 from orthwrap.stores.store import ModelRecord
@@ -40,31 +39,14 @@ class _Flat:
         return {k: finite(v) for k, v in dataclasses.asdict(self).items()}  # type: ignore[call-overload]
 
 
-class _Shown:
-    """What a command ends with: shown on a screen, or saved."""
-
-    kind: ClassVar[str]
+class _OnModel(Shown):
+    """On a model, kernel by kernel."""
 
     layers: Any
 
-    def __str__(self) -> str:
-        """As the commands show it, at 100 columns."""
-        return str(_found("terminal").text_of(self))
-
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        return str(_found("notebook").html_of(self))
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Saves the report, whole or not at all, in the form of the suffix.
-
-        `.json`, `.csv`, `.md`, or `.html` (with `pip install 'orthwrap[report]'`).
-
-        Raises:
-            ValueFault: another suffix, or packages that this form needs are not installed.
-            FileFault: it cannot be written, or a file is there that is no such report.
-        """
-        _found("exports").save(self, path)
+        return str(found("notebook").html_of(self))
 
     def to_frame(self) -> Any:
         """The report as a `pandas.DataFrame`: a row for each kernel, the columns of its CSV.
@@ -72,7 +54,7 @@ class _Shown:
         Raises:
             ValueFault: pandas is not installed.
         """
-        return _found("notebook").frame_of(self)
+        return found("notebook").frame_of(self)
 
 
 @dataclass(frozen=True)
@@ -357,7 +339,7 @@ class Training:
 
 
 @dataclass(frozen=True, repr=False)
-class Report(_Shown):
+class Report(_OnModel):
     """What a command did to a model, layer by layer, with its reasons and figures.
 
     Attributes:
@@ -405,8 +387,8 @@ class Report(_Shown):
             ValueFault: matplotlib is not installed (`pip install 'orthwrap[report]'`), or no
                 kernel was measured.
         """
-        _found("export").check_installed("drawing", ("matplotlib",))
-        return _found("plots").drawing_of(self)
+        found("export").check_installed("drawing", ("matplotlib",))
+        return found("plots").drawing_of(self)
 
     def __repr__(self) -> str:
         s = self.summary
@@ -580,7 +562,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, repr=False)
-class CompareReport(_Shown):
+class CompareReport(_OnModel):
     """Two models, kernel by kernel."""
 
     before: ModelRecord
@@ -681,11 +663,6 @@ def read_as(schema: str, data: Any) -> Iterator[None]:
         yield
     except (KeyError, TypeError, AttributeError) as e:
         raise ValueFault(f"JSON of schema {schema} is not whole: {first_line(e)}") from e
-
-
-def _found(module: str) -> Any:
-    """What shows or saves a report; found when that is done, for the data knows no screen."""
-    return importlib.import_module(f"orthwrap.report.{module}")
 
 
 def _total_penalty(
