@@ -11,7 +11,7 @@ from orthwrap.report.about import figure_of
 from orthwrap.report.record import Deviation, LayerRecord
 from orthwrap.report.view import Sort, View
 
-FOLDED = 20  # rows; of more, neighbours that are alike share one
+FOLDED = 20  # lines; of more, neighbours that are alike share one
 
 _PART = re.compile(r"[^/_.-]+[/_.-]?|[/_.-]")
 _LETTERS = re.compile(r"\D*")
@@ -38,10 +38,12 @@ class Block:
         return max(known, key=lambda r: figure_of(r, r.after or r.before) or 0.0, default=None)
 
 
-def rows_of(records: Sequence[LayerRecord], view: View) -> list[LayerRecord | Block]:
+def rows_of(
+    records: Sequence[LayerRecord], view: View, lines_of_block: int = 1
+) -> list[LayerRecord | Block]:
     """The rows that a view shows, sorted, cut or folded."""
     if view.sort is None and view.top is None:
-        return list(records) if view.unfold else folded(records)
+        return list(records) if view.unfold else folded(records, lines_of_block=lines_of_block)
     key = view.sort or "residual"
     ordered = sorted(records, key=lambda r: (worth(r, key) is None, -(worth(r, key) or 0.0)))
     return list(ordered[: view.top])
@@ -63,10 +65,12 @@ def _figure(record: LayerRecord, figures: Deviation, sort: Sort) -> float | None
     return figures.sigma_max if sort == "sigma" else figure_of(record, figures)
 
 
-def folded(records: Sequence[LayerRecord], most: int = FOLDED) -> list[LayerRecord | Block]:
+def folded(
+    records: Sequence[LayerRecord], most: int = FOLDED, lines_of_block: int = 1
+) -> list[LayerRecord | Block]:
     """The records, or where they are more than `most`, blocks of them.
 
-    Names are cut after as many of their parts as leave no more than `most` rows.
+    Names are cut after as many of their parts as leave no more than `most` lines.
     """
     if len(records) <= most:
         return list(records)
@@ -74,7 +78,7 @@ def folded(records: Sequence[LayerRecord], most: int = FOLDED) -> list[LayerReco
     rows: list[LayerRecord | Block] = []
     for depth in range(deepest, -1, -1):
         rows = list(_blocks(records, depth))
-        if len(rows) <= most:
+        if sum(lines_of_block if isinstance(row, Block) else 1 for row in rows) <= most:
             break
     return rows
 

@@ -64,6 +64,11 @@ def plain_table() -> Table:
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
 
 
+def lines_of_block(width: int) -> int:
+    """Its worst kernel stands below its name where reasons have no column."""
+    return 1 if width >= WIDE else 2
+
+
 def layer_table(
     report: Report, shown: Sequence[LayerRecord], lines: Sequence[LayerRecord | Block], width: int
 ) -> Table:

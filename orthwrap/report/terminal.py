@@ -36,6 +36,7 @@ from orthwrap.report.layer_table import (
     WIDE,
     layer_table,
     legend_table,
+    lines_of_block,
     names_of,
     plain_table,
     residual,
@@ -71,7 +72,7 @@ def render(
         notes = [Group(*(_note(w) for w in report.warnings))] if report.warnings else []
         return _paragraphs([*parts, *gate_parts(report.gate, plain_table()), *notes])
     shown = _shown(report)
-    lines = rows_of(shown, view or View())
+    lines = rows_of(shown, view or View(), lines_of_block(width))
     if shown:
         parts.append(layer_table(report, shown, lines, width))
         parts += _left_out(shown, lines)

@@ -55,6 +55,17 @@ def test_blocks_of_a_residual_network() -> None:
     ]
 
 
+@pytest.mark.parametrize(("width", "stages"), [(80, True), (200, False)])
+def test_a_network_that_is_less_deep_takes_no_more_lines(width: int, stages: bool) -> None:
+    """16 blocks: at 80 columns each would take two lines, at 200 one."""
+    blocks = [f"conv{s}_block{b}" for s, n in ((2, 3), (3, 4), (4, 6), (5, 3)) for b in range(n)]
+    records = [record(f"{b}_{i}_conv", 0.5) for b in blocks for i in range(3)]
+    text = as_text(lambda width: render(report(records), width), width)
+    table = [n for n in text.splitlines() if n.startswith(("conv", "  worst")) and len(n) > 24]
+    assert len(table) == (8 if stages else 16), text
+    assert ("conv4_*" in text) is stages
+
+
 @pytest.mark.parametrize(
     ("paths", "expected"),
     [
