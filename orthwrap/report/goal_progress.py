@@ -176,6 +176,11 @@ class GoalProgress:
         ]
         return sum(max(gap, 0.0) for gap in gaps) / len(gaps) if gaps else 0.0
 
+    def least_division(self, epoch: GoalEpoch) -> float | None:
+        """By how much the residual that fell least is divided; None where none had any."""
+        pairs = zip(self.kernels, epoch.residuals, strict=True)
+        return min((d for k, r in pairs if (d := k.division(r)) is not None), default=None)
+
     def is_within(self, epoch: GoalEpoch) -> bool:
         """Whether the margin holds after an epoch, and not by its luck alone.
 

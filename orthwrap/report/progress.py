@@ -17,6 +17,7 @@ from rich.progress import (
 )
 
 from orthwrap.report.training_rows import in_order
+from orthwrap.report.verdict import division
 from orthwrap.text import printable
 
 _EVERY = 60.0  # seconds of an epoch after which a line says that it goes on
@@ -147,6 +148,9 @@ def _line(logs: Mapping[str, float], short: bool = False) -> str:
     # The sum of task loss and penalty is left out: both stand there.
     names = [n for n in in_order(logs) if n != "loss" and not n.startswith("val_")]
     names = [n for n in names if n not in _COURSE]
+    is_pulled = short or "least_division" in logs
+    if is_pulled and not logs.get("penalty", 0.0):  # which is not in the loss then
+        names = [n for n in names if n != "penalty"]
     if short:
         names = [n for n in names if n in ("task_loss", "penalty")]
     words = []
@@ -159,11 +163,13 @@ def _line(logs: Mapping[str, float], short: bool = False) -> str:
 
 
 # How an epoch went, beside its figures.
-_COURSE = ("factor", "factor_min", "factor_max", "learning_rate", "seconds")
+_COURSE = ("factor", "factor_min", "factor_max", "learning_rate", "least_division", "seconds")
 
 
 def _how_it_went(logs: Mapping[str, float]) -> Iterator[str]:
-    """`factor 0.001`, `rate 0.0001`, `12 s`."""
+    """`residuals ÷3.2 at least`, `factor 0.001`, `rate 0.0001`, `12 s`."""
+    if "least_division" in logs:
+        yield f"residuals {division(logs['least_division'])} at least"
     if "factor" in logs:
         yield f"factor {logs['factor']:.3g}"
     if "factor_min" in logs:

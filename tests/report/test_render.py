@@ -16,6 +16,7 @@ from rich.console import Console
 import orthwrap
 from orthwrap.report import progress
 from orthwrap.report.fitting import broken, fitted
+from orthwrap.report.goal_progress import GoalEpoch, GoalProgress, KernelGoal
 from orthwrap.report.record import Training
 from orthwrap.report.terminal import console, render, render_compare
 from tests.support.samples import nested_file, small_file
@@ -163,6 +164,28 @@ def test_long_epoch_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> Non
         *(f"epoch 1, step {step}  task 1.5  penalty 0.5" for step in (61, 122, 183)),
         "epoch 1/2  task 1.5  penalty 0.5",
     ]
+
+
+def test_an_epoch_of_pulled_kernels_says_how_far_they_came() -> None:
+    out = io.StringIO()
+    shown = progress.TrainingProgress(console(out))
+    shown.start((), 2, None)
+    came = {"task_loss": 1.5, "penalty": 0.0, "least_division": 3.21, "seconds": 2.0}
+    shown.epoch(0, came)
+    shown.epoch(1, came | {"penalty": 0.5, "least_division": 0.8})  # some have it in the loss
+    assert out.getvalue().splitlines() == [
+        "epoch 1/2  task 1.5  residuals ÷3.2 at least  2.0 s",
+        "epoch 2/2  task 1.5  penalty 0.5  residuals ×1.2 at least  2.0 s",
+    ]
+
+
+def test_the_least_division_is_of_kernels_that_have_one() -> None:
+    kernels = [KernelGoal(n, "residual", s, 0.1, True) for n, s in (("a", 2.0), ("b", 1.0))]
+    orthonormal = KernelGoal("c", "residual", 0.0, 0.0, True)
+    now = GoalEpoch(1, (0.5, 0.5, 0.0), (0.1, 0.1, 0.1))
+    assert GoalProgress("10x", (*kernels, orthonormal)).least_division(now) == 2.0
+    alone = GoalEpoch(1, (0.0,), (0.1,))
+    assert GoalProgress("10x", (orthonormal,)).least_division(alone) is None
 
 
 def test_a_frozen_layer_says_so_where_its_regularizer_stands(tmp_path: Any) -> None:

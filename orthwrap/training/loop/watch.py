@@ -291,7 +291,7 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
             self._board.epoch(out.epoch, values | went, self.model)
         self._write(self._kept if is_better and self._keeps_best else None)
         if self._progress is not None:
-            self._progress.epoch(epoch, values | went)
+            self._progress.epoch(epoch, values | went | self._came_to())
         self._end_where_asked()
 
     def _end_where_asked(self) -> None:
@@ -301,6 +301,14 @@ class Run(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         elif self._interrupts.asked:
             self.outcome.interrupted = self.outcome.epoch < self._settings.epochs
             self.model.stop_training = True
+
+    def _came_to(self) -> dict[str, float]:
+        """How far the epoch has brought the kernels that are pulled."""
+        progress = None if self._pursuit is None else self._pursuit.progress
+        if progress is None or all(rate is None for rate in progress.epochs[-1].rates):
+            return {}
+        least = progress.least_division(progress.epochs[-1])
+        return {} if least is None else {"least_division": least}
 
     def _how_it_went(self) -> dict[str, float]:
         """Factor or factors, learning rate and seconds of the epoch that ends."""
