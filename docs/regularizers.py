@@ -75,7 +75,8 @@ accuracy, such as recurrent ones. Beside the products of `so` it takes an eigend
 each call, which grows with r³: on 2 CPU cores, at r = 512, loss and gradient took about 1.5
 (TensorFlow), 3 (PyTorch) and 5 (JAX) times as long as of `so`. XLA has a slow one: there, which is
 where Keras trains on TensorFlow unless told `compile(jit_compile=False)`, it was 5 to 15 times (r
-from 64 to 512; 3 s at 512). On a GPU it has not been measured. `every=k` pays at one step in k.
+from 64 to 512; 3 s at 512). On an H200 with PyTorch 2.11 it took 0.36 s for ResNet-50's 54 kernels,
+where a training step of 128 images took 0.19 s. `every=k` pays at one step in k.
 
 ## Whatever the scale: `--scale free`
 

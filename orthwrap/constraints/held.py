@@ -15,7 +15,7 @@ from orthwrap.model_config.layers import layout_for
 from orthwrap.model_config.layout import Layout
 from orthwrap.model_config.tree import PACKAGE
 from orthwrap.penalties.constrained import CONSTRAINTS, Constrained
-from orthwrap.penalties.tensors import computed_in, unbatched
+from orthwrap.penalties.tensors import unbatched, widened, xp
 from orthwrap.rules.constrain import Constrain
 
 Tensor = Any
@@ -85,7 +85,7 @@ class OrthogonalityConstraint(keras.constraints.Constraint):  # type: ignore[mis
 def project(kernel: Tensor, constrained: Constrained) -> Tensor:
     """A kernel, of any float dtype, with its singular values held, whatever `every` is."""
     layout = layout_for(constrained.layout, tuple(kernel.shape))
-    w = unbatched(layout.to_matrices(ops.cast(kernel, computed_in(kernel)), ops))
+    w = unbatched(layout.to_matrices(widened(kernel), xp))
     to, alpha = constrained.to, constrained.alpha
     if to.low == to.high:
         w = (alpha * to.high) * polar(w)
@@ -93,7 +93,7 @@ def project(kernel: Tensor, constrained: Constrained) -> Tensor:
         w = below(w, alpha * to.high)
     else:
         w = clipped(w, alpha * to.low, alpha * to.high)
-    return ops.cast(layout.from_matrices(w, kernel.shape, ops), kernel.dtype)
+    return ops.cast(layout.from_matrices(w, kernel.shape, xp), kernel.dtype)
 
 
 # As users' files have it, wherever in this room the class stands.

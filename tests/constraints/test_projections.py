@@ -14,6 +14,7 @@ from keras import ops
 import orthwrap
 from orthwrap.constraints import OrthogonalityConstraint, projections
 from orthwrap.model_config.layout import Layout, conv_layout
+from orthwrap.penalties import tensors
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -129,15 +130,31 @@ def test_it_makes_as_many_steps_as_it_needs(
     if keras.backend.backend() == "jax":
         pytest.skip("a loop on JAX is traced once")
     calls = []
-    step = projections._step
+    gram = tensors.gram  # once a step
 
     def counted(*given: Any) -> Any:
         calls.append(given)
-        return step(*given)
+        return gram(*given)
 
-    monkeypatch.setattr(projections, "_step", counted)
+    monkeypatch.setattr(tensors, "gram", counted)
     projections.polar(ops.convert_to_tensor(w))
     assert 0 < len(calls) <= steps
+
+
+@pytest.mark.parametrize("shape", [(96, 16), (24, 24), (5, 40)])
+def test_a_matrix_comes_out_alone_as_among_others(shape: tuple[int, int]) -> None:
+    w = drawn(*shape)
+    alone = ops.convert_to_numpy(projections.polar(ops.convert_to_tensor(w)))
+    among = projections.polar(ops.convert_to_tensor(np.stack([w, 3 * w])))
+    np.testing.assert_allclose(ops.convert_to_numpy(among)[1], alone, atol=5e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="dispatches each operation")
+def test_a_step_dispatches_few_operations() -> None:
+    from tests.support.operations import dispatched
+
+    w = ops.convert_to_tensor(drawn(24, 24))
+    assert dispatched(lambda: projections.polar(w)) <= 13 * 16 + 10  # of at most 13 steps
 
 
 def test_what_is_lacking() -> None:

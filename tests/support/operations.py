@@ -47,6 +47,18 @@ def operations(penalties: Sequence[Callable[[Any], Any]], shapes: Sequence[Any])
 
 def _dispatched(penalties: Sequence[Callable[[Any], Any]], shapes: Sequence[Any]) -> int:
     import torch
+
+    kernels = [keras.Variable(kernel_of(s)) for s in shapes]
+
+    def once() -> None:
+        loss = reduce(operator.add, (p(k) for p, k in zip(penalties, kernels, strict=True)))
+        torch.autograd.grad(loss, [k.value for k in kernels])
+
+    return dispatched(once)
+
+
+def dispatched(call: Callable[[], Any]) -> int:
+    """The operations of a call on PyTorch."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Counting(TorchDispatchMode):  # type: ignore[misc]
@@ -58,10 +70,8 @@ def _dispatched(penalties: Sequence[Callable[[Any], Any]], shapes: Sequence[Any]
             self.seen[str(function)] += 1
             return function(*args, **(kwargs or {}))
 
-    kernels = [keras.Variable(kernel_of(s)) for s in shapes]
     with Counting() as counting:
-        loss = reduce(operator.add, (p(k) for p, k in zip(penalties, kernels, strict=True)))
-        torch.autograd.grad(loss, [k.value for k in kernels])
+        call()
     return counting.seen.total()
 
 
