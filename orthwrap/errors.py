@@ -17,6 +17,7 @@ from typing import Any
 from orthwrap.text import printable
 
 _LONGEST = 2000
+_MOST = 10  # faults that are told at once
 _BACKENDS = ("tensorflow", "jax", "torch")  # that train
 
 
@@ -168,7 +169,9 @@ class Faults:
             return
         if len(self._found) == 1:
             raise self._found[0]
-        lines = dict.fromkeys(line for fault in self._found for line in fault.args)
+        lines = list(dict.fromkeys(line for fault in self._found for line in fault.args))
+        if len(lines) > _MOST:
+            lines[_MOST:] = [f"and {len(lines) - _MOST} more"]
         kinds = {isinstance(fault, UsageError) for fault in self._found}
         kind = WrongWords if len(kinds) > 1 else UsageError if kinds == {True} else ValueFault
         raise kind(*lines) from self._found[0]

@@ -200,7 +200,7 @@ def write_keras(path: Path, source: Path, **members: Any) -> None:
 
 
 def tell(call: Callable[[], object]) -> str:
-    """The one line that a call raises on purpose, "" where it succeeds; all else goes on."""
+    """What a call raises on purpose, a line a fault, "" where it succeeds; all else goes on."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -208,8 +208,11 @@ def tell(call: Callable[[], object]) -> str:
     except orthwrap.OrthwrapError as e:
         message = str(e)
         assert message, "an error without words"
-        assert message.isprintable(), f"an error that does not print: {message!r}"
-        assert len(message) <= 2000, "an error longer than a screen"
+        lines = e.args
+        assert len(lines) <= 11, "an error longer than a screen"
+        for line in lines:
+            assert line.isprintable(), f"an error that does not print: {line!r}"
+            assert len(line) <= 2000, "an error longer than a screen"
         return message
     return ""
 

@@ -161,3 +161,12 @@ def test_one_fault_is_raised_as_it_is() -> None:
     with pytest.raises(FileFault) as raised:
         faults.raise_all()
     assert raised.value is own
+
+
+def test_no_more_is_told_at_once_than_a_screen_takes() -> None:
+    faults = Faults()
+    for i in range(37):
+        faults.add(ValueFault(f"word {i} is wrong"))
+    with pytest.raises(ValueFault) as caught:
+        faults.raise_all()
+    assert caught.value.args == (*(f"word {i} is wrong" for i in range(10)), "and 27 more")
