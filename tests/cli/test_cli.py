@@ -126,6 +126,7 @@ def test_training_shows_task_loss_and_penalty_apart(folder: Path) -> None:
         assert total == pytest.approx(task + penalty, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_finetune_goes_on_with_a_regularized_file(folder: Path) -> None:
     call("apply", "model.h5", "--quiet", "--factor", "0.1")
     out, _ = call("finetune", "model-orth.h5", "--data", "data.npz", "--epochs", "1")

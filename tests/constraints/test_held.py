@@ -133,6 +133,7 @@ def test_a_goal_beside_it_is_refused_by_name() -> None:
         orthwrap.apply(network(), goal="10x", measure=False, progress=False, **words)
 
 
+@pytest.mark.slow
 def test_apply_trains_with_it() -> None:
     result = orthwrap.apply(
         network(), constrain="orthogonal", data=(X, Y), loss="mse", epochs=1, progress=False

@@ -87,6 +87,7 @@ def test_any_kernel_of_full_rank_becomes_orthogonal(
     np.testing.assert_allclose(held(-w), -found, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_rounding_at_the_largest_singular_value_does_not_grow() -> None:
     """Their row sums are σ_max² itself, so that the first step leaves it at its interval's end."""
     for low in (0.1, 1e-2, 1e-4, 1e-6):

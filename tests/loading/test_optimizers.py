@@ -127,6 +127,7 @@ def test_averages_are_what_is_left_whichever_epoch_is_kept() -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [3, 4])
 def test_run_with_averages_goes_on_as_if_never_stopped(step: int, tmp_path: Path) -> None:
     words: dict[str, Any] = {"data": classes(), "epochs": 3, "batch_size": 8, "seed": 0}

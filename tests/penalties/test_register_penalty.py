@@ -253,6 +253,7 @@ def test_where_it_is_not_registered_one_line_says_how(
         assert "--custom-objects" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 def test_a_file_loads_only_where_it_is_registered(folder: Path, suffix: str, toy: Penalty) -> None:
     output = orthwrap.apply(folder / f"model{suffix}", regularizer="toy").output

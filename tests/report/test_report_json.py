@@ -39,6 +39,7 @@ def test_report_comes_back_whole() -> None:
         assert str(back) == str(report)
 
 
+@pytest.mark.slow
 def test_trained_report_comes_back_whole() -> None:
     model = models.dense()
     width = model.input_shape[-1]

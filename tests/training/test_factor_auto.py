@@ -231,6 +231,7 @@ def pairs_of(samples: int = 8) -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 def test_measuring_changes_nothing_and_comes_out_the_same_again() -> None:
     model = attached(busy())
     x, y = pairs_of()[0]

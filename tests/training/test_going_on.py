@@ -161,6 +161,7 @@ def test_run_that_was_cut_short_ends_with_the_same_weights(kind: str, tmp_path: 
     assert len(list(folder.glob("checkpoint-*.npz"))) == 1
 
 
+@pytest.mark.slow
 def test_run_that_had_ended_ends_with_the_same_factors(tmp_path: Path) -> None:
     words: dict[str, Any] = {"data": classes(), "seed": 3, "epochs": 3, "factor": 0.5}
     words.update(checkpoint_dir=tmp_path / "c", schedule="linear:0.1")
@@ -247,6 +248,7 @@ def test_that_callbacks_start_afresh_is_a_warning_of_the_report(
     assert len(told) == len(callbacks)
 
 
+@pytest.mark.slow
 def test_checkpoint_of_a_run_with_another_constraint_is_refused(tmp_path: Path) -> None:
     words: dict[str, Any] = {**STOPPED, "checkpoint_dir": tmp_path / "c", "regularizer": "so"}
     orthwrap.apply(dropping(), **words, constrain="spectral:2")

@@ -67,6 +67,7 @@ def test_best_is_the_most_orthogonal_epoch_within_the_margin() -> None:
     assert run(factor=1.0, keep="last").report.training.kept_epoch == 4
 
 
+@pytest.mark.slow
 def test_the_weights_are_those_of_the_epoch_that_is_kept() -> None:
     done = run(factor=1.0, task_margin=0.5, scale="unit")
     epoch = done.report.training.goal.at(done.report.training.kept_epoch)
@@ -143,6 +144,7 @@ def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_strict_is_an_exit_code_and_everything_is_written(files: Path) -> None:
     still = ["--factor", "1e-9", "--learning-rate", "1e-7", "--epochs", "1", "--seed", "0"]
     words = ["apply", "model.keras", "--data", "data.npz", *still]

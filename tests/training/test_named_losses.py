@@ -41,6 +41,7 @@ def test_loss_and_optimizer_can_be_named(words: dict[str, Any], expected: str) -
             assert "mae" in training.metrics_after
 
 
+@pytest.mark.slow
 def test_crossentropy_of_logits_is_told_so() -> None:
     inputs = layers.Input((6,))
     model = keras.Model(inputs, layers.Dense(3, name="head")(inputs))

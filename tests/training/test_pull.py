@@ -178,6 +178,7 @@ def test_each_step_pulls_once(eager: bool) -> None:
     assert_pulled(model, before, 0.05, 8)
 
 
+@pytest.mark.slow
 def test_a_pull_after_a_first_fit_acts_and_ends_with_its_fit() -> None:
     model = network()
     fit(model)
@@ -363,6 +364,7 @@ def test_a_kernel_that_no_gradient_reaches_is_told() -> None:
     np.testing.assert_array_equal(kernels(model)["unused"], before["unused"])
 
 
+@pytest.mark.slow
 def test_adamw_decays_what_a_fixed_alpha_would_keep() -> None:
     """AdamW's decay shrinks every singular value; the pull holds them at α all the same."""
     plain = keras.Sequential([layers.Input((6,)), layers.Dense(6, name="head")])

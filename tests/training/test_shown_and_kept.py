@@ -53,6 +53,7 @@ def test_log_that_cannot_be_written_is_found_before_training(tmp_path: Path) -> 
             orthwrap.apply(models.dense(), data=classes(), log=log)
 
 
+@pytest.mark.slow
 def test_log_replaces_logs_alone(tmp_path: Path) -> None:
     log = tmp_path / "log.csv"
     for content in (None, "", "epoch,loss\n1,2\n"):
