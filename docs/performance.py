@@ -44,8 +44,12 @@ def _tables(rows: list[dict[str, Any]]) -> Iterator[str]:
         yield f"## {section}\n\n| | | ratio |\n|---|---|---|"
         for row in members:
             ratio = "–" if row["ratio"] is None else f"{row['ratio']:.3f}"
-            yield f"| {row['name']} | {row['value']:.3g} {row['unit']} | {ratio} |"
+            yield f"| {row['name']} | {_short(row['value'])} {row['unit']} | {ratio} |"
         yield ""
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def _machine(host: dict[str, Any]) -> Iterator[str]:
@@ -67,6 +71,7 @@ def chart(rows: list[dict[str, Any]]) -> None:
     colours = ["tab:gray" if row["name"].startswith("Keras") else "tab:blue" for row in timed]
     bars = axes.barh(names, [row["value"] for row in timed], color=colours)
     axes.bar_label(bars, [f"{row['value']:.2g} s" for row in timed], padding=3)
+    axes.margins(x=0.1)
     axes.invert_yaxis()
     axes.set_xlabel("seconds, whole process (gray: a script with Keras alone)")
     axes.spines[["top", "right"]].set_visible(False)
