@@ -26,39 +26,27 @@ ONE_LINER, PRODUCTS = "one-liner", "two products"
 WAYS = ("so", "offdiag", "frobenius", "srip")
 
 
-def one_liner() -> Callable[[Any], Any]:
-    """Of a kernel, `keras.Variable` or tensor."""
+def one_liner(kernel: Any) -> Any:
+    """Of a kernel, a variable or a tensor."""
     import keras
 
+    kernel = kernel.value if isinstance(kernel, keras.Variable) else kernel
     backend = keras.backend.backend()
     if backend == "torch":
         import torch
 
-        def on_torch(kernel: Any) -> Any:
-            w = _tensor(kernel).flatten(0, -2)
-            eye = torch.eye(w.shape[-1], device=w.device)
-            return torch.sum(torch.square(w.mT @ w - eye))
-
-        return on_torch
+        w = kernel.flatten(0, -2)
+        eye = torch.eye(w.shape[-1], device=w.device)
+        return torch.sum(torch.square(w.mT @ w - eye))
     if backend == "jax":
         import jax.numpy as jnp
 
-        def on_jax(kernel: Any) -> Any:
-            w = _tensor(kernel).reshape(-1, kernel.shape[-1])
-            return jnp.sum(jnp.square(w.T @ w - jnp.eye(w.shape[-1])))
-
-        return on_jax
+        w = kernel.reshape(-1, kernel.shape[-1])
+        return jnp.sum(jnp.square(w.T @ w - jnp.eye(w.shape[-1])))
     import tensorflow as tf
 
-    def on_tensorflow(kernel: Any) -> Any:
-        w = tf.reshape(_tensor(kernel), (-1, kernel.shape[-1]))
-        return tf.reduce_sum(tf.square(tf.matmul(w, w, transpose_a=True) - tf.eye(w.shape[1])))
-
-    return on_tensorflow
-
-
-def _tensor(kernel: Any) -> Any:
-    return getattr(kernel, "value", kernel)
+    w = tf.reshape(kernel, (-1, kernel.shape[-1]))
+    return tf.reduce_sum(tf.square(tf.matmul(w, w, transpose_a=True) - tf.eye(w.shape[1])))
 
 
 def two_products(kernels: list[Any], compiled: bool) -> Callable[[], None]:
@@ -107,8 +95,7 @@ def main() -> None:
     bench = Bench(model, survey(LiveStore(model)), None, None, wanted)
     chosen, _ = bench.variants()
     compiled = bench.is_compiled
-    textbook = one_liner()
-    pairs = [(textbook, kernel) for kernel in bench.trained]
+    pairs = [(one_liner, kernel) for kernel in bench.trained]
     functions = {
         ONE_LINER: warm(passes.loss_and_gradients(pairs, compiled), passes.times()),
         PRODUCTS: warm(two_products(bench.trained, compiled), passes.times()),

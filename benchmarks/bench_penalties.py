@@ -5,7 +5,7 @@
 Every ratio is the median over rounds of one timing by another, taken in turn in one process, so
 that what else the machine does touches both alike. The yardsticks:
 
-(a) plain autodiff of the textbook one-liner, reduce_sum(square(WᵀW − I));
+(a) plain autodiff of the textbook one-liner, reduce_sum(square(WᵀW − I)) (bench_kernels.py);
 (b) the two bare matrix products that any exact method needs, WᵀW and W·G, tall side first;
 (c) the pairwise double loop of old forum answers, on a 3×3×64×64 kernel;
 (d) the convolution of a 3×3×512×512 kernel with itself.
@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from bench_kernels import one_liner
 from common import bind, machine, parser, verdict, write
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -114,14 +115,6 @@ def bare_products(kernels: list[Any]) -> Callable[[], Any]:
         return products
 
     return run
-
-
-def one_liner(kernel: Any) -> Any:
-    """(a)"""
-    import tensorflow as tf
-
-    w = tf.reshape(kernel, (-1, kernel.shape[-1]))
-    return tf.reduce_sum(tf.square(tf.matmul(w, w, transpose_a=True) - tf.eye(w.shape[1])))
 
 
 def double_loop(kernel: Any) -> Any:

@@ -103,21 +103,22 @@ def _on_jax(pairs: Sequence[Penalized]) -> Callable[[], None]:
             loss = reduce(operator.add, (p(v) for (p, _), v in zip(pairs, values, strict=True)))
         return loss, [scope.get_current_value(v) for v in variables]
 
-    once = jax.value_and_grad(total, has_aux=True)
+    with_gradients = jax.value_and_grad(total, has_aux=True)
 
-    def step(values: Any, states: Any) -> Any:
-        (_, states), gradients = once(values, states)
+    def once(values: Any, states: Any) -> Any:
+        (loss, states), gradients = with_gradients(values, states)
+        return (loss, gradients), states
+
+    def gradients_alone(values: Any, states: Any) -> Any:
+        (_, gradients), states = once(values, states)
         return gradients, states
 
-    run = jax.jit(once if times() == 1 else _in_a_row(step))
+    run = jax.jit(once if times() == 1 else _in_a_row(gradients_alone))
 
     def call() -> Any:
         nonlocal states
-        if times() > 1:
-            linked, states = run(values, states)
-            return linked
-        (loss, states), gradients = run(values, states)
-        return loss, states, gradients
+        results, states = run(values, states)
+        return results
 
     return waiting(call)
 

@@ -345,17 +345,21 @@ def square_of_gram(w: Tensor, change: Change, factor: float = 1.0) -> tuple[Tens
     return square_sum(changed, factor), pullback
 
 
+_COARSE = ("float16", "bfloat16")  # for sums of squares
+
+
 def computed_in(x: Tensor) -> str:
-    """Of what is computed of it: float16 and bfloat16 are too coarse for sums of squares."""
+    """The dtype of what is computed of it."""
     dtype: str = keras.backend.standardize_dtype(x.dtype)
-    return "float32" if dtype in ("float16", "bfloat16") else dtype
+    return "float32" if dtype in _COARSE else dtype
 
 
 def widened(x: Tensor) -> Tensor:
     """A tensor, in the dtype in which it is computed."""
-    dtype = computed_in(x)
-    is_so = keras.backend.backend() == "torch" and keras.backend.standardize_dtype(x.dtype) == dtype
-    return x if is_so else ops.cast(x, dtype)  # which of TensorFlow's variables makes tensors
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    if keras.backend.backend() == "torch" and dtype not in _COARSE:
+        return x
+    return ops.cast(x, computed_in(x))  # which of TensorFlow's variables makes tensors
 
 
 def own_scale(x: Tensor, entries: int) -> Tensor:

@@ -171,9 +171,12 @@ class OrthogonalityRegularizer(_Regularizer):
         attachment = self.attachment
         if self._estimate != "auto" or attachment.on == "activity":
             return self._estimate == "sketch"
+        return not exact_is_cheaper(*self._sides(x), attachment.option(PROBES), on_processor())
+
+    def _sides(self, x: Tensor) -> tuple[int, int]:
+        """(m, n) of what its penalty multiplies."""
         shape = tuple(x.shape)
-        sides = attachment.sides(self.layout_for(shape), shape)
-        return not exact_is_cheaper(*sides, attachment.option(PROBES), on_processor())
+        return self.attachment.sides(self.layout_for(shape), shape)
 
     def _own_seed(self, seed: int) -> int:
         """This seed, unless the option `seed` names one."""
@@ -215,10 +218,8 @@ class OrthogonalityRegularizer(_Regularizer):
         return ops.cond(turn, lambda: self._stronger(x, moment, split), lambda: left_out(x))
 
     def _choosing_pays(self, x: Tensor) -> bool:
-        if self.attachment.on == "activity":
-            return True
-        shape = tuple(x.shape)
-        return choosing_pays(*self.attachment.sides(self.layout_for(shape), shape), on_processor())
+        is_of_outputs = self.attachment.on == "activity"
+        return is_of_outputs or choosing_pays(*self._sides(x), on_processor())
 
     def _stronger(self, x: Tensor, moment: Moment, split: Split | None) -> Tensor:
         return self._penalty_of(x, moment, self._base.factor * self._every, split)
