@@ -117,8 +117,8 @@ def _longer(task: TaskStanding | None) -> float:
     """How many times longer the step after an epoch is than the one before."""
     if task is None or task.is_well:
         return 2.0
-    if task.holds and task.pooled_worse_by is not None:
-        return 1.5  # the samples cannot tell, and with others that are trained on it holds
+    if task.holds and (task.trained is not None or task.pooled_worse_by is not None):
+        return 1.5  # the samples cannot tell, and of those that are trained on it holds
     return 0.5
 
 
@@ -190,7 +190,7 @@ def ending(progress: GoalProgress) -> str:
         return ""
     recent = epochs[-_PATIENCE:]
     if len(recent) == _PATIENCE and not any(e.holds for e in recent):
-        tasks = [e.task.worse_by for e in recent if e.task is not None]
+        tasks = [e.task.held.worse_by for e in recent if e.task is not None]
         return "margin" if min(tasks[1:]) >= tasks[0] or len(spent) > 2 * _PATIENCE else ""
     best = progress.best
     assert best is not None
