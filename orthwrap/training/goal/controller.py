@@ -80,15 +80,15 @@ def next_rates(
 ) -> tuple[float | None, ...]:
     """With which they are pulled in the epoch after the last one.
 
-    While the margin is spent no step is taken: each kernel is held where it is, so that the task
-    can recover there. Where it does not, every rate goes down to a third, epoch after epoch.
+    While the margin is spent, and while it may hold by luck alone, no step is taken: each kernel is
+    held where it is, so that the task can recover there. Where it does not, every rate goes down to a third, epoch after epoch.
     """
     now = progress.epochs[-1]
     if _lost_in_a_row(progress.epochs) > _HELD:
         return tuple(None if rate is None else rate / _DOWN for rate in now.rates)
     speeds = speeds or (1.0,) * len(progress.kernels)
     before = progress.epochs[-2] if len(progress.epochs) > 1 else None
-    step = pace(progress, course) if now.holds else 0.0
+    step = pace(progress, course) if progress.is_within(now) else 0.0
     place = _place(progress, now) + step
     rates: list[float | None] = []
     for i, (kernel, rate) in enumerate(zip(progress.kernels, now.rates, strict=True)):
