@@ -106,6 +106,11 @@ class TaskStanding:
         return self.pooled_worse_by <= self.margin
 
     @property
+    def may_go_on(self) -> bool:
+        """Whether a next step may be taken: what is trained on can come back, unless it is spent."""
+        return self.holds or (self.trained is not None and not self.trained.spent)
+
+    @property
     def is_well(self) -> bool:
         """Whether the margin holds and no sign speaks against it."""
         return self.holds and self.held.worse_by <= (0.0 if self.trained else self.margin)
@@ -133,6 +138,11 @@ class GoalEpoch:
     def holds(self) -> bool:
         """Whether the task is within its margin, or nothing was compared."""
         return self.task is None or self.task.holds
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether a next step may be taken after it."""
+        return self.task is None or self.task.may_go_on
 
 
 @dataclass(frozen=True)

@@ -80,15 +80,15 @@ def next_rates(
 ) -> tuple[float | None, ...]:
     """With which they are pulled in the epoch after the last one.
 
-    While the margin is spent, and while it may hold by luck alone, no step is taken: each kernel is
-    held where it is, so that the task can recover there. Where it does not, every rate goes down to a third, epoch after epoch.
+    While the margin is spent no step is taken: each kernel is held where it is, so that the task
+    can recover there. Where it does not, every rate goes down to a third, epoch after epoch.
     """
     now = progress.epochs[-1]
     if _lost_in_a_row(progress.epochs) > _HELD:
         return tuple(None if rate is None else rate / _DOWN for rate in now.rates)
     speeds = speeds or (1.0,) * len(progress.kernels)
     before = progress.epochs[-2] if len(progress.epochs) > 1 else None
-    step = pace(progress, course) if progress.is_within(now) else 0.0
+    step = pace(progress, course) if now.may_go_on else 0.0
     place = _place(progress, now) + step
     rates: list[float | None] = []
     for i, (kernel, rate) in enumerate(zip(progress.kernels, now.rates, strict=True)):
@@ -192,6 +192,8 @@ def ending(progress: GoalProgress) -> str:
     if len(recent) == _PATIENCE and not any(e.holds for e in recent):
         tasks = [e.task.held.worse_by for e in recent if e.task is not None]
         return "margin" if min(tasks[1:]) >= tasks[0] or len(spent) > 2 * _PATIENCE else ""
+    if epochs[-1].task is not None and epochs[-1].task.trained is not None and epochs[-1].may_go_on:
+        return ""  # steps are taken, and a later epoch may be within the margin again
     best = progress.best
     assert best is not None
     waited = epochs[-1].epoch - max(best.epoch, spent[0].epoch)
@@ -199,8 +201,8 @@ def ending(progress: GoalProgress) -> str:
 
 
 def _lost_in_a_row(epochs: Sequence[GoalEpoch]) -> int:
-    """In how many of the last epochs the margin did not hold."""
-    return next((i for i, e in enumerate(reversed(epochs)) if e.holds), len(epochs))
+    """After how many of the last epochs no step was taken."""
+    return next((i for i, e in enumerate(reversed(epochs)) if e.may_go_on), len(epochs))
 
 
 def _place(progress: GoalProgress, epoch: GoalEpoch) -> float:
