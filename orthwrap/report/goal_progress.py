@@ -107,7 +107,7 @@ class TaskStanding:
 
     @property
     def may_go_on(self) -> bool:
-        """Whether a next step may be taken: what is trained on can come back, unless it is spent."""
+        """Whether a next step may be taken: on what is trained on, until it is spent."""
         return self.holds or (self.trained is not None and not self.trained.spent)
 
     @property
