@@ -77,9 +77,10 @@ def column_of(records: Iterable[LayerRecord]) -> Meaning:
 
 def tag_of(record: LayerRecord, column: Meaning) -> str:
     """Which figure stands in a row, where it is another than its column's; else ""."""
-    meaning = meaning_of(record)
-    known = (column, RESIDUAL, SCALED_RESIDUAL)
-    return "" if record.before is None or meaning in known else meaning.tag
+    meaning, alike = meaning_of(record), (RESIDUAL, SCALED_RESIDUAL)
+    if record.before is None or meaning == column or (meaning in alike and column in alike):
+        return ""
+    return meaning.tag
 
 
 def brought_up(command: str) -> str:

@@ -56,7 +56,7 @@ WIDE = 120  # columns from which the reasons get a column of their own
 _VERY_WIDE = 180  # columns from which each row says its share of all parameters
 _NARROW = 72  # columns below which the singular values give way to the names
 _BETWEEN = 3  # columns between two of a table
-_FOLDED = 28  # columns that a cell of words may take from the names
+_FOLDED = {True: 28, False: 20}  # columns that a cell of words may take from the names; if wide
 
 
 def plain_table() -> Table:
@@ -269,7 +269,8 @@ def room_for(width: int, headers: Sequence[str], rows: Sequence[Sequence[Text]])
         max([*map(len, header.split("\n")), *(cell.cell_len for cell in cells)])
         for header, *cells in zip(headers, *rows, strict=True)
     ]
-    return width - sum(min(w, _FOLDED) + _BETWEEN for w in widths)
+    most = _FOLDED[width >= WIDE]
+    return width - sum(min(w, most) + _BETWEEN for w in widths)
 
 
 def names_of(rows: Sequence[LayerRecord | Comparison | Block]) -> list[tuple[str, str]]:
