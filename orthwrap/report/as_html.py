@@ -28,7 +28,7 @@ from orthwrap.report.about import (
 from orthwrap.report.kernel_rows import SPARK, KernelTable, is_of_numbers, is_quiet
 from orthwrap.report.record import Report
 from orthwrap.report.training_rows import training_rows
-from orthwrap.text import printable
+from orthwrap.text import html_name, printable
 
 _MORE = (
     (
@@ -51,9 +51,11 @@ def text_of(report: Report) -> str:
     from orthwrap.report.plots import panels_of, svgs_of
 
     parts = {name: _part(name) for name in ("style.css", "table.js", "report.html.j2")}
-    page = Environment(
+    pages = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=_shown
-    ).from_string(parts["report.html.j2"])
+    )
+    pages.filters["html_name"] = lambda name: Markup(html_name(name))  # it escapes
+    page = pages.from_string(parts["report.html.j2"])
     script = parts["table.js"]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return page.render(

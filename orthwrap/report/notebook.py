@@ -22,7 +22,7 @@ from orthwrap.report.kernel_rows import (
 )
 from orthwrap.report.record import CompareReport, LayerRecord, Report
 from orthwrap.stores.store import ModelRecord
-from orthwrap.text import printable
+from orthwrap.text import html_name, printable
 
 _MOST = 60  # rows that a cell shows
 # Of middle lightness, so that they are read on white and on black.
@@ -30,8 +30,8 @@ _STYLE = """
 .orthwrap table {border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5em 0;}
 .orthwrap th, .orthwrap td {padding: .25em .7em; text-align: left; vertical-align: middle;}
 .orthwrap tr {border-bottom: 1px solid #8883; background: none;}
-.orthwrap td {white-space: nowrap;}
-.orthwrap td.name {font-weight: 600; white-space: normal; overflow-wrap: anywhere;}
+.orthwrap th, .orthwrap td {white-space: nowrap;}
+.orthwrap td.name {font-weight: 600; white-space: normal; overflow-wrap: break-word;}
 .orthwrap th.n, .orthwrap td.n {text-align: right;} .orthwrap p {margin: .3em 0;}
 .orthwrap .soft {opacity: .65;} .orthwrap .down {color: #23915a;} .orthwrap .up {color: #cd4b3e;}
 .orthwrap .note {color: #aa780a;}
@@ -138,7 +138,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    inside = _text(cell.text)
+    inside = html_name(cell.text) if cell.kind == "name" else _text(cell.text)
     if cell.after:
         inside += f' → <span class="{cell.moved}">{_text(cell.after)}</span>'
     if cell.lines:
