@@ -326,8 +326,19 @@ def eigen(g: Tensor) -> tuple[Tensor, Tensor]:
     matrix that is not finite are NaN; some backends raise an error there, in the midst of training.
     """
     finite = ops.isfinite(ops.sum(g, (-2, -1), keepdims=True))
-    values, vectors = ops.linalg.eigh(ops.where(finite, g, eye_like(g)))
+    values, vectors = eigh(ops.where(finite, g, eye_like(g)))
     return ops.where(ops.squeeze(finite, -1), values, float("nan")), vectors
+
+
+def eigh(g: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of what is finite."""
+    if BACKEND == "torch":
+        import torch
+
+        values, vectors = torch.linalg.eigh(g)
+    else:
+        values, vectors = ops.linalg.eigh(g)
+    return values, vectors
 
 
 def multiplied(w: Tensor, s: Tensor) -> Tensor:
