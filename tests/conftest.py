@@ -55,13 +55,16 @@ QUICK = ("penalties", "rules", "model_config")
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONG)
-    seen = set()
+    tests, quick_ones = set(), set()
     for item in items:
+        test, variant, _ = item.nodeid.partition("[")
+        if item.get_closest_marker("dear") is not None and (test in tests or not variant):
+            item.add_marker("rest")
+        tests.add(test)
         if item.path.parent.name not in QUICK and item.get_closest_marker("slow") is None:
-            test = item.nodeid.partition("[")[0]
-            if test in seen:
+            if test in quick_ones:
                 item.add_marker("slow")
-            seen.add(test)
+            quick_ones.add(test)
 
 
 def needs_keras(wanted: str, what: str) -> None:

@@ -72,6 +72,7 @@ MADE_UNDER = [
 
 
 # Each policy in each format and under another, and each pair of policies that differ in scaling.
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "kind", "now", "suffix"),
@@ -102,6 +103,7 @@ def test_file_is_trained_under_its_own_policy(
     check_like(orthwrap.load_model(tmp_path / "out.keras"), kind, dtype)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "kind"), MADE_UNDER)
 @pytest.mark.parametrize("now", ["float32", "mixed_float16"])
@@ -137,6 +139,7 @@ def test_one_mixed_layer_makes_no_mixed_model(policy: Any, tmp_path: Path) -> No
         np.testing.assert_allclose(found, right, rtol=0, atol=5e-4)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_policy_is_taken_in_a_fresh_process(policy: Any, tmp_path: Path) -> None:
     policy("mixed_float16")
