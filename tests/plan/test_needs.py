@@ -358,6 +358,8 @@ def test_a_saved_models_code_is_kept_named_and_not_run(tmp_path: Path) -> None:
     folder = saved_models.write(tmp_path / "m", config, arrays, ["layer-0", "layer-1"])
     result = orthwrap.upgrade(folder, tmp_path / "o.keras")
     assert any(note.startswith("evil: code that the file keeps") for note in result.report.warnings)
+    seen = orthwrap.inspect(tmp_path / "o.keras").warnings
+    assert any(note.startswith("evil: code that the file keeps") for note in seen)
     with pytest.raises(FileFault, match=r"in evil, .* --unsafe-lambda"):
         orthwrap.load_model(tmp_path / "o.keras")
     with pytest.raises(FileFault, match=r"in evil, .* --unsafe-lambda"):
