@@ -44,7 +44,8 @@ PATIENCE_S = 1800
 settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("no clock")
 
-# Of several minutes, so that they come first: at the end, one worker would wait for the other.
+# Of minutes, whole trainings and all of Keras 2: left to `make test-rest`, and first there, as at
+# the end one worker would wait for the other.
 LONG = ("test_upgrades_vintages.py", "test_real_training.py")
 
 
@@ -58,7 +59,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests, quick_ones = set(), set()
     for item in items:
         test, variant, _ = item.nodeid.partition("[")
-        if item.get_closest_marker("dear") is not None and (test in tests or not variant):
+        further = item.get_closest_marker("dear") is not None and (test in tests or not variant)
+        if further or item.path.name in LONG:
             item.add_marker("rest")
         tests.add(test)
         if item.path.parent.name not in QUICK and item.get_closest_marker("slow") is None:

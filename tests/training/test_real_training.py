@@ -93,7 +93,6 @@ def plain() -> tuple[Any, Digits]:
     return trained(network(), data, 20, 0), data
 
 
-@pytest.mark.dear
 def test_kernels_become_orthogonal_at_no_cost_in_accuracy(plain: tuple[Any, Digits]) -> None:
     original, data = plain
     result = orthwrap.apply(
@@ -118,7 +117,6 @@ def test_kernels_become_orthogonal_at_no_cost_in_accuracy(plain: tuple[Any, Digi
     assert accuracy(result.model, data) >= best - 0.005
 
 
-@pytest.mark.dear
 def test_the_original_teaches_it_on_pictures_without_labels(plain: tuple[Any, Digits]) -> None:
     original, data = plain
     result = orthwrap.apply(
@@ -157,7 +155,6 @@ def patches(count: int, side: int) -> Array:
     return np.stack(found).astype("float32") / 127.5 - 1.0
 
 
-@pytest.mark.dear
 @pytest.mark.skipif(not MASKS.exists(), reason="the real models are not here")
 def test_frozen_layers_of_an_old_file_are_trained_on_photographs(tmp_path: Path) -> None:
     """The last block and the head of a MobileNetV2, which its file has frozen."""

@@ -68,12 +68,10 @@ def failures(
     return wrong
 
 
-@pytest.mark.dear
 def test_h5(vintages: Path, tmp_path: Path) -> None:
     assert failures(vintages, tmp_path, ".h5") == []
 
 
-@pytest.mark.dear
 def test_keras_zip(vintages: Path, tmp_path: Path) -> None:
     # Operations go the same way in both formats; a few are enough here.
     rarely = ("op_r", "op_s", "op_c", "op_k", "op_m", "op_p")
@@ -110,7 +108,6 @@ def older_sequentials(value: Any, bare: bool) -> Any:
     return value
 
 
-@pytest.mark.dear
 @pytest.mark.parametrize(("bare", "version"), [(False, "2.3.1"), (True, "2.1.3")])
 def test_older_forms(vintages: Path, tmp_path: Path, bare: bool, version: str) -> None:
     def prepare(path: Path, old: Path) -> Path | None:
@@ -174,7 +171,6 @@ def test_names_of_2_13(vintages: Path, tmp_path: Path) -> None:
         assert difference(run(load(new), inputs), outputs) < TOLERANCE
 
 
-@pytest.mark.dear
 def test_compiled(vintages: Path, tmp_path: Path) -> None:
     """The loss that a model was compiled with gives its old value, and training goes on."""
     folder = vintages / "compiled"
@@ -206,6 +202,5 @@ def test_compiled(vintages: Path, tmp_path: Path) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.dear
 def test_applications(vintages: Path, tmp_path: Path) -> None:
     assert failures(vintages / "applications", tmp_path, ".h5") == []
