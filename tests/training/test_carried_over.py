@@ -199,3 +199,18 @@ def test_optimizer_whose_variables_cannot_be_told_apart_warns() -> None:
     model.fit(X, Y, epochs=1, batch_size=24, verbose=0)
     report = orthwrap.apply(model, data=(X, Y), freeze="part0*", **NO_FACTOR).report
     assert any("state starts afresh" in w for w in report.warnings)
+
+
+def test_each_trains_on_beside_the_other() -> None:
+    """On JAX a step gives its model's buffers away: no copy may hold them too."""
+    keras.utils.set_random_seed(0)
+    normal = layers.Normalization()  # which saves and loads its statistics in its own way
+    normal.adapt(X)
+    hidden = [layers.Dense(5, name="hidden"), layers.BatchNormalization(), layers.Dropout(0.1)]
+    original = keras.Sequential([layers.Input((6,)), normal, *hidden, layers.Dense(3)])
+    original.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    original.train_on_batch(X, Y)
+    copy = orthwrap.apply(original, regularizer=orthwrap.SO(0.1, every=2, seed=0)).model
+    for model in (original, copy, original, copy):
+        assert np.isfinite(model.train_on_batch(X, Y))
+    np.testing.assert_allclose(arrays(copy.layers[0].weights)[0], X.mean(axis=0), atol=1e-5)
