@@ -122,6 +122,7 @@ def test_training_has_curves_and_its_metrics(report: Report) -> None:
     assert "0.7500" in seen
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("name", EVIL)
 def test_a_name_is_text_wherever_it_stands(report: Report, name: str) -> None:
     first, *rest = report.layers
