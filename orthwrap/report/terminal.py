@@ -23,7 +23,7 @@ from orthwrap.plan.decision import (
     NOT_SELECTED,
     REMOVED,
 )
-from orthwrap.report.about import PRESERVED, figure_of, meaning_of
+from orthwrap.report.about import PRESERVED, brought_up, figure_of, meaning_of, upgrade_words
 from orthwrap.report.cost_record import BenchReport
 from orthwrap.report.cost_table import cost_parts
 from orthwrap.report.fitting import fitted
@@ -55,7 +55,7 @@ from orthwrap.report.signs import Text
 from orthwrap.report.training_rows import training_rows
 from orthwrap.report.view import View
 from orthwrap.stores.store import ModelRecord
-from orthwrap.text import PLAINLY, listed, plainly, printable
+from orthwrap.text import PLAINLY, plainly, printable
 
 
 def render(
@@ -301,7 +301,7 @@ def _overall(report: Report) -> list[Text]:
     if report.model.parameters:
         share = sum(r.parameters for r, _ in figures) / report.model.parameters
         text.append(f" ({share:.0%} of all parameters)")
-    text.append(f"; {meaning_of(worst).word} at most {value:.3g}: {worst.place}")
+    text.append(f"; {meaning_of(worst).word} at most {value:.3g}: {worst.kernel_place}")
     norms = [f.operator.norm_upper for _, f in figures if f.operator is not None]
     if len(norms) == len(figures):
         text.append(f"; product of all norms at most {rounded_up(math.prod(norms))}")
@@ -385,11 +385,9 @@ def _upgrades(command: str, upgrades: Iterable[Mapping[str, Any]], width: int) -
     table.add_column(style="dim", no_wrap=width >= WIDE, max_width=None if width >= WIDE else 20)
     table.add_column(style="dim", overflow="fold")
     for upgrade in upgrades:
-        layers = list(upgrade.get("layers", ()))
-        names = printable(listed(layers))
-        table.add_row(f"  {upgrade['name']}", upgrade["vintage"].replace("-", "–"), names)
-    done = "Would be brought up to Keras 3" if command == "inspect" else "Brought up to Keras 3"
-    return Group(Text(done, style="bold"), table)
+        name, vintage, layers = upgrade_words(upgrade)
+        table.add_row(f"  {name}", vintage, printable(layers))
+    return Group(Text(brought_up(command), style="bold"), table)
 
 
 def _training(report: Report, training: Training, with_choices: bool) -> RenderableType:

@@ -75,7 +75,12 @@ class Page(HTMLParser):
             pass
 
     def handle_data(self, data: str) -> None:
-        if not {"script", "style"} & set(self.inside):
+        if {"script", "style"} & set(self.inside):
+            return
+        if self.inside[-1:] == ["wbr"]:  # within a word
+            self.inside.pop()
+            self.words[-1] += data
+        else:
             self.words.append(data)
 
     @property
