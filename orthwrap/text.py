@@ -100,6 +100,11 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _ANNOUNCING = "Exception encountered when calling "  # what Keras puts before what a layer raised
 
 
+def counted(number: int, what: str) -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def shortened(names: Sequence[str], most: int = 10) -> str:
     """`a, b, …`: names in a row, the last ones left out where they are many."""
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")

@@ -28,7 +28,7 @@ from orthwrap.report.record import (
 )
 from orthwrap.report.training_rows import training_rows
 from orthwrap.stores.store import ModelRecord
-from orthwrap.text import markdown_text
+from orthwrap.text import counted, markdown_text
 
 _MARK = "<!-- Written by orthwrap"
 _NONE = "–"
@@ -93,7 +93,7 @@ def _training(training: Training) -> str:
     found = training_rows(training)
     table = _table((found.on, *found.columns), found.rows)
     parts = [
-        f"Trained for {training.epochs} epochs; weights of epoch {training.kept_epoch}.",
+        f"Trained for {counted(training.epochs, 'epoch')}; weights of epoch {training.kept_epoch}.",
         table,
     ]
     verdict = training.verdict
