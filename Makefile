@@ -7,7 +7,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 # On by default on most processors, not on all; without it TensorFlow's CPU lacks NCHW convolutions.
 export TF_ENABLE_ONEDNN_OPTS ?= 1
 
-.PHONY: demo test test-fast lint types unit coverage test-backends test-torch test-jax test-lowest \
+.PHONY: demo test test-fast test-rest lint types unit coverage test-backends test-torch test-jax test-lowest \
 	test-browser test-peers test-older bench docs site study study-quick pictures fuzz release-check clean
 
 # The environment is made anew when its ingredients change.
@@ -34,7 +34,12 @@ types: $(VENV)/ready
 	$(BIN)/mypy
 
 unit: $(VENV)/ready
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist worksteal -m "not rest"
+
+# What takes two thirds of the time and is seldom the first to fail: further variants of tests that
+# take seconds each, and whole trainings.
+test-rest: $(VENV)/ready
+	$(BIN)/pytest -n 2 --dist worksteal -m rest
 
 # For daily work: every module, without what is marked `slow`, which variants after a test's first are.
 test-fast: $(VENV)/ready

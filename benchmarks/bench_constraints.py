@@ -87,7 +87,12 @@ def measured(name: str, constrain: str, how: str) -> dict[str, Any]:
     y = np.arange(8) % 10
     took, first, lacking = {}, {}, 0
     for model, which in ((plain, "plain"), (made, "held")):
-        model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=how == "eager")
+        model.compile(
+            "sgd",
+            "sparse_categorical_crossentropy",
+            run_eagerly=how == "eager",
+            jit_compile=how == "compiled",  # of itself, Keras compiles nothing on PyTorch
+        )
         model.train_on_batch(x, y)
         if model is made:
             first, lacking = residuals(model)

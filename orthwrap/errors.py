@@ -164,7 +164,10 @@ class Faults:
             return None
 
     def raise_all(self) -> None:
-        """The one that there is, or all as one: ValueFault, or UsageError if any of them is."""
+        """The one that there is, or all as one.
+
+        Of several kinds it is a ValueFault, or a UsageError if any of them is.
+        """
         if not self._found:
             return
         if len(self._found) == 1:
@@ -172,9 +175,14 @@ class Faults:
         lines = list(dict.fromkeys(line for fault in self._found for line in fault.args))
         if len(lines) > _MOST:
             lines[_MOST:] = [f"and {len(lines) - _MOST} more"]
+        raise self._kind()(*lines) from self._found[0]
+
+    def _kind(self) -> type[OrthwrapError]:
+        first, *others = {type(fault) for fault in self._found}
+        if not others:
+            return first
         kinds = {isinstance(fault, UsageError) for fault in self._found}
-        kind = WrongWords if len(kinds) > 1 else UsageError if kinds == {True} else ValueFault
-        raise kind(*lines) from self._found[0]
+        return WrongWords if len(kinds) > 1 else UsageError if kinds == {True} else ValueFault
 
 
 class Interrupted(KeyboardInterrupt):

@@ -453,6 +453,16 @@ def seed_generators(layer: Any) -> list[Any]:
     return generators
 
 
+def torch_device() -> str:
+    """On which device Keras makes PyTorch's tensors now; `meta` where it only asks for shapes.
+
+    Keras ≥ 3.5: `keras.src.backend.torch.core:get_device`.
+    """
+    from keras.src.backend.torch.core import get_device
+
+    return str(get_device())
+
+
 def in_symbolic_scope() -> bool:
     """Whether Keras only asks for shapes.
 

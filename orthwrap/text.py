@@ -6,6 +6,7 @@ import codecs
 import json
 import re
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 PLAINLY = "orthwrap.plainly"  # the codecs' word for: signs that an encoding lacks, in plain ones
@@ -29,6 +30,9 @@ _FORMULA = re.compile(r"(^\s*|[;,]\s*)(?=[=+\-@＝＋－＠])")
 _MARKUP = re.compile(r"[\\`*\[\]<>|~&$#@:]|(?<![^\W_])_|_(?![^\W_])|(?<=www)\.", re.IGNORECASE)
 
 
+_WORDS = re.compile(r"@?[^@/_.-]*[/_.-]*")
+
+
 def json_text(data: Any) -> str:
     """JSON in ASCII alone, so that no name in it acts on a screen or lacks an encoding."""
     return json.dumps(data, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
@@ -42,6 +46,11 @@ def csv_cell(name: str) -> str:
 def markdown_text(name: str) -> str:
     """A name as words of one line in Markdown, in a table too: never markup, HTML or a link."""
     return _MARKUP.sub(r"\\\g<0>", printable(name))
+
+
+def html_name(name: str) -> str:
+    """A name as HTML: text alone, whose lines may end where a word does."""
+    return "<wbr>".join(escape(word) for word in _WORDS.findall(printable(name)) if word)
 
 
 def plainly(text: str, encoding: str) -> str:
@@ -89,6 +98,11 @@ def said_first(text: str) -> str:
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _ANNOUNCING = "Exception encountered when calling "  # what Keras puts before what a layer raised
+
+
+def counted(number: int, what: str) -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def shortened(names: Sequence[str], most: int = 10) -> str:

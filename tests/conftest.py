@@ -44,7 +44,8 @@ PATIENCE_S = 1800
 settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("no clock")
 
-# Of several minutes, so that they come first: at the end, one worker would wait for the other.
+# Of minutes, whole trainings and all of Keras 2: left to `make test-rest`, and first there, as at
+# the end one worker would wait for the other.
 LONG = ("test_upgrades_vintages.py", "test_real_training.py")
 
 
@@ -55,13 +56,17 @@ QUICK = ("penalties", "rules", "model_config")
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONG)
-    seen = set()
+    tests, quick_ones = set(), set()
     for item in items:
+        test, variant, _ = item.nodeid.partition("[")
+        further = item.get_closest_marker("dear") is not None and (test in tests or not variant)
+        if further or item.path.name in LONG:
+            item.add_marker("rest")
+        tests.add(test)
         if item.path.parent.name not in QUICK and item.get_closest_marker("slow") is None:
-            test = item.nodeid.partition("[")[0]
-            if test in seen:
+            if test in quick_ones:
                 item.add_marker("slow")
-            seen.add(test)
+            quick_ones.add(test)
 
 
 def needs_keras(wanted: str, what: str) -> None:

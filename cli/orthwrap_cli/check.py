@@ -56,7 +56,7 @@ _Format = Annotated[
 ]
 
 
-@command("report")
+@command("report", lists_kernels=False)
 def check(
     model: o.Model,
     max: _Max = None,

@@ -37,12 +37,18 @@ _FILES = (
 )
 
 
-def command(kind: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
+def command(
+    kind: str, *, lists_kernels: bool = True
+) -> Callable[[Callable[..., Any]], Callable[..., None]]:
     """A command, from a function that gives back a report of this kind, or a verb's result.
 
     The command gets the options of the report's outputs, `--quiet` and `--debug`. What the function
     gives back is written and shown; orthwrap's errors become one line and an exit code. A parameter
     `screen` of the function is no option: it gets the `Screen`.
+
+    Args:
+        kind: `"report"`, `"compare"`, ….
+        lists_kernels: False where the screen has no row for each, to be sorted or cut.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., None]:
@@ -51,7 +57,7 @@ def command(kind: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
         own = [p for p in signature.parameters.values() if p.name != "screen"]
         exports = export_options(kind)
         typed = inspect.Parameter("typed", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-        views = _VIEWS if kind == "report" else []
+        views = _VIEWS if kind == "report" and lists_kernels else []
         options = [typed, *own, *exports, *views]
         options += [_option("quiet", o.Quiet, False), _option("debug", o.Debug, False)]
 

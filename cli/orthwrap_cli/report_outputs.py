@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orthwrap.errors import FileFault, UsageError
+from orthwrap.errors import Faults, FileFault, UsageError
 from orthwrap.report.export import check_installed
 from orthwrap.report.exports import EXPORTS, exports_of, opened_for
 from orthwrap.stores.outputs import check_apart
@@ -71,10 +71,11 @@ class ReportOutputs:
                 "for one"
             )
         others = {f"the {word} of this command": path for word, path in files.items()}
-        places = []
+        places, faults = [], Faults()
         for word, target in given.items():
-            places.append((EXPORTS[word], _opened(EXPORTS[word], target, others)))
+            places.append((EXPORTS[word], faults.of(_opened, EXPORTS[word], target, others)))
             others[f"the {word} of this command"] = target
+        faults.raise_all()
         return cls(tuple(places))
 
     @property

@@ -69,7 +69,8 @@ def copy_own_state(old: Any, fresh: Any) -> None:
     if _kind_of(old) is None and type(old).load_own_variables is not base:
         state: dict[str, Any] = {}
         old.save_own_variables(state)
-        fresh.load_own_variables(state)
+        # By value: on JAX both would hold one buffer, which the next training step gives away.
+        fresh.load_own_variables({key: value_of(value) for key, value in state.items()})
     if hasattr(old, "save_assets") and hasattr(fresh, "load_assets"):
         with scratch_folder() as folder:
             old.save_assets(str(folder))

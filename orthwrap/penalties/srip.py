@@ -102,12 +102,10 @@ def _top_by_squaring(b: Tensor) -> tuple[Tensor, Tensor]:
 
 def _top_by_vectors(b: Tensor) -> tuple[Tensor, Tensor]:
     """In few operations, where PyTorch dispatches each of them on its own."""
-    from keras import ops
-
     from orthwrap.penalties import tensors as t
 
     # An eigendecomposition of what is not finite is an error; the norm of B·v then is NaN.
-    values, vectors = ops.linalg.eigh(b.nan_to_num(0.0, 0.0, 0.0))
+    values, vectors = t.eigh(b.nan_to_num(0.0, 0.0, 0.0))
     place = values.abs().argmax(-1, keepdim=True)
     v = vectors.gather(-1, place.unsqueeze(-2).expand(*vectors.shape[:-1], 1))
     image = b @ v

@@ -23,8 +23,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from orthwrap import keras_inside
+
 Tensor = Any
 Pullback = Callable[[Tensor], Any]
+
+BACKEND: str = keras.backend.backend()  # for the whole process, as Keras has it
 
 # Below this size the two halves of a symmetric Gram matrix cost more apart than together.
 SPLIT_ABOVE = 256
@@ -41,10 +45,10 @@ def differentiable(
     they are inputs all the same, because it cannot differentiate a traced operation that closes
     over a traced value.
     """
-    backend, precision = keras.backend.backend(), _precision.get()
-    if constants and backend != "jax":
+    precision = _precision.get()
+    if constants and BACKEND != "jax":
         return differentiable(lambda *given: compute(*given, *constants), *tensors)
-    if backend == "torch" and precision is None:
+    if BACKEND == "torch" and precision is None:
         return _function_of_torch().apply(compute, *tensors)
 
     def operation(*inputs: Tensor) -> tuple[Tensor, Callable[..., Any]]:
@@ -90,7 +94,7 @@ def _function_of_torch() -> Any:
 
 def tensor_of(x: Tensor) -> Tensor:
     """The value of a variable; a tensor as it is."""
-    if keras.backend.backend() == "torch" and isinstance(x, keras.Variable):
+    if BACKEND == "torch" and isinstance(x, keras.Variable):
         return x.value
     return ops.convert_to_tensor(x)
 
@@ -106,7 +110,7 @@ class _Torch:
 
 
 # Whose `reshape` and `transpose` a layout reads kernels with.
-xp: Any = _Torch if keras.backend.backend() == "torch" else ops
+xp: Any = _Torch if BACKEND == "torch" else ops
 
 
 def unbatched(batch: Tensor) -> Tensor:
@@ -116,7 +120,7 @@ def unbatched(batch: Tensor) -> Tensor:
 
 
 def transposed(x: Tensor) -> Tensor:
-    if keras.backend.backend() == "torch":
+    if BACKEND == "torch":
         return x.mT
     return ops.transpose(x) if len(x.shape) == 2 else ops.swapaxes(x, -1, -2)
 
@@ -127,22 +131,22 @@ def halves_pay(r: int) -> bool:
     On the processor, for large ones; on an accelerator, and where each operation is dispatched on
     its own, the parts cost more than they save.
     """
-    return r > SPLIT_ABOVE and keras.backend.backend() != "torch" and on_processor()
+    return r > SPLIT_ABOVE and BACKEND != "torch" and on_processor()
 
 
 def is_eager() -> bool:
     """Whether each operation is dispatched on its own, and on a CPU."""
-    return bool(keras.backend.backend() == "torch") and on_processor()
+    return BACKEND == "torch" and on_processor()
 
 
+@cache
 def on_processor() -> bool:
     """Whether what is computed now runs on a CPU: the backend has nothing else."""
-    backend = keras.backend.backend()
-    if backend == "jax":
+    if BACKEND == "jax":
         import jax
 
         return bool(jax.default_backend() == "cpu")
-    if backend == "torch":
+    if BACKEND == "torch":
         import torch
 
         return not torch.cuda.is_available()
@@ -166,7 +170,7 @@ def gram(w: Tensor) -> Tensor:
     """The smaller Gram matrix G, (…, r, r); where that is faster, its lower left as a copy."""
     tall = is_tall(w)
     r = w.shape[-1] if tall else w.shape[-2]
-    if not halves_pay(r):
+    if r <= SPLIT_ABOVE or not halves_pay(r):
         return cross(w, w, tall)
     a, b = _parted(w, r // 2, -1 if tall else -2)
     corner = cross(a, b, tall)
@@ -176,7 +180,7 @@ def gram(w: Tensor) -> Tensor:
 
 
 def _parted(w: Tensor, middle: int, axis: int) -> tuple[Tensor, Tensor]:
-    if keras.backend.backend() == "tensorflow":
+    if BACKEND == "tensorflow":
         import tensorflow as tf
 
         first, last = tf.split(w, [middle, w.shape[axis] - middle], axis)
@@ -223,14 +227,13 @@ def _as_it_is(
     a: Tensor, b: Tensor, a_turned: bool = False, b_turned: bool = False, summed_in: Any = None
 ) -> Tensor:
     """A·B in the dtype that they have, summed in another one where the backend can."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
+    if BACKEND == "tensorflow":
         import tensorflow as tf
 
         return tf.matmul(a, b, transpose_a=a_turned, transpose_b=b_turned)
-    if backend == "jax":
+    if BACKEND == "jax":
         return _on_jax(a, b, a_turned, b_turned, summed_in)
-    a, b = (transposed(a) if a_turned else a), (transposed(b) if b_turned else b)
+    a, b = (a.mT if a_turned else a), (b.mT if b_turned else b)
     return a @ b if summed_in is None else _on_torch(a, b)
 
 
@@ -262,11 +265,10 @@ def less(amount: float) -> Change:
     """G ↦ G − amount·I; it may write into G."""
 
     def change(g: Tensor) -> Tensor:
-        backend = keras.backend.backend()
-        if backend == "torch":
+        if BACKEND == "torch":
             g.diagonal(dim1=-2, dim2=-1).sub_(amount)
             return g
-        if backend == "tensorflow":
+        if BACKEND == "tensorflow":
             import tensorflow as tf
 
             diagonal = tf.raw_ops.MatrixDiagPart(input=g) - amount
@@ -278,11 +280,10 @@ def less(amount: float) -> Change:
 
 def without_diagonal(g: Tensor) -> Tensor:
     """G ⊙ (1−I); it may write into G."""
-    backend = keras.backend.backend()
-    if backend == "torch":
+    if BACKEND == "torch":
         g.diagonal(dim1=-2, dim2=-1).zero_()
         return g
-    if backend == "tensorflow":
+    if BACKEND == "tensorflow":
         import tensorflow as tf
 
         return tf.raw_ops.MatrixSetDiag(input=g, diagonal=tf.zeros(g.shape[:-1], g.dtype))
@@ -297,7 +298,7 @@ def _on_diagonal(g: Tensor) -> Tensor:
 
 
 # TensorFlow's one operation for it gives half the sum.
-_SHARE = 0.5 if keras.backend.backend() == "tensorflow" else 1.0
+_SHARE = 0.5 if BACKEND == "tensorflow" else 1.0
 
 
 def square_sum(x: Tensor, factor: float = 1.0) -> Tensor:
@@ -307,12 +308,11 @@ def square_sum(x: Tensor, factor: float = 1.0) -> Tensor:
 
 
 def _square_sum(x: Tensor) -> Tensor:
-    backend = keras.backend.backend()
-    if backend == "torch":
+    if BACKEND == "torch":
         import torch
 
         return torch.linalg.vector_norm(x).square()
-    if backend == "tensorflow":
+    if BACKEND == "tensorflow":
         import tensorflow as tf
 
         return tf.nn.l2_loss(x)
@@ -326,8 +326,19 @@ def eigen(g: Tensor) -> tuple[Tensor, Tensor]:
     matrix that is not finite are NaN; some backends raise an error there, in the midst of training.
     """
     finite = ops.isfinite(ops.sum(g, (-2, -1), keepdims=True))
-    values, vectors = ops.linalg.eigh(ops.where(finite, g, eye_like(g)))
+    values, vectors = eigh(ops.where(finite, g, eye_like(g)))
     return ops.where(ops.squeeze(finite, -1), values, float("nan")), vectors
+
+
+def eigh(g: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of what is finite."""
+    if BACKEND == "torch":
+        import torch
+
+        values, vectors = torch.linalg.eigh(g)
+    else:
+        values, vectors = ops.linalg.eigh(g)
+    return values, vectors
 
 
 def multiplied(w: Tensor, s: Tensor) -> Tensor:
@@ -348,6 +359,13 @@ def square_of_gram(w: Tensor, change: Change, factor: float = 1.0) -> tuple[Tens
 _COARSE = ("float16", "bfloat16")  # for sums of squares
 
 
+def no_penalty(x: Tensor) -> tuple[Tensor, Pullback]:
+    """A zero in the dtype in which x is computed, and its gradient."""
+    if BACKEND == "torch":
+        return widened(x.new_zeros(())), lambda _: x.new_zeros(x.shape)
+    return ops.zeros((), computed_in(x)), lambda _: ops.zeros_like(x)
+
+
 def computed_in(x: Tensor) -> str:
     """The dtype of what is computed of it."""
     dtype: str = keras.backend.standardize_dtype(x.dtype)
@@ -356,8 +374,7 @@ def computed_in(x: Tensor) -> str:
 
 def widened(x: Tensor) -> Tensor:
     """A tensor, in the dtype in which it is computed."""
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    if keras.backend.backend() == "torch" and dtype not in _COARSE:
+    if BACKEND == "torch" and x.element_size() > 2:
         return x
     return ops.cast(x, computed_in(x))  # which of TensorFlow's variables makes tensors
 
@@ -390,19 +407,19 @@ def across(x: Tensor, scaled: Tensor, entries: int) -> Tensor:
 
 def times_scalar(x: Tensor, scalar: Tensor) -> Tensor:
     """x · scalar, for an x that nobody else holds."""
-    return x.mul_(scalar) if keras.backend.backend() == "torch" else x * scalar
+    return x.mul_(scalar) if BACKEND == "torch" else x * scalar
 
 
 def largest_row_sum(g: Tensor) -> Tensor:
     """max Σ|Gᵢⱼ| over the rows of each Gram matrix: at least its largest eigenvalue."""
-    if keras.backend.backend() == "torch":
+    if BACKEND == "torch":
         return g.abs().sum(-1).amax(-1)
     return ops.max(ops.sum(ops.abs(g), -1), -1)
 
 
 def lesser(a: Tensor, b: Tensor) -> Tensor:
     """Of scalars of one dtype."""
-    if keras.backend.backend() == "torch":  # where Keras's minimum makes float32 of float64
+    if BACKEND == "torch":  # where Keras's minimum makes float32 of float64
         import torch
 
         return torch.minimum(a, b)
@@ -410,7 +427,7 @@ def lesser(a: Tensor, b: Tensor) -> Tensor:
 
 
 def at_least_one(x: Tensor) -> Tensor:
-    if keras.backend.backend() == "torch":
+    if BACKEND == "torch":
         return x.clamp(min=1.0)
     return ops.maximum(x, ops.ones_like(x))
 
@@ -447,7 +464,7 @@ def outer(w: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def _joined(parts: Sequence[Tensor], axis: int) -> Tensor:
-    if keras.backend.backend() != "torch":
+    if BACKEND != "torch":
         return ops.concatenate(parts, axis)
     import torch
 
@@ -463,7 +480,7 @@ def per_matrix(scalars: Tensor) -> Tensor:
 
 def norm(x: Tensor) -> Tensor:
     """‖·‖_F of each matrix."""
-    if keras.backend.backend() == "torch":
+    if BACKEND == "torch":
         import torch
 
         return torch.linalg.vector_norm(x, dim=(-2, -1))
@@ -487,7 +504,7 @@ TINY = 1e-30
 
 def divided(a: Tensor, b: Tensor) -> Tensor:
     """a/b for b ≥ 0, and 0 where both are."""
-    if keras.backend.backend() == "tensorflow":
+    if BACKEND == "tensorflow":
         import tensorflow as tf
 
         return tf.math.divide_no_nan(a, b)
@@ -496,10 +513,9 @@ def divided(a: Tensor, b: Tensor) -> Tensor:
 
 def rademacher(shape: Sequence[int], seed: Any, dtype: str = "float32") -> Tensor:
     """Independent random signs. `seed` as for `keras.random`: an int or a SeedGenerator."""
-    backend = keras.backend.backend()
-    if backend == "torch":
-        return keras.random.uniform(shape, -1.0, 1.0, dtype, seed).sign_()
-    if backend == "tensorflow":
+    if BACKEND == "torch":
+        return _numbers_of_torch("rand", shape, seed, dtype).sub_(0.5).sign_()
+    if BACKEND == "tensorflow":
         import tensorflow as tf
 
         bits = tf.raw_ops.StatelessRandomUniformFullInt(
@@ -515,11 +531,27 @@ def rademacher(shape: Sequence[int], seed: Any, dtype: str = "float32") -> Tenso
 
 def gaussian(shape: Sequence[int], seed: Any, dtype: str = "float32") -> Tensor:
     """Independent standard normal numbers; arguments as of `rademacher`."""
-    if keras.backend.backend() != "tensorflow":
+    if BACKEND == "torch":
+        return _numbers_of_torch("randn", shape, seed, dtype)
+    if BACKEND == "jax":
         return keras.random.normal(shape, dtype=dtype, seed=seed)
     import tensorflow as tf
 
     return tf.raw_ops.StatelessRandomNormal(shape=shape, seed=_key_of_tensorflow(seed), dtype=dtype)
+
+
+def _numbers_of_torch(name: str, shape: Sequence[int], seed: Any, dtype: str) -> Tensor:
+    """Those of `keras.random`, which takes several times as long to come to them."""
+    import torch
+
+    device, generator = keras_inside.torch_device(), None
+    if device != "meta":  # where Keras only asks for shapes
+        is_drawn = isinstance(seed, keras.random.SeedGenerator)
+        first, second = seed.next() if is_drawn else (seed, 0)
+        generator = torch.Generator(device)
+        generator.manual_seed(int(first + second) & 0xFFFFFFFF)
+    draw = getattr(torch, name)
+    return draw(shape, generator=generator, dtype=getattr(torch, dtype), device=device)
 
 
 def _key(seed: Any) -> Tensor:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -43,6 +42,7 @@ from orthwrap.penalties.tensors import (
     differentiable,
     gaussian,
     lesser,
+    no_penalty,
     on_processor,
     over_own_scale,
     own_scale,
@@ -65,6 +65,32 @@ Tensor = Any
 
 # Within 1/this … this, α⁴ and what is divided by it are far from the ends of float32.
 _FOLDED = 1e4
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How a kernel of one shape is read, and what is computed of it.
+
+    Attributes:
+        matrix: (m, n), where the kernel is one matrix with its entries in order; else None.
+        own_sigmas: of how many singular values α is the RMS, where it is that of the moment.
+        draws: whether each call draws at random.
+        is_sketched: whether the penalty is estimated by probes.
+        folds_alpha: whether the penalty takes α and the factor into its own operations.
+    """
+
+    layout: Layout
+    matrix: tuple[int, int] | None
+    own_sigmas: int | None
+    draws: bool
+    is_sketched: bool
+    folds_alpha: bool
+
+    def matrices_of(self, x: Tensor) -> Tensor:
+        """(count, m, n), or the only one as (m, n)."""
+        if self.matrix is None:
+            return self.layout.to_matrices(x, xp)
+        return xp.reshape(x, self.matrix) if len(x.shape) > 2 else x
 
 
 class OrthogonalityRegularizer(_Regularizer):
@@ -152,6 +178,8 @@ class OrthogonalityRegularizer(_Regularizer):
         self._precision: str | None = self.attachment.option(PRECISION)
         check_place(self.attachment, on)
         self._splits = Splits()
+        self._read_for: Attachment | None = None
+        self._readings: dict[tuple[int, ...], _Reading] = {}
         self._clock = self if isinstance(self, Clock) else None
         if isinstance(self, Clock):
             Clock.__init__(self, self._own_seed(random.getrandbits(31)))
@@ -166,17 +194,15 @@ class OrthogonalityRegularizer(_Regularizer):
         """Whether a single call may give other than the penalty: an estimate, or `every`."""
         return self._clock is not None
 
-    def _is_sketched(self, x: Tensor) -> bool:
-        """Whether this kernel's penalty is estimated by probes."""
-        attachment = self.attachment
-        if self._estimate != "auto" or attachment.on == "activity":
+    def _is_sketched(self, shape: tuple[int, ...]) -> bool:
+        """Whether the penalty of such a kernel is estimated by probes."""
+        if self._estimate != "auto":
             return self._estimate == "sketch"
-        return not exact_is_cheaper(*self._sides(x), attachment.option(PROBES), on_processor())
+        return not exact_is_cheaper(*self._sides(shape), self._base.option(PROBES), on_processor())
 
-    def _sides(self, x: Tensor) -> tuple[int, int]:
+    def _sides(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """(m, n) of what its penalty multiplies."""
-        shape = tuple(x.shape)
-        return self.attachment.sides(self.layout_for(shape), shape)
+        return self._base.sides(self.layout_for(shape), shape)
 
     def _own_seed(self, seed: int) -> int:
         """This seed, unless the option `seed` names one."""
@@ -218,8 +244,8 @@ class OrthogonalityRegularizer(_Regularizer):
         return ops.cond(turn, lambda: self._stronger(x, moment, split), lambda: left_out(x))
 
     def _choosing_pays(self, x: Tensor) -> bool:
-        is_of_outputs = self.attachment.on == "activity"
-        return is_of_outputs or choosing_pays(*self._sides(x), on_processor())
+        is_of_outputs = self._base.on == "activity"
+        return is_of_outputs or choosing_pays(*self._sides(tuple(x.shape)), on_processor())
 
     def _stronger(self, x: Tensor, moment: Moment, split: Split | None) -> Tensor:
         return self._penalty_of(x, moment, self._base.factor * self._every, split)
@@ -228,30 +254,63 @@ class OrthogonalityRegularizer(_Regularizer):
         self, x: Tensor, moment: Moment | None, factor: float, split: Split | None
     ) -> Tensor:
         """factor × the penalty, in float32 or float64."""
-        penalty, attachment = self._descriptor, self.attachment
+        alpha, words = self._base.alpha, self._words
         x = widened(x)
-        words = dict(self._words)
-        if self._descriptor.draws or self._is_sketched(x):
-            words["draw"] = partial(self._drawn, moment, x)
-        if attachment.on == "activity":
-            return factor * self._of_outputs(x, words)
-        layout, alpha = self.layout_for(tuple(x.shape)), attachment.alpha
-        if attachment.is_free:
-            x = over_own_scale(x, penalty.number_of_sigmas(layout, tuple(x.shape)))
-        if penalty.takes_alpha and 1 / _FOLDED <= alpha <= _FOLDED:
-            words |= {"alpha": alpha, "factor": factor}
-            factor = 1.0
-        elif alpha != 1.0:
-            x = x / alpha
-        given = (x, layout) if penalty.of_kernel else (self._matrices(x, layout),)
-        if penalty.sketch is None or not self._is_sketched(x):
-            if not penalty.of_kernel:
-                given = (along_larger_side(given[0], split),)
-            with products_in(self._precision) if self._precision else nullcontext():
-                value = penalty.exact(*given, **words)
-        else:
-            value = penalty.sketch(*given, **words, probes=attachment.option(PROBES))
+        if self._base.on == "activity":
+            drawn = {"draw": partial(self._drawn, moment, x)} if self._descriptor.draws else {}
+            return factor * self._of_outputs(x, {**words, **drawn})
+        reading = self._reading_of(tuple(x.shape))
+        if reading.draws:
+            words = {**words, "draw": partial(self._drawn, moment, x)}
+        if reading.own_sigmas is not None:
+            x = over_own_scale(x, reading.own_sigmas)
+        if reading.folds_alpha:
+            words = {**words, "alpha": alpha, "factor": factor}
+            return self._exact_or_not(x, words, reading, split)
+        value = self._exact_or_not(x if alpha == 1.0 else x / alpha, words, reading, split)
         return value if factor == 1.0 else factor * value
+
+    def _exact_or_not(
+        self, x: Tensor, words: Mapping[str, Any], reading: _Reading, split: Split | None
+    ) -> Tensor:
+        """The penalty or its estimate."""
+        penalty = self._descriptor
+        if penalty.of_kernel:
+            given: tuple[Any, ...] = (x, reading.layout)
+        else:
+            given = (reading.matrices_of(x),)
+        if reading.is_sketched:
+            assert penalty.sketch is not None
+            return penalty.sketch(*given, **words, probes=self._base.option(PROBES))
+        if split is not None and not penalty.of_kernel:
+            given = (along_larger_side(given[0], split),)
+        if self._precision is None:
+            return penalty.exact(*given, **words)
+        with products_in(self._precision):
+            return penalty.exact(*given, **words)
+
+    def _reading_of(self, shape: tuple[int, ...]) -> _Reading:
+        """What is decided for a kernel of this shape, once: on PyTorch that costs at each call."""
+        base = self._base
+        if self._read_for is not base:
+            self._read_for, self._readings = base, {}
+        if shape not in self._readings:
+            self._readings[shape] = self._read(shape)
+        return self._readings[shape]
+
+    def _read(self, shape: tuple[int, ...]) -> _Reading:
+        penalty, base, layout = self._descriptor, self._base, self.layout_for(shape)
+        count, m, n = layout.matrices(shape)
+        is_one = penalty.takes_alpha and count == 1 and layout.is_in_order
+        is_sketched = penalty.sketch is not None and self._is_sketched(shape)
+        return _Reading(
+            layout=layout,
+            matrix=(m, n) if is_one else None,
+            own_sigmas=penalty.number_of_sigmas(layout, shape) if base.is_free else None,
+            draws=penalty.draws or is_sketched,
+            is_sketched=is_sketched,
+            folds_alpha=penalty.takes_alpha and 1 / _FOLDED <= base.alpha <= _FOLDED,
+        )
 
     def _of_outputs(self, x: Tensor, words: Mapping[str, Any]) -> Tensor:
         """The penalty of a batch, or the sum over its samples: Keras divides by their number."""
@@ -272,13 +331,6 @@ class OrthogonalityRegularizer(_Regularizer):
                 " and gram=sample needs one for each: its on_outputs must give (count,)"
             )
         return ops.sum(values) / per_sample
-
-    def _matrices(self, x: Tensor, layout: Layout) -> Tensor:
-        """(count, m, n), or at once the only one where the penalty takes that."""
-        count, m, n = layout.matrices(x.shape)
-        if self._descriptor.takes_alpha and count == 1 and layout.is_in_order:
-            return xp.reshape(x, (m, n)) if len(x.shape) > 2 else x
-        return layout.to_matrices(x, xp)
 
     @property
     def has_pull(self) -> bool:
@@ -334,9 +386,10 @@ class OrthogonalityRegularizer(_Regularizer):
 
     def layout_for(self, shape: tuple[int, ...]) -> Layout:
         """By which it reads a kernel of this shape; ValueFault where it does not describe it."""
-        layout = layout_for(self.attachment.layout, shape)
-        groups = self.attachment.option(FILTER_GROUPS)
-        if self.attachment.layout is not None or groups == 1:
+        own = self._base.layout
+        layout = layout_for(own, shape)
+        groups = self._base.option(FILTER_GROUPS)
+        if own is not None or groups == 1:
             return layout
         problem = why_no_filter_groups(layout, shape, groups)
         if problem:
@@ -346,7 +399,7 @@ class OrthogonalityRegularizer(_Regularizer):
 
 def left_out(x: Tensor) -> Tensor:
     """A zero that has a gradient."""
-    return differentiable(lambda x: (ops.zeros((), computed_in(x)), lambda _: ops.zeros_like(x)), x)
+    return differentiable(no_penalty, x)
 
 
 def _check_scale(scale: str, alpha: float) -> None:

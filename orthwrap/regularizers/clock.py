@@ -18,6 +18,7 @@ import numpy as np
 from keras import ops
 
 from orthwrap import keras_inside
+from orthwrap.penalties.tensors import BACKEND
 
 COUNT = "count_of_calls"  # what its variables are called, before a number
 _numbers = itertools.count()
@@ -76,7 +77,7 @@ class Clock(keras.random.SeedGenerator):  # type: ignore[misc]  # Keras is untyp
             return seed, count + 1
         step, rest = _step(self._state)
         after = ops.convert_to_tensor(self._state) + step
-        if keras.backend.backend() == "jax" and not self._is_taken_back(after):
+        if BACKEND == "jax" and not self._is_taken_back(after):
             return None
         self._state.assign(after)
         # Not what was read: there, TensorFlow may have put the next count.
@@ -151,10 +152,10 @@ def of_kernel(clock: Clock, x: Any) -> Moment:
 
 
 def _is_torch() -> bool:
-    return bool(keras.backend.backend() == "torch")
+    return BACKEND == "torch"
 
 
-_DTYPE = "uint32" if keras.backend.backend() == "jax" else "int64"
+_DTYPE = "uint32" if BACKEND == "jax" else "int64"
 _CALL = np.asarray([0, 1], _DTYPE)
 
 
@@ -163,7 +164,7 @@ def _step(variable: Any) -> tuple[Any, Any]:
 
     Of several replicas of TensorFlow that share a variable, the last alone moves it.
     """
-    if keras.backend.backend() != "tensorflow":
+    if BACKEND != "tensorflow":
         return _CALL, None
     import tensorflow as tf
 

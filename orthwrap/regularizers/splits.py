@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from orthwrap import keras_inside
+from orthwrap.penalties.tensors import BACKEND
 
 Tensor = Any
 Split = Any  # a jax.sharding.NamedSharding
@@ -30,7 +31,7 @@ class Splits:
 
     def of(self, x: Any) -> Split | None:
         """Of a variable, or of the value of one that was seen; None for what is not split."""
-        if keras.backend.backend() != "jax":
+        if BACKEND != "jax":
             return None
         if not isinstance(x, keras.Variable):
             return self._known.get(keras_inside.key_in_scope(x)) if self._known else None

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from orthwrap.penalties.penalty import Meaning, Penalty
 from orthwrap.penalties.table import PENALTIES
 from orthwrap.report.record import Deviation, LayerRecord
+from orthwrap.text import listed
 
 RESIDUAL = Meaning(
     "residual",
@@ -61,6 +65,34 @@ def figure_of(record: LayerRecord, figures: Deviation | None) -> float | None:
     own = None if penalty is None else _own(penalty, record, figures)
     value: float = getattr(figures, record.driven) if own is None else own
     return value
+
+
+def column_of(records: Iterable[LayerRecord]) -> Meaning:
+    """What most figures are that the regularizers are about; other rows are tagged."""
+    found = Counter(meaning_of(r) for r in records if r.before is not None)
+    if not found or set(found) == {RESIDUAL, SCALED_RESIDUAL}:
+        return RESIDUAL  # and a line below says of which rows it is the scaled one
+    return found.most_common(1)[0][0]
+
+
+def tag_of(record: LayerRecord, column: Meaning) -> str:
+    """Which figure stands in a row, where it is another than its column's; else ""."""
+    meaning, alike = meaning_of(record), (RESIDUAL, SCALED_RESIDUAL)
+    if record.before is None or meaning == column or (meaning in alike and column in alike):
+        return ""
+    return meaning.tag
+
+
+def brought_up(command: str) -> str:
+    """What stands above `upgrade_words`."""
+    changes_none = command in ("inspect", "check")
+    return "Would be brought up to Keras 3" if changes_none else "Brought up to Keras 3"
+
+
+def upgrade_words(upgrade: Mapping[str, Any]) -> tuple[str, str, str]:
+    """(what was old, in which versions, the layers) of one of a report's upgrades."""
+    vintage = re.sub(r"-(?=\d)", "–", upgrade["vintage"])  # of a range; not in `2.3.0-tf`
+    return upgrade["name"], vintage, listed(list(upgrade.get("layers", ())))
 
 
 def _penalty_of(record: LayerRecord) -> Penalty | None:

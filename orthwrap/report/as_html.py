@@ -18,14 +18,17 @@ from orthwrap.report.about import (
     COHERENCE,
     OPERATOR_SIGMAS,
     SIGMAS,
+    brought_up,
     figure_of,
     legend,
+    meaning_of,
     meanings_of,
+    upgrade_words,
 )
-from orthwrap.report.kernel_rows import NUMBERS, SPARK, cells_of, columns_of, is_quiet
+from orthwrap.report.kernel_rows import SPARK, KernelTable, is_of_numbers, is_quiet
 from orthwrap.report.record import Report
 from orthwrap.report.training_rows import training_rows
-from orthwrap.text import listed, printable
+from orthwrap.text import html_name, printable
 
 _MORE = (
     (
@@ -48,9 +51,11 @@ def text_of(report: Report) -> str:
     from orthwrap.report.plots import panels_of, svgs_of
 
     parts = {name: _part(name) for name in ("style.css", "table.js", "report.html.j2")}
-    page = Environment(
+    pages = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=_shown
-    ).from_string(parts["report.html.j2"])
+    )
+    pages.filters["html_name"] = lambda name: Markup(html_name(name))  # it escapes
+    page = pages.from_string(parts["report.html.j2"])
     script = parts["table.js"]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return page.render(
@@ -114,8 +119,8 @@ def _cards(report: Report) -> Iterator[Mapping[str, str]]:
         record, _ = max(known, key=lambda pair: figure_of(*pair) or 0.0)
         before, after = (figure_of(record, f) for f in (record.before, record.after))
         moved = [f"{v:.3g}" for v in (before, after) if v is not None]
-        yield _card("largest residual", " → ".join(moved), record.place)
-    conditions = [(c, r.place) for r, f in known if (c := f.worst_condition) is not None]
+        yield _card(f"largest {meaning_of(record).word}", " → ".join(moved), record.kernel_place)
+    conditions = [(c, r.kernel_place) for r, f in known if (c := f.worst_condition) is not None]
     if conditions:
         worst, place = max(conditions, key=lambda pair: pair[0])
         yield _card("largest condition", f"{worst:.3g}" if worst < math.inf else "unbounded", place)
@@ -126,12 +131,13 @@ def _card(name: str, value: str, note: str = "") -> dict[str, str]:
 
 
 def _table(report: Report) -> dict[str, Any]:
-    *columns, _ = columns_of(report.layers)  # why, which stands below the name
+    table = KernelTable.of(report.layers, report.command)
+    *columns, _ = table.columns  # why, which stands below the name
     rows = [
         {
             "quiet": is_quiet(r),
             "why": r.reason,
-            "cells": [*cells_of(r, columns, report.command)][:-1],
+            "cells": [*table.cells(r)][:-1],
         }
         for r in report.layers
     ]
@@ -139,7 +145,8 @@ def _table(report: Report) -> dict[str, Any]:
     meanings += [m for m in (SIGMAS, OPERATOR_SIGMAS, COHERENCE) if m.word in columns]
     return {
         "rows": rows,
-        "columns": [{"name": name, "number": name in NUMBERS} for name in columns],
+        "columns": [{"name": name, "number": is_of_numbers(name)} for name in columns],
         "legend": [*legend(meanings), *_MORE],
-        "upgrades": [{**u, "layers": listed(list(u.get("layers", ())))} for u in report.upgrades],
+        "brought_up": brought_up(report.command),
+        "upgrades": list(map(upgrade_words, report.upgrades)),
     }

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
+from orthwrap.penalties.penalty import Meaning
 from orthwrap.report.about import (
-    RESIDUAL,
-    SCALED_RESIDUAL,
     SIGMAS,
+    brought_up,
+    column_of,
     figure_of,
     legend,
-    meaning_of,
     meanings_of,
+    tag_of,
+    upgrade_words,
 )
 from orthwrap.report.judged import AT_WHICH_FACTORS
 from orthwrap.report.kernel_rows import carried, sigma_range
@@ -26,7 +28,7 @@ from orthwrap.report.record import (
 )
 from orthwrap.report.training_rows import training_rows
 from orthwrap.stores.store import ModelRecord
-from orthwrap.text import markdown_text
+from orthwrap.text import counted, markdown_text
 
 _MARK = "<!-- Written by orthwrap"
 _NONE = "–"
@@ -54,20 +56,24 @@ def _report_text(report: Report) -> str:
         failures = [f"- {markdown_text(f'{e.place}: {e.text}')}" for e in report.gate.failures]
         parts.append("\n".join([f"{report.gate.text}.", *([""] if failures else []), *failures]))
     if report.layers:
-        parts.append(_table(_COLUMNS, map(_cells, report.layers)))
+        column = column_of(report.layers)
+        columns = ("layer", "shape", "decision", "regularizer", column.word, "σ min … max", "why")
+        parts.append(_table(columns, (_cells(row, column) for row in report.layers)))
         words = legend([*meanings_of(report.layers), SIGMAS])
         lines = (": ".join(filter(None, pair)) for pair in words)
         if any(row.before is not None for row in report.layers):
             parts.append("\n".join(f"- {markdown_text(line)}" for line in lines))
     if report.training is not None:
         parts.append(_training(report.training))
-    return _section(parts, [f"{u['name']} ({u['vintage']})" for u in report.upgrades], report)
+    if report.upgrades:
+        done = ", ".join(
+            f"{name} ({vintage})" for name, vintage, _ in map(upgrade_words, report.upgrades)
+        )
+        parts.append(f"{brought_up(report.command)}: {markdown_text(done)}.")
+    return _section(parts, report)
 
 
-_COLUMNS = ("layer", "shape", "decision", "regularizer", "residual", "σ min … max", "why")
-
-
-def _cells(row: LayerRecord) -> list[str]:
+def _cells(row: LayerRecord, column: Meaning) -> list[str]:
     last = row.after or row.before
     regularizer = row.foreign or _NONE
     if row.regularizer is not None or row.constraint is not None:
@@ -77,7 +83,7 @@ def _cells(row: LayerRecord) -> list[str]:
         _shape(row.shape),
         row.decision.replace("_", " "),
         regularizer,
-        _figures(row),
+        _figures(row, column),
         sigma_range(last) or _NONE,
         row.reason,
     ]
@@ -86,9 +92,16 @@ def _cells(row: LayerRecord) -> list[str]:
 def _training(training: Training) -> str:
     found = training_rows(training)
     table = _table((found.on, *found.columns), found.rows)
-    return (
-        f"Trained for {training.epochs} epochs; weights of epoch {training.kept_epoch}.\n\n{table}"
-    )
+    parts = [
+        f"Trained for {counted(training.epochs, 'epoch')}; weights of epoch {training.kept_epoch}.",
+        table,
+    ]
+    verdict = training.verdict
+    if verdict is not None:
+        lines = [verdict.line, *verdict.warnings]
+        lines += [f"next: {verdict.next_step}"] if verdict.next_step else []
+        parts += [markdown_text(line) for line in lines]
+    return "\n\n".join(parts)
 
 
 def _compare_text(report: CompareReport) -> str:
@@ -111,7 +124,7 @@ def _compare_text(report: CompareReport) -> str:
         f"`orthwrap compare` of {both}: {summary['kernels']} kernels: {counts or 'none'}.",
         _table(("layer", "shape", "weights", "regularizer", "residual"), rows),
     ]
-    return _section(parts, [], report)
+    return _section(parts, report)
 
 
 def _head(command: str, version: str, path: str | None) -> str:
@@ -125,9 +138,7 @@ def _model(model: ModelRecord) -> str:
     return f"{name} ({model.format}{version}, {model.parameters:,} parameters)"
 
 
-def _section(parts: list[str], upgrades: list[str], report: Report | CompareReport) -> str:
-    if upgrades:
-        parts.append(f"Brought up to Keras 3: {markdown_text(', '.join(upgrades))}.")
+def _section(parts: list[str], report: Report | CompareReport) -> str:
     unseen = report.not_looked_into if isinstance(report, Report) else ()
     notes = [*map(str, unseen), *report.warnings]
     if notes:
@@ -150,13 +161,11 @@ def _shape(shape: tuple[int, ...] | None) -> str:
     return _NONE if shape is None else "×".join(map(str, shape))
 
 
-def _figures(row: LayerRecord) -> str:
-    """The figure that its regularizer is about; which that is, where it is no residual."""
+def _figures(row: LayerRecord, column: Meaning) -> str:
+    """The figure that its regularizer is about; which that is, where it is not its column's."""
     found = [figure_of(row, figures) for figures in (row.before, row.after)]
-    meaning = meaning_of(row)
-    tag = "" if meaning in (RESIDUAL, SCALED_RESIDUAL) else f"{meaning.tag} "
     moved = _moved((value for value in found if value is not None), ".3g")
-    return f"{tag}{moved}" if moved else _NONE
+    return f"{tag_of(row, column)} {moved}".strip() if moved else _NONE
 
 
 def _moved(values: Iterable[float] | Iterable[str], form: str = "") -> str:

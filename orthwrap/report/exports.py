@@ -9,7 +9,7 @@ from typing import Any
 from orthwrap.errors import FileFault, ValueFault
 from orthwrap.report.export import Export, check_installed
 from orthwrap.stores.outputs import check_replaceable
-from orthwrap.stores.replacing import TextOutput
+from orthwrap.stores.replacing import TextOutput, check_folder
 
 _REPORTS = ("report", "compare")
 
@@ -72,7 +72,8 @@ def opened_for(export: Export, path: Path, word: str) -> TextOutput:
         FileFault: it cannot be written, or is a file that no earlier report was written to.
     """
     check_installed(f"{word}: {export.name}", export.needs)
-    if not path.parent.is_dir():
-        raise FileFault(f"folder {path.parent} for {word} does not exist: make it first")
+    check_folder(path.parent, f" for {word}")
+    if path.is_dir():
+        raise FileFault(f"{word} {path} is a folder: name a file")
     check_replaceable(path, word, f"{export.name} of an earlier command", *export.marks)
     return TextOutput(path)

@@ -23,12 +23,6 @@ def key_of(record: LayerRecord) -> Key:
     return record.path, record.slot, record.kernel
 
 
-def place_in(record: LayerRecord) -> str:
-    """The kernel in a word; with its name where its slot has several."""
-    several = record.kernel is not None and "/" in record.kernel
-    return f"{record.place} {record.kernel}" if several else record.place
-
-
 def figure_named(figures: Deviation, name: str) -> float | None:
     """A figure by its name in `FIGURES`; None where it has no finite value."""
     part, _, last = name.rpartition(".")
@@ -82,7 +76,7 @@ def _excess(
     limit: float,
     baseline: float | None = None,
 ) -> Excess:
-    which = (record.path, record.slot, record.kernel, place_in(record))
+    which = (record.path, record.slot, record.kernel, record.kernel_place)
     return Excess(*which, figure, value, limit, baseline)
 
 

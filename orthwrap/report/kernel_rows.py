@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orthwrap.penalties.conv_operator import OperatorFigures
+from orthwrap.penalties.penalty import Meaning
 from orthwrap.plan.decision import ALREADY, EXCLUDED, KEPT, NOT_SELECTED
-from orthwrap.report.about import RESIDUAL, SCALED_RESIDUAL, figure_of, meaning_of
+from orthwrap.report.about import column_of, figure_of, tag_of
 from orthwrap.report.record import Comparison, Deviation, LayerRecord, place_of
 
-NUMBERS = ("residual", "σ min … max", "operator σ", "condition", "coherence")
+_TEXTS = ("layer", "shape", "weights", "regularizer", "spectrum", "why")
 COMPARED = ("layer", "shape", "weights", "regularizer", "residual")
 CHOOSE_NONE = ("inspect", "finetune", "check")  # commands that show what is there
 NOTHING = "–"
@@ -42,11 +43,9 @@ class Cell:
     lines: tuple[tuple[str, str], ...] = field(default=())
 
 
-def columns_of(layers: Sequence[LayerRecord]) -> tuple[str, ...]:
-    """What `cells_of` fills; of the operator only where somebody asked for it."""
-    asked = any(r.before is not None and r.before.operator is not None for r in layers)
-    numbers = [name for name in NUMBERS if asked or name != "operator σ"]
-    return ("layer", "shape", "regularizer", *numbers, "spectrum", "why")
+def is_of_numbers(column: str) -> bool:
+    """Whether a column of either kind of report holds numbers."""
+    return column not in _TEXTS
 
 
 def is_quiet(record: LayerRecord) -> bool:
@@ -54,28 +53,50 @@ def is_quiet(record: LayerRecord) -> bool:
     return record.decision in (NOT_SELECTED, EXCLUDED) and record.before is None
 
 
-def cells_of(record: LayerRecord, columns: Sequence[str], command: str) -> Iterator[Cell]:
-    """One for each of `columns_of`."""
-    last = record.after or record.before
-    name = record.place
-    if record.kernel is not None and "/" in record.kernel:
-        name += f" {record.kernel}"
-    yield Cell(name, "name", name)
-    yield Cell(_shape(record.shape), name="shape")
-    held = " ".join(words for words, _ in carried(record, command))
-    yield Cell(held, "carried", name="regularizer" if held == NOTHING else "")
-    meaning = meaning_of(record)
-    named = meaning.word if meaning not in (RESIDUAL, SCALED_RESIDUAL) else "residual"
-    yield _moved(named, figure_of(record, record.before), figure_of(record, record.after))
-    yield _range("σ", None if last is None else last.sigma_max, sigma_range(last))
-    if "operator σ" in columns:
-        found = None if last is None else last.operator
-        high = None if found is None else found.norm_upper
-        yield _range("operator σ", high, operator_range(found))
-    yield _number("condition", None if last is None else last.condition)
-    yield _number("coherence", None if last is None else last.coherence)
-    yield Cell("", "spectrum", key="", lines=_spectra(record))
-    yield Cell(record.reason, "why")
+@dataclass(frozen=True)
+class KernelTable:
+    """A table with a row for each kernel.
+
+    Attributes:
+        command: whose report it is.
+        figure: what the column of figures is.
+        has_operator: whether somebody asked for figures of the operators.
+    """
+
+    command: str
+    figure: Meaning
+    has_operator: bool
+
+    @classmethod
+    def of(cls, layers: Sequence[LayerRecord], command: str) -> KernelTable:
+        asked = any(r.before is not None and r.before.operator is not None for r in layers)
+        return cls(command, column_of(layers), asked)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        operator = ["operator σ"] if self.has_operator else []
+        numbers = [self.figure.word, "σ min … max", *operator, "condition", "coherence"]
+        return ("layer", "shape", "regularizer", *numbers, "spectrum", "why")
+
+    def cells(self, record: LayerRecord) -> Iterator[Cell]:
+        """One for each column."""
+        last = record.after or record.before
+        yield Cell(record.kernel_place, "name", record.kernel_place)
+        yield Cell(_shape(record.shape), name="shape")
+        held = " ".join(words for words, _ in carried(record, self.command))
+        yield Cell(held, "carried", name="regularizer" if held == NOTHING else "")
+        before, after = (figure_of(record, f) for f in (record.before, record.after))
+        moved, tag = _moved(self.figure.word, before, after), tag_of(record, self.figure)
+        yield replace(moved, text=f"{tag} {moved.text}") if tag else moved
+        yield _range("σ", None if last is None else last.sigma_max, sigma_range(last))
+        if self.has_operator:
+            found = None if last is None else last.operator
+            high = None if found is None else found.norm_upper
+            yield _range("operator σ", high, operator_range(found))
+        yield _number("condition", None if last is None else last.worst_condition)
+        yield _number("coherence", None if last is None else last.coherence)
+        yield Cell("", "spectrum", key="", lines=_spectra(record))
+        yield Cell(record.reason, "why")
 
 
 def compared_cells_of(row: Comparison) -> Iterator[Cell]:
@@ -159,6 +180,8 @@ def rounded_up(bound: float) -> str:
 def _number(name: str, value: float | None) -> Cell:
     if value is None:
         return Cell("", "n", key="", name=name)
+    if math.isinf(value):
+        return Cell("∞", "n", "Infinity", name)
     return Cell(f"{value:.3g}", "n", f"{value:.6g}", name)
 
 

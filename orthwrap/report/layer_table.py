@@ -27,13 +27,12 @@ from orthwrap.plan.decision import (
 from orthwrap.report.about import (
     COHERENCE,
     OPERATOR_SIGMAS,
-    RESIDUAL,
-    SCALED_RESIDUAL,
     SIGMAS,
+    column_of,
     figure_of,
     legend,
-    meaning_of,
     meanings_of,
+    tag_of,
 )
 from orthwrap.report.fitting import broken, fitted
 from orthwrap.report.folding import Block
@@ -57,7 +56,7 @@ WIDE = 120  # columns from which the reasons get a column of their own
 _VERY_WIDE = 180  # columns from which each row says its share of all parameters
 _NARROW = 72  # columns below which the singular values give way to the names
 _BETWEEN = 3  # columns between two of a table
-_FOLDED = 28  # columns that a cell of words may take from the names
+_FOLDED = {True: 28, False: 20}  # columns that a cell of words may take from the names; if wide
 
 
 def plain_table() -> Table:
@@ -76,7 +75,7 @@ def layer_table(
     wide = width >= WIDE
     measured = any(r.before is not None for r in shown)
     trained = any(r.after is not None for r in shown)
-    column = _column_of(shown) if measured else None
+    column = column_of(shown) if measured else None
     beside = _beside(shown, width) if measured else []
     share = report.model.parameters if width >= _VERY_WIDE else None
     how_shown = _Columns(report.command, wide, column, trained, beside, share)
@@ -119,7 +118,7 @@ def _beside(shown: Sequence[LayerRecord], width: int) -> list[tuple[Meaning, Cel
     apart: tuple[Meaning, Cell] = (OPERATOR_RESIDUAL, _operator_residual)
     if not wide:
         return [stretch]
-    own = _column_of(shown) is OPERATOR_RESIDUAL
+    own = column_of(shown) is OPERATOR_RESIDUAL
     return [(SIGMAS, sigmas), stretch, *([] if own else [apart])]
 
 
@@ -153,7 +152,8 @@ class _Columns:
             columns.append(("of all", figure))
         columns.append(("carries" if self.command in CHOOSE_NONE else "decision", words))
         if self.figure is not None:
-            columns.append((self.figure.word, figure))
+            word = self.figure.word
+            columns.append((word if self.wide else word.replace(" ", "\n"), figure))
             if self.trained and not self.wide:
                 columns.append(("", figure))
             columns += [(meaning.word, figure) for meaning, _ in self.beside]
@@ -266,10 +266,11 @@ def legend_table(shown: Sequence[LayerRecord], width: int) -> RenderableType:
 def room_for(width: int, headers: Sequence[str], rows: Sequence[Sequence[Text]]) -> int:
     """The columns that are left for names."""
     widths: list[int] = [
-        max([len(header), *(cell.cell_len for cell in cells)])
+        max([*map(len, header.split("\n")), *(cell.cell_len for cell in cells)])
         for header, *cells in zip(headers, *rows, strict=True)
     ]
-    return width - sum(min(w, _FOLDED) + _BETWEEN for w in widths)
+    most = _FOLDED[width >= WIDE]
+    return width - sum(min(w, most) + _BETWEEN for w in widths)
 
 
 def names_of(rows: Sequence[LayerRecord | Comparison | Block]) -> list[tuple[str, str]]:
@@ -310,21 +311,11 @@ def _what(record: LayerRecord, command: str, wide: bool) -> Text:
     return Text.assemble(*parts)
 
 
-def _column_of(shown: Sequence[LayerRecord]) -> Meaning:
-    """What most figures are that the regularizers are about; other rows are tagged."""
-    found = Counter(meaning_of(r) for r in shown if r.before is not None)
-    if set(found) == {RESIDUAL, SCALED_RESIDUAL}:
-        return RESIDUAL  # and a line below says of which rows it is the scaled one
-    return found.most_common(1)[0][0]
-
-
 def _tagged(record: LayerRecord, column: Meaning) -> Text:
     """The figure that a row's regularizer is about, and which that is where its column's is not."""
     figure = residual(figure_of(record, record.before), figure_of(record, record.after))
-    meaning = meaning_of(record)
-    if record.before is None or meaning in (column, RESIDUAL, SCALED_RESIDUAL):
-        return figure
-    return Text.assemble((f"{meaning.tag} ", "dim"), figure)
+    tag = tag_of(record, column)
+    return Text.assemble((f"{tag} ", "dim"), figure) if tag else figure
 
 
 def residual(before: float | None, after: float | None) -> Text:

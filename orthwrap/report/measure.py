@@ -255,7 +255,10 @@ def half_gram(batch: MatrixBatch, products: type[np.floating[Any]] = np.float64)
         flat = np.swapaxes(tall, 1, 2)
         for start in range(0, r, PANEL):
             stop = min(start + PANEL, r)
-            gram[:, start:, start:stop] += flat[:, start:] @ tall[:, :, start:stop]
+            panel = tall[:, :, start:stop]
+            # Of a matrix with its own transpose, BLAS computes a half only.
+            gram[:, start:stop, start:stop] += flat[:, start:stop] @ panel
+            gram[:, stop:, start:stop] += flat[:, stop:] @ panel
     assert gram is not None  # a kernel without a single number fits no layout
     if products is np.float32 and np.einsum("bii->bi", gram).min() < _TINY:
         return half_gram(batch)

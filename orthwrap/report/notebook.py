@@ -12,18 +12,17 @@ from orthwrap.report.as_csv import rows_of
 from orthwrap.report.folding import Block, folded
 from orthwrap.report.kernel_rows import (
     COMPARED,
-    NUMBERS,
     SPARK,
     Cell,
+    KernelTable,
     carried,
-    cells_of,
-    columns_of,
     compared_cells_of,
+    is_of_numbers,
     is_quiet,
 )
 from orthwrap.report.record import CompareReport, LayerRecord, Report
 from orthwrap.stores.store import ModelRecord
-from orthwrap.text import printable
+from orthwrap.text import html_name, printable
 
 _MOST = 60  # rows that a cell shows
 # Of middle lightness, so that they are read on white and on black.
@@ -31,8 +30,8 @@ _STYLE = """
 .orthwrap table {border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5em 0;}
 .orthwrap th, .orthwrap td {padding: .25em .7em; text-align: left; vertical-align: middle;}
 .orthwrap tr {border-bottom: 1px solid #8883; background: none;}
-.orthwrap td {white-space: nowrap;}
-.orthwrap td.name {font-weight: 600; white-space: normal; overflow-wrap: anywhere;}
+.orthwrap th, .orthwrap td {white-space: nowrap;}
+.orthwrap td.name {font-weight: 600; white-space: normal; overflow-wrap: break-word;}
 .orthwrap th.n, .orthwrap td.n {text-align: right;} .orthwrap p {margin: .3em 0;}
 .orthwrap .soft {opacity: .65;} .orthwrap .down {color: #23915a;} .orthwrap .up {color: #cd4b3e;}
 .orthwrap .note {color: #aa780a;}
@@ -71,9 +70,10 @@ def _report_parts(report: Report) -> list[str]:
         title += f" → {PurePath(report.output).name}"
     facts = f"{report.model.format} · {report.model.parameters:,} parameters"
     shown = [r for r in report.layers if not is_quiet(r)] or report.layers
-    *columns, _ = every = columns_of(shown)  # all but why
+    table = KernelTable.of(shown, report.command)
+    *columns, _ = table.columns  # all but why
     lines_of = shown if len(shown) <= _MOST else folded(shown)
-    rows = [_cells(line, every, report.command)[: len(columns)] for line in lines_of[:_MOST]]
+    rows = [_cells(line, table)[: len(columns)] for line in lines_of[:_MOST]]
     summary = report.summary
     lines = [f"{summary['regularized']} of {summary['kernels']} kernels carry a regularizer"]
     if summary.get("constrained"):
@@ -98,13 +98,13 @@ def _report_parts(report: Report) -> list[str]:
     return [*parts, *map(_paragraph, lines)]
 
 
-def _cells(line: LayerRecord | Block, columns: Sequence[str], command: str) -> list[Cell]:
+def _cells(line: LayerRecord | Block, table: KernelTable) -> list[Cell]:
     """Of a block, the figures of its worst kernel, which is named."""
     if not isinstance(line, Block):
-        return list(cells_of(line, columns, command))
+        return list(table.cells(line))
     worst = line.worst or line.records[0]
-    _, _, _, *figures = cells_of(worst, columns, command)
-    held = (" ".join(words for words, _ in carried(r, command)) for r in line.records)
+    _, _, _, *figures = table.cells(worst)
+    held = (" ".join(words for words, _ in carried(r, table.command)) for r in line.records)
     size = f"{len(line.records)} kernels, worst {worst.path}"
     return [Cell(line.path, "name"), Cell(size), Cell(", ".join(dict.fromkeys(held))), *figures]
 
@@ -132,13 +132,13 @@ def _paragraph(words: str, kind: str = "soft") -> str:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
-    heads = "".join(f'<th class="{"n" if c in NUMBERS else ""}">{c}</th>' for c in columns)
+    heads = "".join(f'<th class="{"n" if is_of_numbers(c) else ""}">{c}</th>' for c in columns)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _cell(cell: Cell) -> str:
-    inside = _text(cell.text)
+    inside = html_name(cell.text) if cell.kind == "name" else _text(cell.text)
     if cell.after:
         inside += f' → <span class="{cell.moved}">{_text(cell.after)}</span>'
     if cell.lines:

@@ -23,6 +23,7 @@ from orthwrap.text import printable
 _OLD, _NEW, _ALSO = "#9aa3ae", "#3f6fe0", "#d9822b"  # read on white and on black
 _INK = "#010203"  # no such colour is used: it stands for the page's own
 _LOSSES = ("loss", "penalty", "task_loss")
+_LONGEST = 23  # characters above a spectrum
 _MOST = 12  # spectra in one figure; of more kernels, those whose residual is largest
 
 
@@ -234,6 +235,7 @@ def _spectrum(axes: Any, record: LayerRecord) -> None:
         figures = getattr(record, when)
         if figures is not None and figures.spectrum:
             axes.plot(figures.spectrum, color=colour, label=when)
-    _dressed(axes, printable(record.place)[-28:])
+    name = printable(record.place)
+    _dressed(axes, name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}")
     axes.set_ylim(bottom=0)
     axes.set_xticks([])

@@ -251,6 +251,12 @@ class LayerRecord:
         return place_of(self.path, self.slot)
 
     @property
+    def kernel_place(self) -> str:
+        """The kernel in a word; with its name where its slot has several."""
+        several = self.kernel is not None and "/" in self.kernel
+        return f"{self.place} {self.kernel}" if several else self.place
+
+    @property
     def driven(self) -> str:
         """Which residual its scale drives: `scaled_residual` with preserve and free."""
         return _driven(self.constraint if self.regularizer is None else self.regularizer)

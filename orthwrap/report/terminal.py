@@ -23,7 +23,15 @@ from orthwrap.plan.decision import (
     NOT_SELECTED,
     REMOVED,
 )
-from orthwrap.report.about import PRESERVED, figure_of, meaning_of
+from orthwrap.report.about import (
+    PRESERVED,
+    RESIDUAL,
+    SCALED_RESIDUAL,
+    brought_up,
+    figure_of,
+    meaning_of,
+    upgrade_words,
+)
 from orthwrap.report.cost_record import BenchReport
 from orthwrap.report.cost_table import cost_parts
 from orthwrap.report.fitting import fitted
@@ -55,7 +63,7 @@ from orthwrap.report.signs import Text
 from orthwrap.report.training_rows import training_rows
 from orthwrap.report.view import View
 from orthwrap.stores.store import ModelRecord
-from orthwrap.text import PLAINLY, listed, plainly, printable
+from orthwrap.text import PLAINLY, counted, plainly, printable
 
 
 def render(
@@ -87,7 +95,7 @@ def render(
     if report.not_looked_into:
         count = len(report.not_looked_into)
         was = "was" if count == 1 else "were"
-        head = Text(f"{_count(count, 'layer')} {was} not looked into", style="yellow")
+        head = Text(f"{counted(count, 'layer')} {was} not looked into", style="yellow")
         parts.append(Group(head, *(_note(str(u)) for u in report.not_looked_into)))
     if report.warnings:
         parts.append(Group(*(_note(w) for w in report.warnings)))
@@ -130,13 +138,15 @@ def render_compare(report: CompareReport, width: int) -> RenderableType:
         _model_name(report.after),
     )
     wide = width >= WIDE
-    headers = ["weights", "residual", "regularizer"]
+    driven = {row.driven for row in report.layers if any(r is not None for r in row.residuals)}
+    figure_word = (SCALED_RESIDUAL if driven == {"scaled_residual"} else RESIDUAL).word
+    headers = ["weights", figure_word, "regularizer"]
     if wide:
         headers = ["shape", *headers, "σ min … max"]
     table = plain_table()
     table.add_column("layer", overflow="fold")
     for header in headers:
-        figure = header in ("residual", "σ min … max")
+        figure = header in (figure_word, "σ min … max")
         table.add_column(
             header, justify="right" if figure else "left", no_wrap=header != "regularizer"
         )
@@ -150,7 +160,7 @@ def render_compare(report: CompareReport, width: int) -> RenderableType:
     total = ", ".join(
         f"{s[k]} {k}" for k in ("same", "changed", "reshaped", "added", "gone") if s[k]
     )
-    foot = Text(f"{_count(s['kernels'], 'kernel')}: {total or 'none'}; {_differ(report)}")
+    foot = Text(f"{counted(s['kernels'], 'kernel')}: {total or 'none'}; {_differ(report)}")
     notes = [Group(*(_note(w) for w in report.warnings))] if report.warnings else []
     left_out = Text("biases and other weights are not compared", style="dim")
     is_scaled = any(row.driven == "scaled_residual" for row in report.layers)
@@ -169,11 +179,7 @@ def _differ(report: CompareReport) -> str:
 def _changed(count: int, what: str) -> str:
     if not count:
         return f"the same {what}s"
-    return f"{_count(count, what)} {'differs' if count == 1 else 'differ'}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    return f"{counted(count, what)} {'differs' if count == 1 else 'differ'}"
 
 
 def render_regularizers(rows: Iterable[Mapping[str, Any]], width: int) -> RenderableType:
@@ -262,12 +268,12 @@ def _left_out(
         folded = sum(len(block.records) for block in blocks)
         return [
             Text(
-                f"{folded} kernels in {_count(len(blocks), 'block')}; --unfold shows all",
+                f"{folded} kernels in {counted(len(blocks), 'block')}; --unfold shows all",
                 style="dim",
             )
         ]
     left = len(shown) - len(lines)
-    return [Text(f"{_count(left, 'more kernel')} not shown", style="dim")] if left else []
+    return [Text(f"{counted(left, 'more kernel')} not shown", style="dim")] if left else []
 
 
 def _verdict(report: Report, hidden: int) -> RenderableType:
@@ -297,11 +303,11 @@ def _overall(report: Report) -> list[Text]:
     if len(known) < 2 or report.command == "strip":
         return []
     worst, value = max(known, key=lambda pair: pair[1])
-    text = Text(f"{_count(report.layer_count, 'layer')}, {len(figures)} kernels measured", "dim")
+    text = Text(f"{counted(report.layer_count, 'layer')}, {len(figures)} kernels measured", "dim")
     if report.model.parameters:
         share = sum(r.parameters for r, _ in figures) / report.model.parameters
         text.append(f" ({share:.0%} of all parameters)")
-    text.append(f"; {meaning_of(worst).word} at most {value:.3g}: {worst.place}")
+    text.append(f"; {meaning_of(worst).word} at most {value:.3g}: {worst.kernel_place}")
     norms = [f.operator.norm_upper for _, f in figures if f.operator is not None]
     if len(norms) == len(figures):
         text.append(f"; product of all norms at most {rounded_up(math.prod(norms))}")
@@ -318,13 +324,13 @@ def _done(report: Report, counts: Mapping[str, int]) -> Text:
             return Text(f"{_held(summary)} a constraint", style="bold green")
     if report.command == "upgrade":
         done = len(report.upgrades)
-        text = _count(done, "rewrite") if done else "nothing to do: a copy"
+        text = counted(done, "rewrite") if done else "nothing to do: a copy"
         return Text(text, style="bold green")
     if report.command == "strip":
         removed = counts[REMOVED]
-        text = f"{_count(removed, 'regularizer')} removed" if removed else "nothing to remove"
+        text = f"{counted(removed, 'regularizer')} removed" if removed else "nothing to remove"
         if any(r.decision == REMOVED and r.previous is None for r in report.layers):
-            text = f"regularizers and constraints of {_count(removed, 'kernel')} removed"
+            text = f"regularizers and constraints of {counted(removed, 'kernel')} removed"
         return Text(text, style="bold green")
     count = summary["kernels"]
     kernels = "1 kernel carries no" if count == 1 else f"{count} kernels, none carries an"
@@ -334,7 +340,7 @@ def _done(report: Report, counts: Mapping[str, int]) -> Text:
 def _held(summary: Mapping[str, Any]) -> str:
     held = summary["constrained"]
     carry = "carries" if held == 1 else "carry"
-    return f"{held} of {_count(summary['kernels'], 'kernel')} {carry}"
+    return f"{held} of {counted(summary['kernels'], 'kernel')} {carry}"
 
 
 def _frozen(frozen: int, regularized: int) -> str:
@@ -355,14 +361,14 @@ def _carriers(report: Report) -> Text:
     text = Text()
     if kernels:
         share = summary["regularized_parameters"] / total if total else 0.0
-        text.append(f"{kernels} of {_count(known, 'kernel')}", "bold green")
+        text.append(f"{kernels} of {counted(known, 'kernel')}", "bold green")
         text.append(f" {'carries' if kernels == 1 else 'carry'} a regularizer")
         text.append(f" ({'<1%' if share < 0.005 else f'{share:.0%}'} of all parameters)")
     if summary.get("constrained"):
         text.append(f", {summary['constrained']} a constraint")
     if outputs:
         text.append(", and " if kernels else "")
-        text.append(f"the outputs of {_count(outputs, 'layer')}", "bold green")
+        text.append(f"the outputs of {counted(outputs, 'layer')}", "bold green")
         text.append("" if kernels else " carry a regularizer")
     return text
 
@@ -372,10 +378,10 @@ def _hidden(command: str, counts: Mapping[str, int]) -> str:
     left, excluded = counts[NOT_SELECTED], counts[EXCLUDED]
     if command == "finetune":
         verb = "carries" if left == 1 else "carry"
-        return f"{_count(left, 'other kernel')} {verb} no regularizer"
-    parts = [f"{_count(left, 'kernel')} not selected"] if left else []
+        return f"{counted(left, 'other kernel')} {verb} no regularizer"
+    parts = [f"{counted(left, 'kernel')} not selected"] if left else []
     if excluded:
-        parts.append(f"{excluded} excluded" if parts else f"{_count(excluded, 'kernel')} excluded")
+        parts.append(f"{excluded} excluded" if parts else f"{counted(excluded, 'kernel')} excluded")
     return ", ".join(parts)
 
 
@@ -385,15 +391,13 @@ def _upgrades(command: str, upgrades: Iterable[Mapping[str, Any]], width: int) -
     table.add_column(style="dim", no_wrap=width >= WIDE, max_width=None if width >= WIDE else 20)
     table.add_column(style="dim", overflow="fold")
     for upgrade in upgrades:
-        layers = list(upgrade.get("layers", ()))
-        names = printable(listed(layers))
-        table.add_row(f"  {upgrade['name']}", upgrade["vintage"].replace("-", "–"), names)
-    done = "Would be brought up to Keras 3" if command == "inspect" else "Brought up to Keras 3"
-    return Group(Text(done, style="bold"), table)
+        name, vintage, layers = upgrade_words(upgrade)
+        table.add_row(f"  {name}", vintage, printable(layers))
+    return Group(Text(brought_up(command), style="bold"), table)
 
 
 def _training(report: Report, training: Training, with_choices: bool) -> RenderableType:
-    head = Text(f"Trained for {_count(training.epochs, 'epoch')}", style="bold")
+    head = Text(f"Trained for {counted(training.epochs, 'epoch')}", style="bold")
     head.append(arrived(training) + kept(training))
     parts: list[RenderableType] = [head]
     if with_choices:

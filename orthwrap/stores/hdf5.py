@@ -189,8 +189,10 @@ def child_group(group: Any, name: str) -> Any:
 
 def members(group: Any) -> Iterator[tuple[str, Any]]:
     """(name, group or dataset) of a group's own members; links elsewhere are passed over."""
-    for encoded in list(group.id):
-        if group.id.links.get_info(encoded).type == h5py.h5l.TYPE_HARD:
+    found: list[tuple[bytes, int]] = []
+    group.id.links.iterate(lambda name, link: found.append((name, link.type)), info=True)
+    for encoded, kind in found:
+        if kind == h5py.h5l.TYPE_HARD:
             with limited_memory():
                 item = _wrapped(h5py.h5o.open(group.id, encoded))
             if item is not None:
@@ -242,11 +244,12 @@ def attribute(holder: Any, name: str) -> Any:
         found = holder.attrs.get_id(name)
     if found.shape is None:
         return None
-    size = math.prod(found.shape) * found.dtype.itemsize
-    is_text = h5py.check_string_dtype(found.dtype) is not None
-    if size > MAX_TEXT or not (is_text or found.dtype.kind in _NUMBERS):
+    dtype = found.dtype
+    size = math.prod(found.shape) * dtype.itemsize
+    is_text = h5py.check_string_dtype(dtype) is not None
+    if size > MAX_TEXT or not (is_text or dtype.kind in _NUMBERS):
         raise FileFault(
-            f"attribute {name!r:.80} of {size} bytes, type {found.dtype}: no Keras wrote this file"
+            f"attribute {name!r:.80} of {size} bytes, type {dtype}: no Keras wrote this file"
         )
     with limited_memory():
         return holder.attrs[name]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orthwrap.errors import FileFault
-from orthwrap.stores.replacing import check_place, check_regular, is_stream
+from orthwrap.stores.replacing import check_folder, check_place, check_regular, is_stream
 
 PathLike = str | os.PathLike[str]
 
@@ -82,8 +82,7 @@ def check_output(target: Path, source: Path | None, force: bool) -> None:
         raise FileFault(
             f"output {target} exists: name another file, or use --force (force=True in Python)"
         )
-    if not target.parent.is_dir():
-        raise FileFault(f"folder {target.parent} does not exist: make it first")
+    check_folder(target.parent)
     check_place(target)
 
 

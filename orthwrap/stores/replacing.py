@@ -87,6 +87,15 @@ def check_place(target: Path) -> None:
         raise FileFault(f"cannot write into {place}: {reason(e)}") from e
 
 
+def check_folder(folder: Path, purpose: str = "") -> None:
+    """FileFault unless there is such a folder to write into."""
+    if folder.is_dir():
+        return
+    if folder.exists():
+        raise FileFault(f"{folder}{purpose} is no folder: name another")
+    raise FileFault(f"folder {folder}{purpose} does not exist: make it first")
+
+
 def what_is_at(path: Path) -> str | None:
     """What is at `path` that is no regular file, in words; None for a file, or for nothing.
 

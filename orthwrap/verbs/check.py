@@ -21,7 +21,6 @@ from orthwrap.report.gating import (
     figures_in,
     key_of,
     not_held,
-    place_in,
     worse,
     worst_first,
 )
@@ -136,7 +135,7 @@ def _held(
         was = None if record.before is None else earlier.get(key_of(record))
         failures += exceeding(record, own)
         failures += [] if was is None else worse_than(record, was)
-        checked += [place_in(record)] if own or was is not None else []
+        checked += [record.kernel_place] if own or was is not None else []
     return tuple(checked), worst_first(failures)
 
 

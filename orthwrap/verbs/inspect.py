@@ -74,4 +74,5 @@ def inspect(
         report = with_notes(report, told_of(surveyed.layers))
         if source.store.format == "memory":
             return report
-        return with_notes(report, notes.of_references(source.store.root))
+        root = source.store.root
+        return with_notes(report, (*notes.of_references(root), *notes.of_code(root)))

@@ -146,6 +146,7 @@ def test_rules_from_a_file(folder: Path) -> None:
     assert found["classes"]["factor"] == 0.5
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_a_function_of_ones_own_is_found_in_the_current_folder(folder: Path, run) -> None:
     (folder / "mine.py").write_text(
@@ -280,6 +281,7 @@ def test_compare_is_json_too(folder: Path) -> None:
     assert json.loads(out)["schema"] == "orthwrap.compare/1"
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
 @pytest.mark.parametrize(
@@ -317,6 +319,7 @@ def loaded_by(folder: Path, *words: str) -> list[str]:
     return done.stderr.splitlines()[-1].split()[1:]
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize(
     "words",
     [
@@ -336,6 +339,7 @@ def test_neither_keras_nor_tensorflow_is_loaded(folder: Path, words: list[str]) 
     assert loaded_by(folder, *words) == []
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_the_test_above_can_fail(folder: Path) -> None:
     assert "keras" in loaded_by(folder, "apply", "model.h5", "-o", "model.keras")
@@ -365,6 +369,7 @@ def test_json_replaces_no_file_of_the_command(run, tmp_path: Path) -> None:
     assert model.read_bytes() == then
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["apply", "finetune"])
 def test_choices_are_on_the_screen_once(folder: Path, command: str) -> None:

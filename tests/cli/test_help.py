@@ -38,6 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize(("command", "line"), LINES, ids=[line for _, line in LINES])
 def test_an_example_runs_as_it_stands(folder: Path, command: str, line: str) -> None:
     program, *words = shlex.split(line)

@@ -83,6 +83,7 @@ def test_interrupted_while_its_report_is_shown(tmp_path: Path) -> None:
     assert (tmp_path / "m-orth.h5").exists()
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_an_ignored_interrupt_stays_ignored(tmp_path: Path, entry: str) -> None:
     """As a shell has it for what runs in the background."""

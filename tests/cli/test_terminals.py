@@ -109,6 +109,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "terminal",
@@ -164,6 +165,7 @@ def shell(line: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+@pytest.mark.dear
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 @pytest.mark.parametrize("words", ["apply m.h5 --force", "inspect m.h5 -q --json -", "--help"])
 def test_full_standard_output_is_one_line(folder: Path, words: str) -> None:
@@ -173,6 +175,7 @@ def test_full_standard_output_is_one_line(folder: Path, words: str) -> None:
     assert ("m-orth.h5 had been written before" in said) == words.startswith("apply")
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("words", ["apply m.h5 --force", "inspect m.h5 -q --json -", "--help"])
 def test_a_reader_that_is_gone_is_no_traceback(folder: Path, words: str) -> None:
     reading, writing = os.pipe()

@@ -65,6 +65,7 @@ def constrained(optimizer: Any, *, run_eagerly: bool = False, **words: Any) -> A
     return model
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("eager", [False, True])
 def test_after_each_step_and_once_it_was_loaded(eager: bool, tmp_path: Path) -> None:

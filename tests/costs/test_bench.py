@@ -100,6 +100,7 @@ def test_what_is_timed_of_a_constraint_is_holding_a_kernel_that_a_step_has_moved
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(there), was)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True])
 def test_constraints_have_rows_of_their_own(whole: bool) -> None:
@@ -139,6 +140,7 @@ def test_a_constraint_of_the_users_own_is_left_and_not_measured() -> None:
     assert [r.kernels for r in report.constraints] == [1]
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_model_and_its_report(whole: bool) -> None:

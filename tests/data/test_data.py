@@ -309,6 +309,7 @@ STREAMS: dict[str, tuple[Callable[[], Any], int | None]] = {
 }
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("kind", STREAMS)
 def test_streams_are_taken_as_they_come(kind: str) -> None:
     make, steps = STREAMS[kind]
@@ -340,6 +341,7 @@ def test_streams_are_taken_as_they_come(kind: str) -> None:
 
 
 # Keras says so of all that does not know its length.
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
@@ -445,6 +447,7 @@ def iterable() -> Any:
     return data.DataLoader(Stream(), 2)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "count"),
@@ -846,6 +849,7 @@ def test_folders_at_fault(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize(
     "content",
     [jpeg()[:80], png(0, 3, (90, 90))[:900], b"\xff\xd8\xff nothing more", b"RIFF    "],

@@ -99,6 +99,7 @@ def test_every_input_is_read_or_refused_in_one_line(kind: str) -> None:
     assert outcome.refused
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_the_worker_sees_what_it_is_to_see(tmp_path: Path) -> None:
     """A verb that fails, one that opens a device, one that never ends, and one that is greedy."""

@@ -70,6 +70,8 @@ def rule(d: Draw) -> dict[str, Any]:
         ),
         "schedule": of(("cosine",), ("0:1,5:0.1", "linear:1->0", "x", "")),
     }
+    if isinstance(words["regularizer"], str):
+        words["regularizer"] = words["regularizer"].replace(":", ";")  # see ODD_REGULARIZERS
     share = {"schedule": d.rate, "options": 0.1, "on": 0.1}
     made = {key: word for key, word in words.items() if d.chance(share.get(key, 0.35))}
     if d.chance(d.rate):

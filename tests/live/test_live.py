@@ -156,6 +156,7 @@ def applications() -> dict[str, tuple[int, Callable[..., Any]]]:
     }
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("name", applications())
 def test_copy_of_an_application_is_the_original_with_losses(name: str) -> None:
@@ -185,6 +186,7 @@ def keras_reads_back(model: Any, folder: Path) -> bool:
         return False
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("target", [None, "all"])
 @pytest.mark.parametrize("name", models.ALL)
 def test_copy_of_any_structure_is_the_original_with_losses(
@@ -551,6 +553,7 @@ COMPILED: dict[str, Callable[[], dict[str, Any]]] = {
 TRACED = ("accumulated", "scaled loss", "weighted", "own class", "eager", "no jit")
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
@@ -850,6 +853,7 @@ def descended(kernel: Array, rate: float, factor: float) -> Array:
     return kernel - rate * factor * 4 * (kernel @ deviation if tall else deviation @ kernel)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("jit", [True, False])
 def test_in_place_moves_the_weights_of_a_model_that_was_fitted_before(jit: bool) -> None:
@@ -1027,6 +1031,7 @@ def test_callable_pattern_gets_the_layers_record() -> None:
     assert [r.path for r in report.layers if r.carries] == ["middle/first", "first"]
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 @pytest.mark.parametrize("kind", [str, Path])
 def test_model_to_file_is_written_once_and_loads(

@@ -455,6 +455,7 @@ def test_model_without_call_is_changed_in_place() -> None:
     assert orthwrap.inspect(model).summary["regularized"] == 4
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("trained", [False, True])
 def test_model_without_call_is_copied_by_its_config(trained: bool) -> None:
     if trained and keras.backend.backend() != "tensorflow":
@@ -546,6 +547,7 @@ def quantized(mode: str) -> Any:
     return model
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["int8", "float8"])
 def test_quantized_layer_does_not_stand_in_the_way_of_others(mode: str) -> None:

@@ -92,6 +92,7 @@ def test_a_state_of_other_variables_starts_afresh(tmp_path: Path) -> None:
     assert int(model.optimizer.iterations) == 0
 
 
+@pytest.mark.dear
 @pytest.mark.skipif(not REAL_MODELS.exists(), reason="the real models are not here")
 @pytest.mark.parametrize("name", ["mmsplice_donor.h5", "facemask_mobilenetv2.h5"])
 def test_state_of_a_real_file(name: str) -> None:
@@ -100,6 +101,7 @@ def test_state_of_a_real_file(name: str) -> None:
     assert max(float(np.abs(v).max()) for v in model.optimizer.variables[2:]) > 0
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["mse", ["mae"], {"dense": "kld"}, "mean_squared_error"])
 @pytest.mark.filterwarnings("ignore")

@@ -70,6 +70,7 @@ def decayed(model: Any) -> list[str]:
     return ["/".join(v.path.split("/")[-2:]) for v in found]
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["name", "variable"])
 @pytest.mark.parametrize("is_trained", [False, True])
@@ -127,6 +128,7 @@ def test_averages_are_what_is_left_whichever_epoch_is_kept() -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [3, 4])
 def test_run_with_averages_goes_on_as_if_never_stopped(step: int, tmp_path: Path) -> None:

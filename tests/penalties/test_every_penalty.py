@@ -159,6 +159,7 @@ def test_batch_is_the_sum_of_its_matrices(name: str, shape: tuple[int, int, int]
 # --- inside a training step -----------------------------------------------------------------
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("name", ALL)
 def test_traced_equals_eager(name: str) -> None:
     shape = (2, 7, 5)

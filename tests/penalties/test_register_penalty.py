@@ -253,6 +253,7 @@ def test_where_it_is_not_registered_one_line_says_how(
         assert "--custom-objects" in done.stderr
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 def test_a_file_loads_only_where_it_is_registered(folder: Path, suffix: str, toy: Penalty) -> None:
@@ -270,6 +271,7 @@ def test_a_file_loads_only_where_it_is_registered(folder: Path, suffix: str, toy
     assert [float(x) for x in given.losses] == pytest.approx(losses)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_the_example_of_the_docs_runs(folder: Path) -> None:
     page = (REPOSITORY / "docs" / "regularizers.md").read_text(encoding="utf-8")

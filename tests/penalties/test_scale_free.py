@@ -103,6 +103,7 @@ def test_a_tiny_float32_kernel_has_a_finite_gradient() -> None:
         assert np.isfinite(gradient).all()
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("name", ["so", "offdiag"])
 def test_a_sketch_of_it_has_its_mean(name: str) -> None:
     w = random((1, 6, 4), 2, "float32")

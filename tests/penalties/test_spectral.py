@@ -70,6 +70,7 @@ def test_a_tiny_kernel_has_a_gradient_no_larger_than_it_should(size: float) -> N
     assert np.linalg.norm(gradient) <= 2.001
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("shape", [(1, 190, 150), (2, 150, 160)], ids=str)
 def test_above_128_it_is_estimated_from_below(shape: tuple[int, int, int]) -> None:
     w = random(shape, 5) / np.sqrt(shape[1])

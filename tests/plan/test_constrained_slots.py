@@ -203,6 +203,7 @@ def test_another_constraint_replaces_ours_and_a_regularizer_leaves_it() -> None:
     assert orthwrap.strip(result.model, all=True).model.get_layer("own").kernel.constraint
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize(
     "build", [models.nested, models.shared, models.wrapped, models.attention, models.convolutional]
 )

@@ -171,6 +171,7 @@ def attention(kind: str, **words: Any) -> Any:
     return models.randomized(keras.Model(x, layer(x, x)))
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("gate", [False, True])
 @pytest.mark.parametrize("kind", ["group", "multi"])

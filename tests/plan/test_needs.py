@@ -124,6 +124,7 @@ def test_each_unknown_class_is_listed_with_its_layers(
     assert not out.exists()
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize(
     "given",
@@ -162,6 +163,7 @@ def test_an_unknown_loss_is_named(own: ModuleType, tmp_path: Path) -> None:
     assert orthwrap.load_model(source, compile=False) is not None
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_the_command_line_looks_in_the_current_folder(own: ModuleType, tmp_path, run) -> None:
     saved(own_model(own), tmp_path / "m.h5")
@@ -258,6 +260,7 @@ def test_safe_mode_is_keras_s_word_for_it(tmp_path: Path) -> None:
     assert orthwrap.load_model(source, safe_mode=False) is not None
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_unsafe_lambda_on_the_command_line(tmp_path: Path, run: Any) -> None:
     saved(with_lambda(), tmp_path / "m.h5")
@@ -355,6 +358,8 @@ def test_a_saved_models_code_is_kept_named_and_not_run(tmp_path: Path) -> None:
     folder = saved_models.write(tmp_path / "m", config, arrays, ["layer-0", "layer-1"])
     result = orthwrap.upgrade(folder, tmp_path / "o.keras")
     assert any(note.startswith("evil: code that the file keeps") for note in result.report.warnings)
+    seen = orthwrap.inspect(tmp_path / "o.keras").warnings
+    assert any(note.startswith("evil: code that the file keeps") for note in seen)
     with pytest.raises(FileFault, match=r"in evil, .* --unsafe-lambda"):
         orthwrap.load_model(tmp_path / "o.keras")
     with pytest.raises(FileFault, match=r"in evil, .* --unsafe-lambda"):

@@ -25,6 +25,7 @@ WITH_PYTHON = [n for n, text in PAGES.items() if blocks(text, "python") and n no
 WITH_COMMANDS = [n for n, text in PAGES.items() if commands(text) and n not in ELSEWHERE]
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("page", WITH_PYTHON)
@@ -38,6 +39,7 @@ def test_the_python_runs_from_top_to_bottom(
         exec(compile(code, page, "exec"), {"__name__": "__main__"})
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("page", WITH_COMMANDS)

@@ -69,6 +69,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_a_folder_of_images(tmp_path: Path, digits: Path) -> None:
     words = (digits, "--size", 32, "--alpha", 0.25, "--learning-rate", 1e-2, "--epochs", 1)
@@ -87,6 +88,7 @@ def test_a_folder_of_images(tmp_path: Path, digits: Path) -> None:
     assert changes(again) == changes(printed)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_a_fit_of_ones_own(tmp_path: Path) -> None:
     printed = ran(tmp_path, "own_fit.py", "--epochs", 4, "--factor", 0.1)
@@ -108,6 +110,7 @@ def test_a_fit_of_ones_own(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", without], cwd=tmp_path, check=True, capture_output=True)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_a_loop_of_ones_own(tmp_path: Path) -> None:
     printed = ran(tmp_path, "own_loop.py", "--epochs", 3)
@@ -121,6 +124,7 @@ def test_a_loop_of_ones_own(tmp_path: Path) -> None:
     assert outputs(tmp_path / "digits-loop.keras", (2, 64)).shape == (2, 10)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_the_demo_keeps_its_promise(tmp_path: Path) -> None:
     here = Path(sys.executable).parent  # where the command is that it runs

@@ -109,6 +109,7 @@ def test_what_is_kept_is_small_and_whole() -> None:
     assert kept(Run("none", "a", "so", 1, 0), RESULTS) is None
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("arm", ["decay", "so", "pull"])

@@ -109,6 +109,7 @@ def test_no_address_and_no_place_on_this_machine_is_inside(dist: Path) -> None:
     assert found == {}
 
 
+@pytest.mark.dear
 def test_the_installed_wheel_runs_from_outside_the_checkout(
     installed: Path, tmp_path: Path
 ) -> None:

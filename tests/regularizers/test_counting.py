@@ -183,6 +183,7 @@ def trained(make: Any, regularizer: Any, validate: int, **words: Any) -> list[fl
     return residuals(model)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("validate", [0, 1])
 @pytest.mark.parametrize("make", [attention, four_layers])
@@ -199,6 +200,7 @@ def test_each_kernel_gets_its_share_whoever_shares_and_whatever_validates(
 
 
 # PyTorch knows no several steps at once.
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [1] if BACKEND == "torch" else [1, 3])
 def test_one_validation_batch_for_three_of_training_locks_nothing(steps: int) -> None:

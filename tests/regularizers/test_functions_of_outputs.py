@@ -69,6 +69,7 @@ FITTING = [("sequence", "of_sequences"), ("nine", "of_threes"), ("image", "of_im
 FAILING = [("image", "of_matrices"), ("sequence", "of_matrices"), ("nine", "of_images")]
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize(("layer", "name"), [*FITTING, ("nine", "of_matrices")])
 @pytest.mark.parametrize("place", ["live", "file"])

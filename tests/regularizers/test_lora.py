@@ -55,6 +55,7 @@ def test_factors_bear_no_penalty(kind: str) -> None:
     assert last > 0
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("kind", CARRIERS)
 def test_training_moves_factors_as_without_a_penalty(kind: str) -> None:
     """Two models with the same factors: with the task alone, and with a penalty on `own`."""

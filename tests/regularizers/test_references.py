@@ -376,6 +376,7 @@ def squares(model: Any) -> float:
     return float(ops.sum(ops.square(model.get_layer("out").kernel)))
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_what_the_user_names_is_found(

@@ -133,6 +133,7 @@ def test_config_makes_the_same_regularizer_again(name: str) -> None:
             assert float(again(w)) == float(regularizer(w))
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [0, 1], ids=["h5", "keras"])
 def test_every_class_comes_back_from_a_file(files: Any, kind: int) -> None:
@@ -156,6 +157,7 @@ print(json.dumps([[configs(model), first_values(model)] for model in models]))
 """
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("imports", ["import orthwrap, keras", "import keras, orthwrap"])
 def test_every_class_comes_back_in_another_process(files: Any, imports: str) -> None:
@@ -545,6 +547,7 @@ def batch_losses(
 JIT = [False] if keras.backend.backend() == "torch" else [False, True]
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("jit", JIT)
 def test_every_fires_once_in_so_many_steps_though_the_kernel_stands_still(jit: bool) -> None:
     losses, model = batch_losses(orthwrap.SO(0.5, every=3, seed=0), 12, epochs=2, jit_compile=jit)
@@ -573,6 +576,7 @@ def test_every_moves_the_weights_at_its_own_steps_only() -> None:
     assert [sum(moved[:2]), sum(moved[2:])] == [1, 1]
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize(("every", "accumulate"), [(2, 2), (2, 4), (3, 3)])
 def test_every_is_right_under_gradient_accumulation(every: int, accumulate: int) -> None:
@@ -596,6 +600,7 @@ def test_every_is_right_under_gradient_accumulation(every: int, accumulate: int)
     np.testing.assert_allclose(sparse, plain, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("jit", JIT)
 def test_sketch_draws_anew_at_each_step_and_as_its_seed_says(jit: bool) -> None:
@@ -645,6 +650,7 @@ def test_half_precision_kernels_are_computed_in_float32(name: str, dtype: str) -
     assert float(value) == pytest.approx(float(make(**seed)(full)), rel=1e-6)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "mixed_float16"])
 def test_half_precision_layers_train_with_their_penalty(dtype: str) -> None:
@@ -748,6 +754,7 @@ def test_gradient_of_lorth_agrees_with_differences(name: str) -> None:
     assert slope == pytest.approx((high - low) / (2 * step), rel=1e-4)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
@@ -841,6 +848,7 @@ def test_penalty_of_outputs_has_a_finite_gradient_everywhere(name: str) -> None:
         assert np.all(np.isfinite(gradient))
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ON_OUTPUTS)
 def test_penalty_of_outputs_acts_in_fit(name: str) -> None:

@@ -44,6 +44,7 @@ def found() -> Any:
     return json.loads(on_four_devices("-m", "tests.support.model_parallel"))
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["penalized", "pulled"])
 def test_no_device_holds_a_whole_kernel(found: Any, how: str) -> None:

@@ -52,6 +52,7 @@ def column(browser: Any, index: int) -> list[str]:
     return [cell.text.partition("\n")[0] for cell in cells]  # below a name stands why
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_it_sorts_and_finds_without_an_error(browser: Any) -> None:
     assert len(column(browser, 0)) == 3
@@ -71,6 +72,7 @@ def test_it_sorts_and_finds_without_an_error(browser: Any) -> None:
     assert browser.get_log("browser") == []
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("width", [400, 1200])
 def test_it_fits_the_screen(browser: Any, width: int) -> None:
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
@@ -84,6 +86,7 @@ def test_it_fits_the_screen(browser: Any, width: int) -> None:
     assert browser.get_log("browser") == []
 
 
+@pytest.mark.dear
 def test_words_stand_out_from_the_page(browser: Any) -> None:
     """By the contrast of WCAG, 4.5 to 1."""
     style = "const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]"

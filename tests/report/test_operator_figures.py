@@ -273,6 +273,7 @@ def test_no_input_is_stretched_by_more(case: tuple[Any, tuple[int, int], tuple[i
     assert found.norm_lower <= found.norm_upper <= 1.02 * found.norm_lower
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("seed", range(3))
 def test_large_symbols_are_tested_and_not_computed(
     seed: int, monkeypatch: pytest.MonkeyPatch

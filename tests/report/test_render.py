@@ -68,6 +68,7 @@ def test_nothing_of_a_name_is_lost(name: str, width: int) -> None:
     assert "".join(line.removeprefix("  ") for line in lines) == name
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])

@@ -85,6 +85,7 @@ def test_every_command_without_data(folder: Path) -> None:
     check(failing)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [{"factor": 0.1}, {"goal": "2x", "control": True}])
 def test_training(words: dict[str, Any]) -> None:

@@ -36,6 +36,7 @@ def heap(*objects: tuple[int, int], size: int = 4096) -> bytes:
     return (SIGNATURE + struct.pack("<Q", size) + body).ljust(size, b"\0")[:size]
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 def test_a_text_that_never_ends(tmp_path: Path, run: Any, suffix: str) -> None:

@@ -108,6 +108,7 @@ def of_keras_2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("out", ["out.keras", "out.h5"])
 @pytest.mark.parametrize("weights", ["h5", "weights.h5"])

@@ -60,6 +60,7 @@ def refusal(folder: Path, target: Path) -> str:
 # What Keras 2 wrote
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_outputs_and_weights_are_those_of_keras_2(vintages: Path, tmp_path: Path) -> None:
     wrong = []
@@ -291,6 +292,7 @@ def test_a_data_file_that_is_too_short(small: Path, tmp_path: Path) -> None:
         refusal(small, tmp_path / "out.keras")
 
 
+@pytest.mark.dear
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(changes=st.lists(st.tuples(st.integers(0, 4000), st.integers(1, 255)), max_size=6))
 @pytest.mark.parametrize("name", ["index", "data-00000-of-00001"])

@@ -140,6 +140,7 @@ def run(*words: str, shell: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
 def test_standard_output_by_its_name_carries_json_alone(folder: Path, name: str) -> None:
     done = run("inspect", "m.h5", "--json", name, shell="| cat")

@@ -289,6 +289,7 @@ def test_directories_that_lie(tmp_path: Path, offset: int, value: bytes, words: 
     assert [p.name for p in tmp_path.iterdir()] == ["m.keras"]
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("name", ["model.weights.h5", "config.json", "assets/vocabulary.txt"])
 def test_bombs(tmp_path: Path, name: str) -> None:
     held = {**members(small_file(".keras")), name: bytes(100 << 20)}

@@ -196,7 +196,10 @@ def write_keras(path: Path, source: Path, **members: Any) -> None:
     with zipfile.ZipFile(source) as a, zipfile.ZipFile(path, "w") as b:
         for name in a.namelist():
             data = members.get(name.replace(".", "_"), a.read(name))
-            b.writestr(name, data if isinstance(data, (bytes, str)) else json.dumps(data))
+            text = data if isinstance(data, (bytes, str)) else json.dumps(data)
+            # Half a character, too: a file may hold any bytes.
+            raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+            b.writestr(name, raw)
 
 
 def tell(call: Callable[[], object]) -> str:

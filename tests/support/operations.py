@@ -142,7 +142,7 @@ def main() -> None:
     shapes = [tuple(layer.kernel.shape) for layer in model.layers if hasattr(layer, "kernel")]
     each: dict[str, dict[str, float]] = {}
     for kind in ("cpu", "accelerator"):  # on which halves of symmetric products do not pay
-        tensors.on_processor = lambda kind=kind: kind == "cpu"
+        tensors.on_processor = lambda kind=kind: kind == "cpu"  # type: ignore[assignment]
         each[kind] = dict(_of_each(shapes))
     told = {"backend": BACKEND, "kernels": len(shapes), "keras": keras.__version__, "each": each}
     json.dump(told, sys.stdout, indent=1)

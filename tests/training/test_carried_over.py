@@ -72,6 +72,7 @@ MADE_UNDER = [
 
 
 # Each policy in each format and under another, and each pair of policies that differ in scaling.
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "kind", "now", "suffix"),
@@ -102,6 +103,7 @@ def test_file_is_trained_under_its_own_policy(
     check_like(orthwrap.load_model(tmp_path / "out.keras"), kind, dtype)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "kind"), MADE_UNDER)
 @pytest.mark.parametrize("now", ["float32", "mixed_float16"])
@@ -137,6 +139,7 @@ def test_one_mixed_layer_makes_no_mixed_model(policy: Any, tmp_path: Path) -> No
         np.testing.assert_allclose(found, right, rtol=0, atol=5e-4)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_policy_is_taken_in_a_fresh_process(policy: Any, tmp_path: Path) -> None:
     policy("mixed_float16")
@@ -196,3 +199,18 @@ def test_optimizer_whose_variables_cannot_be_told_apart_warns() -> None:
     model.fit(X, Y, epochs=1, batch_size=24, verbose=0)
     report = orthwrap.apply(model, data=(X, Y), freeze="part0*", **NO_FACTOR).report
     assert any("state starts afresh" in w for w in report.warnings)
+
+
+def test_each_trains_on_beside_the_other() -> None:
+    """On JAX a step gives its model's buffers away: no copy may hold them too."""
+    keras.utils.set_random_seed(0)
+    normal = layers.Normalization()  # which saves and loads its statistics in its own way
+    normal.adapt(X)
+    hidden = [layers.Dense(5, name="hidden"), layers.BatchNormalization(), layers.Dropout(0.1)]
+    original = keras.Sequential([layers.Input((6,)), normal, *hidden, layers.Dense(3)])
+    original.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    original.train_on_batch(X, Y)
+    copy = orthwrap.apply(original, regularizer=orthwrap.SO(0.1, every=2, seed=0)).model
+    for model in (original, copy, original, copy):
+        assert np.isfinite(model.train_on_batch(X, Y))
+    np.testing.assert_allclose(arrays(copy.layers[0].weights)[0], X.mean(axis=0), atol=1e-5)

@@ -428,6 +428,7 @@ RUNS: dict[str, tuple[Callable[[dict[str, bytes], dict[str, Any]], None], str]] 
 }
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_run_refuses_what_does_not_fit_it_and_loses_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "c"

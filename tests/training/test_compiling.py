@@ -61,6 +61,7 @@ def test_model_compiled_without_a_loss_gets_one() -> None:
 SCHEDULE = keras.optimizers.schedules.ExponentialDecay(0.05, 1, 0.5)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
@@ -154,6 +155,7 @@ def test_labels_that_the_models_own_loss_does_not_take_are_an_error_of_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_several_inputs_and_outputs_by_name(compiled: bool) -> None:
@@ -178,6 +180,7 @@ def test_several_inputs_and_outputs_by_name(compiled: bool) -> None:
         orthwrap.apply(model, data={**x, "kind": np.arange(20) % 7, "size": labels["size"]})
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("kind", ["arrays", "stream", "distilled"])

@@ -98,6 +98,7 @@ def assert_same(first: Any, second: Any, tolerance: float = 2e-6) -> None:
             np.testing.assert_allclose(value, second[part][name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["auto", "sketch", "distilled", "goal"])
@@ -173,6 +174,7 @@ def command(folder: Path, *words: object, **env: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_pytorch_has_no_devices(folder: Path) -> None:
     words = ("apply", "plain.keras", "--data", "even.npz", "-o", "torch.keras", "--devices", 2)
@@ -184,6 +186,7 @@ def test_pytorch_has_no_devices(folder: Path) -> None:
     )
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_the_command_takes_devices_and_a_legacy_file(folder: Path) -> None:
     model = keras.models.load_model(folder / "plain.keras")
@@ -199,6 +202,7 @@ def test_the_command_takes_devices_and_a_legacy_file(folder: Path) -> None:
 # Several processes
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(folder: Path, runs: dict[str, Any]) -> None:
     with socket.socket() as s:
@@ -257,6 +261,7 @@ def make():
 """
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["begins not", "fails", "interrupted"])
 def test_none_waits_for_a_process_that_ends(folder: Path, how: str, tmp_path: Path) -> None:
@@ -314,6 +319,7 @@ def test_none_waits_for_a_process_that_ends(folder: Path, how: str, tmp_path: Pa
     assert not (tmp_path / "0" / "out.keras").exists()
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_several_processes_work_on_jax(folder: Path) -> None:
     words = ("apply", "plain.keras", "--data", "even.npz", "-o", "never.keras")

@@ -206,6 +206,7 @@ def test_outputs_come_in_the_models_order_and_in_float32() -> None:
 # What stays of it
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_the_copy_learns_and_is_compiled_as_before() -> None:
     model = compiled(several())
@@ -355,6 +356,7 @@ def taught(data: Any, validation: Any) -> Any:
     ).report.training  # fmt: skip
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("which", ["neither", "samples", "validation", "both"])
@@ -419,6 +421,7 @@ def normalised() -> Any:
     return model
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(

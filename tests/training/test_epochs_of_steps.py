@@ -89,6 +89,7 @@ def after(numbers: list[int]) -> list[Array]:
     return weights(plain)
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("name", SOURCES)
 def test_epochs_go_on_where_the_last_one_ended(name: str) -> None:
     make, numbers = SOURCES[name]
@@ -100,6 +101,7 @@ def test_epochs_go_on_where_the_last_one_ended(name: str) -> None:
         np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["endless generator", "endless tf.data", "PyDataset"])
 def test_a_resumed_run_goes_on_with_the_next_batch(name: str, tmp_path: Path) -> None:
@@ -166,6 +168,7 @@ STREAMS: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("name", STREAMS)
 def test_labels_of_streams_become_what_the_loss_takes(name: str) -> None:
     make, kind = STREAMS[name]

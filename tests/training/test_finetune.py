@@ -101,6 +101,7 @@ def test_progress_is_told_of_each_step_and_always_of_the_end() -> None:
     assert recorder.calls[-1] == "stop"
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("kind", ["model", "file"])
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 def test_loss_that_is_no_number_ends_it_and_nothing_is_written(
@@ -156,6 +157,7 @@ class Doubled(layers.Dense):
         return 2 * super().call(x)
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 def test_class_that_a_file_needs_is_named_and_can_be_given(suffix: str, tmp_path: Path) -> None:
     model = keras.Sequential([layers.Input((6,)), Doubled(3, name="own")])
@@ -175,6 +177,7 @@ def test_class_that_a_file_needs_is_named_and_can_be_given(suffix: str, tmp_path
     np.testing.assert_array_equal(weights_of(loaded)[0], weights_of(result.model)[0])
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.traced
 def test_handwritten_digits_become_five_times_more_orthogonal() -> None:

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.usefixtures("eagerly")
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "trained"),

@@ -408,6 +408,7 @@ SAID: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("words", SAID)
 def test_whoever_says_how_strong_gets_no_goal(words: dict[str, Any]) -> None:
@@ -419,6 +420,7 @@ def test_whoever_says_how_strong_gets_no_goal(words: dict[str, Any]) -> None:
     assert report.training.history["penalty"][0] > 0
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_a_factor_that_will_move_little_is_told_before_the_first_step() -> None:
     def told(**words: Any) -> list[str]:
@@ -485,6 +487,7 @@ def assert_same(one: Any, other: Any) -> None:
         np.testing.assert_array_equal(ops.convert_to_numpy(a), ops.convert_to_numpy(b))
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_a_run_that_goes_on_ends_at_the_same_bits(tmp_path: Path) -> None:
     model = small()

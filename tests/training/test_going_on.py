@@ -116,6 +116,7 @@ def all_at_once() -> dict[str, Any]:
 RESUMED["all at once, compiled"] = all_at_once()
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
@@ -237,6 +238,7 @@ def test_checkpoint_of_another_run_is_refused(
         orthwrap.apply(dropping(), **{**words, **change}, resume=True)
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("callbacks", [[], [keras.callbacks.EarlyStopping("loss")]])
 def test_that_callbacks_start_afresh_is_a_warning_of_the_report(
     callbacks: list[Any], stopped: Path, tmp_path: Path
@@ -294,6 +296,7 @@ def test_checkpoint_folder_that_cannot_be_is_found_before_training(tmp_path: Pat
             orthwrap.apply(dropping(), data=classes(), checkpoint_dir=folder)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "said"),
@@ -323,6 +326,7 @@ def test_interrupted_run_saves_what_it_has_and_replaces_nothing(
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_interrupted_run_says_of_which_epoch_its_model_is(keep: str, tmp_path: Path) -> None:

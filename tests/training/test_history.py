@@ -18,6 +18,7 @@ pytestmark = pytest.mark.usefixtures("eagerly")
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("samples", [32, 37])
 def test_task_loss_and_penalty_make_up_the_loss(samples: int) -> None:

@@ -55,6 +55,7 @@ def residuals(epoch: Any) -> float:
     return float(np.mean(np.log(np.maximum(epoch.residuals, 0.01))))
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_best_is_the_most_orthogonal_epoch_within_the_margin() -> None:
     training = run(factor=1.0, task_margin=0.5).report.training
@@ -75,6 +76,7 @@ def test_the_weights_are_those_of_the_epoch_that_is_kept() -> None:
         assert getattr(record.after, record.driven) == pytest.approx(residual, rel=1e-2)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["warmup:2, constant", "warmup:2, cosine:0.1"])
 def test_no_epoch_of_a_warm_up_is_kept(schedule: str) -> None:
@@ -165,6 +167,7 @@ def plain(epochs: int) -> Any:
     ).report.training.metrics_after
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_a_control_is_the_same_training_without_a_penalty() -> None:
     alone = run(factor=0.3, task_margin=0.5)
@@ -190,6 +193,7 @@ def test_a_control_is_the_same_training_without_a_penalty() -> None:
     assert str(Report.from_json(told)) == shown
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_repeats_have_a_spread_and_write_the_first_model() -> None:
     alone = run(factor=0.3)

@@ -69,6 +69,7 @@ def ran(place: Path, *words: str, number: int = 0, step: int = 0) -> tuple[int, 
     return done.returncode, done.stdout
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 def test_killed_and_interrupted_run_ends_bit_for_bit_as_one_that_was_not(place: Path) -> None:
     words = ("--epochs", "4", "--no-measure", "--regularizer", "srip", "--factor", "1e-3")

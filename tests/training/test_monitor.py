@@ -75,6 +75,7 @@ def test_figure_of_which_nothing_tells_is_refused() -> None:
         is_lower_better(compiled(Named("own")), "val_own")
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("metric", ["mean_absolute_error", "kl_divergence"])
 def test_epoch_of_the_lowest_error_is_kept(metric: str) -> None:

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.usefixtures("eagerly")
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "expected"),
@@ -51,6 +52,7 @@ def test_crossentropy_of_logits_is_told_so() -> None:
     assert same(named.model, found.model)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["categorical_crossentropy", "sparse_categorical_crossentropy"])
 def test_labels_become_what_the_models_own_loss_takes(loss: str) -> None:
@@ -66,6 +68,7 @@ def test_labels_become_what_the_models_own_loss_takes(loss: str) -> None:
         assert "val_task_loss" in training_of(shaped).history
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("streamed", ["samples", "validation"])
 def test_labels_of_arrays_are_fitted_beside_a_stream(streamed: str) -> None:
     import tensorflow as tf

@@ -166,6 +166,7 @@ def heads() -> dict[str, tuple[Callable[[Any], Any], str]]:
     }
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("name", heads())
 def test_end_of_the_model_is_understood(name: str) -> None:
     make, words = heads()[name]
@@ -176,6 +177,7 @@ def test_end_of_the_model_is_understood(name: str) -> None:
     assert any(choice.startswith(words) for choice in report.training.choices)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("name", heads())
 def test_named_loss_is_of_logits_where_they_are_known_to_be(name: str) -> None:

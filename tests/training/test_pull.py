@@ -167,6 +167,7 @@ def assert_pulled(model: Any, before: dict[str, Array], rate: float, steps: int)
         np.testing.assert_allclose(kernel, retracted(before[name], rate, steps), atol=2e-6)
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("eager", [False, True])
 def test_each_step_pulls_once(eager: bool) -> None:
     if eager and BACKEND == "torch":
@@ -198,6 +199,7 @@ def test_the_gate_of_every_counts_optimizer_steps() -> None:
     assert_pulled(model, before, 0.06, 2)
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("every", [1, 2])
 def test_accumulated_gradients_pull_at_the_update_alone(every: int) -> None:
     model = network(options={"every": every})
@@ -256,6 +258,7 @@ def test_a_constraint_that_is_there_comes_after_the_pull() -> None:
     assert model.get_layer("head").kernel.constraint is own
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("ending", ["keras", "h5"])
 def test_a_checkpoint_in_mid_run_keeps_the_whole_optimizer(tmp_path: Path, ending: str) -> None:
     model = network()

@@ -45,6 +45,7 @@ def assert_identical(first: list[Array], second: list[Array]) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", STOCHASTIC)
 def test_seed_makes_two_runs_identical(kind: str) -> None:
@@ -83,6 +84,7 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -138,6 +140,7 @@ def keras_2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sgd", "adam", "before_2_11"])
 def test_training_of_keras_2_goes_on_where_it_stood(
@@ -152,6 +155,7 @@ def test_training_of_keras_2_goes_on_where_it_stood(
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 def test_finetune_of_a_file_is_that_of_the_model(suffix: str, tmp_path: Path) -> None:
@@ -182,6 +186,7 @@ def test_finetune_of_a_file_is_that_of_the_model(suffix: str, tmp_path: Path) ->
     assert int(written.optimizer.iterations) == int(model.optimizer.iterations) + 10
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 def test_seed_makes_two_runs_from_a_file_identical(suffix: str, tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ if BACKEND != "torch":
     WAYS |= {"compiled": {"jit_compile": True}, "several": {"steps_per_execution": 5}}
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("way", WAYS)
 def test_factor_moves_by_epoch(way: str) -> None:
     model = untasked(orthwrap.SO(FACTOR), **WAYS[way])
@@ -85,6 +86,7 @@ def test_factor_moves_by_epoch(way: str) -> None:
     np.testing.assert_allclose(model.get_weights()[0], expected, atol=1e-5)
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("way", WAYS)
 def test_factor_moves_by_step(way: str) -> None:
     model = untasked(orthwrap.SO(FACTOR), **WAYS[way])
@@ -136,6 +138,7 @@ def test_zero_is_as_if_there_were_no_penalty() -> None:
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"every": 2, "seed": 3}, {"estimate": "sketch", "seed": 3}])
 def test_options_and_schedules_go_together(options: dict[str, Any]) -> None:
@@ -471,6 +474,7 @@ class Breaking(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is unty
         raise KeyboardInterrupt
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("following", ["nothing", "the same", "another", "stop"])
 def test_a_fit_that_breaks_off(following: str) -> None:
@@ -642,6 +646,7 @@ def logged(cls: Any = keras.Model, outputs: int = 1) -> Any:
     return model
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("cls", "outputs", "words"),
@@ -816,6 +821,7 @@ print(json.dumps([trained(contextlib.nullcontext()), trained(strategy.scope()),
 """
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute")
 def test_replicas_train_as_one_device_does() -> None:

@@ -113,6 +113,7 @@ class Note(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
         self.logs.append(dict(logs))
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "kept"),
@@ -170,6 +171,7 @@ def test_callback_may_end_the_run() -> None:
     assert training_of(result).epochs == 1
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "said"), [(np.nan, "became nan"), (1e3, "penalty exploded")])
 def test_last_good_model_is_kept_when_training_goes_wrong(

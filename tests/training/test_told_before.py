@@ -43,6 +43,7 @@ class Shown:
         pass
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize(("words", "shows"), [({}, True), ({"progress": False}, False)])
 def test_python_shows_the_training_unless_told_not_to(
@@ -96,6 +97,7 @@ def test_a_model_without_regularizers_is_told_of_before_it_is_trained() -> None:
 ENTROPY = "sparse_categorical_crossentropy"
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("times", "loss", "guessing"),
@@ -181,6 +183,7 @@ def test_table_and_head_are_apart_and_penalties_say_at_which_factors() -> None:
     assert "first factors" not in str(constant)
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("kind", [keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau])
 @pytest.mark.parametrize("figure", ["val_task_loss", "penalty", "task_loss"])
 def test_callbacks_of_keras_know_which_way_our_figures_get_better(kind: Any, figure: str) -> None:

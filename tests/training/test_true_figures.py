@@ -81,6 +81,7 @@ def first_epoch(training: Any) -> dict[str, float]:
     return {name: values[0] for name, values in training.history.items()}
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("cls", [keras.Model, Summing, Counting])
 @pytest.mark.parametrize("factor", [1e-9, 1e3, 1e9])
 def test_task_loss_is_true_beside_any_penalty(cls: Any, factor: float) -> None:
@@ -130,6 +131,7 @@ CHANCE: dict[str, tuple[str, dict[str, Any], Callable[[Array], float]]] = {
 }
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.traced
 @pytest.mark.parametrize("case", CHANCE)
@@ -190,6 +192,7 @@ OF_OUTPUTS: dict[str, Callable[[Array], float]] = {
 }
 
 
+@pytest.mark.dear
 @pytest.mark.traced
 @pytest.mark.parametrize("name", OF_OUTPUTS)
 def test_validation_is_exact_where_a_penalty_of_outputs_is_an_estimate(name: str) -> None:
@@ -266,6 +269,7 @@ OWN: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("where", OWN)
 @pytest.mark.parametrize("cls", [keras.Model, Summing])
 def test_three_figures_make_up_the_loss(cls: Any, where: str) -> None:
@@ -335,6 +339,7 @@ class Shown:
         pass
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize(
     ("times", "words", "warns"),
     [
@@ -367,6 +372,7 @@ def test_who_has_factors_found_is_not_told_to_have_them_found() -> None:
     assert said.endswith("attach with scale preserve or a smaller rho")
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("validates", [True, False])
 @pytest.mark.parametrize(("rate", "said"), [(1e3, "explo"), (1e30, "became|explo")])
 def test_what_the_last_step_breaks_is_not_the_result(

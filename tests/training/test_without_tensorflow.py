@@ -110,6 +110,7 @@ def process(code: str, backend: str, place: Path) -> subprocess.CompletedProcess
     )
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_every_kind_of_data_trains_without_tensorflow(backend: str, tmp_path: Path) -> None:
@@ -119,6 +120,7 @@ def test_every_kind_of_data_trains_without_tensorflow(backend: str, tmp_path: Pa
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize(
     ("backend", "what"), [("tensorflow", "is not installed here"), ("theano", "is none of Keras's")]
 )

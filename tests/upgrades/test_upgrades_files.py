@@ -52,6 +52,7 @@ def upgraded(name: str, tmp_path: Path) -> Path:
     return new if upgrade(old, new) else old
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("name", WHOLE)
 def test_outputs_are_those_of_its_own_generation(name: str, tmp_path: Path) -> None:
     model = load(upgraded(name, tmp_path))

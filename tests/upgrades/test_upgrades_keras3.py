@@ -269,6 +269,7 @@ def test_classes_of_the_users_are_left() -> None:
     assert modernise(model, keras_version="3.9.0").upgrades == ()
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize(
     ("loss", "metrics"),
     [
@@ -321,6 +322,7 @@ def compiled_on_torch(optimizer: Any, path: Path) -> Any:
     return model
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize(
     "make",
     [

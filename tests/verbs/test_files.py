@@ -128,6 +128,7 @@ def test_a_compressed_archive_stays_compressed(tmp_path) -> None:
         assert {i.compress_type for i in z.infolist()} == {zipfile.ZIP_DEFLATED}
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_keras_loads_the_result_with_the_same_outputs(tmp_path, suffix) -> None:

@@ -57,6 +57,7 @@ def test_strip_undoes_apply(name: str, tmp_path: Path) -> None:
         assert open_file(plain).root == open_file(source).root
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("name", LOADABLE)
 def test_keras_gives_the_published_outputs_after_apply(name: str, tmp_path: Path) -> None:
     source = REAL_MODELS / name

@@ -44,6 +44,7 @@ def left(model: Any) -> list[str]:
     return [v.path for v in model.variables if v.regularizer is not None]
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 @pytest.mark.parametrize("with_ours", [False, True])
 def test_a_file(suffix: str, with_ours: bool, tmp_path: Path) -> None:
@@ -67,6 +68,7 @@ def test_a_file(suffix: str, with_ours: bool, tmp_path: Path) -> None:
     assert not any(r.decision == "removed" for r in again.report.layers)
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("in_place", [False, True])
 def test_a_live_model(in_place: bool) -> None:
     model = regularized()
@@ -83,6 +85,7 @@ def test_a_live_model(in_place: bool) -> None:
 NONE: Any = {"regularizer": "none", "existing": "replace"}
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 def test_to_apply_none_is_the_same(suffix: str, tmp_path: Path) -> None:
     model = regularized()

@@ -58,6 +58,11 @@ COMMANDS: dict[str, tuple[str, int, list[str]]] = {
         2,
         ["max: figure 'foo'", "max 'bar'", "--worse-than 'x'", "pattern 're:('"],
     ),
+    "files of reports": (
+        "check m.h5 --max residual=1 --json no/r.json --md m-orth.h5/r.md --html no/r.html",
+        1,
+        ["folder no for --json", "folder no for --html", "m-orth.h5 for --md is no folder"],
+    ),
     "bench": (
         "bench m.h5 -r soo --constrain no --seconds -1 -t re:(",
         1,

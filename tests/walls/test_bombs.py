@@ -143,6 +143,7 @@ KERNELS: dict[str, tuple[bombs.Fill, int, str | None]] = {
 }
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("what", KERNELS)
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 def test_what_a_look_costs(tmp_path: Path, what: str, suffix: str) -> None:
@@ -152,6 +153,7 @@ def test_what_a_look_costs(tmp_path: Path, what: str, suffix: str) -> None:
     check_cost(path, word=word)
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("fill", [bombs.many_groups, bombs.many_links, bombs.many_datasets])
 def test_more_objects_than_any_model(tmp_path: Path, fill: Callable[[int], bombs.Fill]) -> None:
@@ -164,6 +166,7 @@ def test_more_objects_than_any_model(tmp_path: Path, fill: Callable[[int], bombs
 FIGURES = ("columns", "one packed chunk", "packed columns", "never written", "one for all")
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("what", FIGURES)
 def test_what_figures_cost(tmp_path: Path, what: str) -> None:
     fill, count, _ = KERNELS[what]
@@ -326,6 +329,7 @@ def _terabyte(path: Path) -> None:
         pytest.skip("the file system does not tell of holes")
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.weights.h5", "config.json", "assets.txt"])
 def test_a_hole_in_an_unpacked_folder(tmp_path: Path, name: str) -> None:
@@ -337,6 +341,7 @@ def test_a_hole_in_an_unpacked_folder(tmp_path: Path, name: str) -> None:
     check_cost(folder, "strip", folder, "-o", tmp_path / "o.keras", word="holes")
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 def test_a_hole_in_a_file(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"m{suffix}"
@@ -452,6 +457,7 @@ def test_very_many_members(tmp_path: Path) -> None:
     check_cost(path, word="lists its members in")
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("name", ["config.json", "metadata.json", "model.weights.json", "a.txt"])
 def test_a_member_of_zeros(tmp_path: Path, name: str) -> None:
     path = tmp_path / "m.keras"
@@ -465,6 +471,7 @@ def test_a_member_of_zeros(tmp_path: Path, name: str) -> None:
     check_cost(path, word=None if name == "a.txt" else "")
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("offset", [2**62, 2**64 - 1])
 def test_sizes_that_lie(tmp_path: Path, offset: int) -> None:
     path = tmp_path / "m.keras"
@@ -475,6 +482,7 @@ def test_sizes_that_lie(tmp_path: Path, offset: int) -> None:
     check_cost(path, word="")
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["words", "keys", "numbers"])
 def test_long_configs(tmp_path: Path, what: str) -> None:

@@ -61,6 +61,7 @@ def config_of(path: Path) -> Any:
     return store.root
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @fuzz(60)
 @given(data=st.data(), suffix=st.sampled_from([".h5", ".keras"]), nested=st.booleans())
@@ -200,6 +201,7 @@ def odd_configs() -> dict[str, tuple[Any, str | None]]:
     }
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("what", odd_configs())
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
@@ -242,6 +244,7 @@ print(int(status.split("VmHWM:")[1].split()[0]) // 1024)
 """
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell")
 def test_memory_stays_below_a_gigabyte(tmp_path: Path) -> None:
@@ -258,6 +261,7 @@ def test_memory_stays_below_a_gigabyte(tmp_path: Path) -> None:
     assert int(run.stdout.splitlines()[-1]) < 1024
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("what", ["external link", "deflate bomb", "absurd shape", "1e200"])
 def test_the_command_line_says_one_line(tmp_path: Path, run: Any, what: str) -> None:
     folder = tmp_path / "files"

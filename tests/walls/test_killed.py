@@ -110,6 +110,7 @@ def cpu_of_children() -> float:
     return used.ru_utime + used.ru_stime
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["new.h5", "new.keras", "old.h5"])
 def test_killed_at_random_moments(large: dict[str, Path], tmp_path: Path, name: str) -> None:
@@ -169,6 +170,7 @@ main()
 """
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("event", ["open", "os.chmod", "os.rename"])
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
@@ -214,6 +216,7 @@ orthwrap.apply(sys.argv[2], sys.argv[3], force=True, measure=False)
 """
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("moment", ["reading", "writing", "half-written"])
 def test_a_crash_within_hdf5(large: dict[str, Path], tmp_path: Path, moment: str) -> None:
     source, out = large["new.h5"], tmp_path / "out.h5"
@@ -308,6 +311,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
 
+@pytest.mark.dear
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "moment", "words"),
