@@ -55,10 +55,12 @@ class Data:
     Attributes:
         train: what to train on.
         held_out: what to validate on, or None.
+        is_split: whether both are parts of what was given to train on.
     """
 
     train: Set
     held_out: Set | None = None
+    is_split: bool = False
 
     @property
     def samples(self) -> int | None:
@@ -128,7 +130,7 @@ class Data:
             return self
         if round(train.count * fraction) < FEWEST_HELD_OUT:
             return self
-        return Data(*train.split(fraction, seed, stratified=True))
+        return Data(*train.split(fraction, seed, stratified=True), is_split=True)
 
     def describe(self) -> str:
         """Shapes, dtypes, numbers of samples and classes in one line."""

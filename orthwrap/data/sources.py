@@ -86,7 +86,7 @@ def load(
         train, held_out = train.split(fraction, seed)
     if held_out is not None:
         _check_same_classes(train, held_out)
-    return Data(train, held_out)
+    return Data(train, held_out, is_split=fraction is not None)
 
 
 @dataclass(frozen=True)

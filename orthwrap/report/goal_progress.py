@@ -64,6 +64,10 @@ class TaskStanding:
         recovers: the loss of these samples is higher than at first, and a twentieth of that or
             more came back since the epoch before, each by more than its standard error.
         loss: the mean of these samples; None where it is not known.
+        trained: the same on samples that are trained on, where the model may have been trained on
+            these as well: then those are held to the margin.
+        by_heart: these samples lost more than those, by more than twice its standard error, in
+            this epoch or an earlier one.
     """
 
     value: float
@@ -74,6 +78,13 @@ class TaskStanding:
     pooled_worse_by: float | None = None
     recovers: bool = False
     loss: float | None = None
+    trained: TaskStanding | None = None
+    by_heart: bool = False
+
+    @property
+    def held(self) -> TaskStanding:
+        """What is held to the margin."""
+        return self.trained or self
 
     @property
     def spent(self) -> bool:
@@ -83,19 +94,26 @@ class TaskStanding:
     @property
     def cannot_tell(self) -> bool:
         """Whether the samples are too few to say that, or that no more was lost."""
-        return abs(self.worse_by - self.margin) <= self.standard_error
+        return abs(self.held.worse_by - self.margin) <= self.held.standard_error
 
     @property
     def holds(self) -> bool:
         """Whether the margin does: where the samples cannot tell, more of them decide."""
+        if self.trained is not None:
+            return self.trained.worse_by <= self.margin
         if self.pooled_worse_by is None or not self.cannot_tell:
             return not self.spent
         return self.pooled_worse_by <= self.margin
 
     @property
+    def may_go_on(self) -> bool:
+        """Whether a next step may be taken: on what is trained on, until it is spent."""
+        return self.holds or (self.trained is not None and not self.trained.spent)
+
+    @property
     def is_well(self) -> bool:
         """Whether the margin holds and no sign speaks against it."""
-        return self.holds and self.worse_by <= self.margin
+        return self.holds and self.held.worse_by <= (0.0 if self.trained else self.margin)
 
 
 @dataclass(frozen=True)
@@ -120,6 +138,11 @@ class GoalEpoch:
     def holds(self) -> bool:
         """Whether the task is within its margin, or nothing was compared."""
         return self.task is None or self.task.holds
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether a next step may be taken after it."""
+        return self.task is None or self.task.may_go_on
 
 
 @dataclass(frozen=True)
@@ -202,7 +225,7 @@ class GoalProgress:
 
     def _order(self, epoch: GoalEpoch) -> tuple[float, ...]:
         task = epoch.task
-        lost = 0.0 if task is None else task.worse_by
+        lost = 0.0 if task is None else task.held.worse_by
         if not self.is_within(epoch):
             return 1.0, lost
         residuals = sum(math.log(max(r, 1e-12)) for r in epoch.residuals)
@@ -239,9 +262,14 @@ class GoalProgress:
             numbers = (*lists["residuals"], *(r for r in lists["rates"] if r is not None))
             if not all(isinstance(n, (int, float)) for n in numbers):
                 raise ValueError("a residual or a rate is no number")
-            task = None if task is None else TaskStanding(**task)
+            task = None if task is None else _standing(task)
             epochs.append(GoalEpoch(**{**epoch, **lists, "task": task}))
         return cls(**{**data, "kernels": kernels, "epochs": tuple(epochs)})
+
+
+def _standing(data: Mapping[str, Any]) -> TaskStanding:
+    trained = data.get("trained")
+    return TaskStanding(**{**data, "trained": None if trained is None else _standing(trained)})
 
 
 def _listed(value: Any) -> Any:

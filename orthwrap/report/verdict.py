@@ -59,6 +59,8 @@ class TaskVerdict:
         lost: whether more was lost, by more than the chance of the samples.
         reference: what it is held against: the better of the original and the first epoch.
         control: the figure where the same was trained without penalties; None where it was not.
+        trained_reference, trained_after: the same two figures of samples that are trained on,
+            where these were held to the margin; else None.
     """
 
     name: str
@@ -68,6 +70,8 @@ class TaskVerdict:
     lost: bool = False
     reference: float | None = None
     control: float | None = None
+    trained_reference: float | None = None
+    trained_after: float | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,9 @@ class Verdict:
         if task is None:
             return ""
         notes = [] if task.control is None else [f"control {figure(task.control)}"]
+        if task.trained_reference is not None and task.trained_after is not None:
+            went = f"{figure(task.trained_reference)} → {figure(task.trained_after)}"
+            notes.append(f"{went} of what is trained on")
         notes += [] if task.margin is None else [f"margin {task.margin:.3g}"]
         aside = f" ({', '.join(notes)})" if notes else ""
         name = task.name.replace("_", " ")
@@ -207,8 +214,10 @@ def verdict_on(
             progress.original,
             standing.value,
             standing.margin,
-            standing.spent,
+            standing.held.spent,
             standing.reference,
+            trained_reference=None if standing.trained is None else standing.trained.reference,
+            trained_after=None if standing.trained is None else standing.trained.value,
         )
     warned = (*_of_kernels(kernels), *_of_task(task, epoch.task, progress.lower_is_better))
     return Verdict(progress.goal, kernels, task, _next(progress, kernels), warned)
@@ -235,13 +244,22 @@ def _of_kernels(kernels: Sequence[KernelVerdict]) -> tuple[str, ...]:
 def _of_task(
     task: TaskVerdict | None, standing: TaskStanding | None, lower_is_better: bool
 ) -> tuple[str, ...]:
-    if task is None or standing is None or not standing.spent:
+    if task is None or standing is None or not (standing.spent or standing.held.spent):
         return ()
+    held, name = standing.held, task.name.replace("_", " ")
+    of = "" if standing.trained is None else " of what is trained on"
     went = "rose" if lower_is_better else "fell"
-    since = "" if standing.reference == task.original else ", its best after the first epoch"
+    by = f"by more than the margin of {standing.margin:.3g}"
+    if held.spent:
+        is_first = standing.trained is None and standing.reference != task.original
+        since = ", its best after the first epoch" if is_first else ""
+        change = f"from {figure(held.reference)}{since} to {figure(held.value)}"
+        return (f"{name}{of} {went} {change}, {by}",)
+    change = f"from {figure(standing.reference)} to {figure(task.after)}"
     return (
-        f"{task.name.replace('_', ' ')} {went} from {figure(standing.reference)}{since} to "
-        f"{figure(task.after)}, by more than the margin of {standing.margin:.3g}",
+        f"{name} {went} {change} on the held-out samples, {by}, and not on those that are trained "
+        "on: the model may have been trained on both, and what it forgot is not lost elsewhere; "
+        "validation samples that it never saw would tell",
     )
 
 

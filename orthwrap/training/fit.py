@@ -316,7 +316,10 @@ def _begun(
     check_figures(model, data, before, settings)
     batches = _same_each_time(data, settings)
     trained = trained_samples(data, 4 * settings.batch_size)
-    pursuit = pursuit_of(model, kernels, aim, batches, settings, steps, made.kinds, pulls, trained)
+    pursuit = pursuit_of(
+        *(model, kernels, aim, batches, settings, steps, made.kinds, pulls, trained),
+        is_split=data.is_split,
+    )
     validation = _validation(model, data, settings)
     warmup = _warmup(settings, schedules, steps)
     places = (session.folder, session.log)

@@ -336,6 +336,54 @@ def test_trained_samples_decide_where_the_others_cannot_tell(
     assert found.spent is (worse - 0.005 > error)  # whatever is said elsewhere
 
 
+def right(count: int, wrong: int) -> Measured:
+    each = np.ones(count, "float32")
+    each[:wrong] = 0
+    return Measured(float(each.mean()), each)
+
+
+@pytest.mark.parametrize(
+    ("is_split", "wrong", "known"), [(True, 2, True), (True, 15, False), (False, 2, False)]
+)
+def test_samples_are_known_where_they_are_split_off_and_the_original_is_as_good_on_them(
+    is_split: bool, wrong: int, known: bool
+) -> None:
+    task = replace(TASK, is_split=is_split)
+    assert task.may_have_known(right(130, wrong), right(1000, 20)) is known
+
+
+def test_what_is_forgotten_by_heart_is_told_from_what_is_lost() -> None:
+    held_out = TASK.standing(1.0, right(130, 0), right(130, 10))
+    holds = TASK.standing(1.0, right(1000, 0), right(1000, 5))
+    lost = TASK.standing(1.0, right(1000, 0), right(1000, 60))
+    assert held_out.spent
+    assert not held_out.holds
+    assert TASK.is_by_heart(held_out, holds)
+    assert not TASK.is_by_heart(held_out, lost)
+    assert replace(held_out, trained=holds).holds
+    assert not replace(held_out, trained=lost).holds
+
+
+@pytest.mark.parametrize(
+    ("wrong", "holds", "goes_on", "is_well"),
+    [
+        (0, True, True, True),
+        (4, True, True, False),
+        (7, False, True, False),
+        (12, False, False, False),
+    ],
+)
+def test_of_trained_samples_less_is_kept_than_is_gone_on_with(
+    wrong: int, holds: bool, goes_on: bool, is_well: bool
+) -> None:
+    there = TASK.standing(1.0, right(1000, 0), right(1000, wrong))
+    found = replace(TASK.standing(1.0, right(130, 0), right(130, 3)), trained=there)
+    assert (found.holds, found.may_go_on, found.is_well) == (holds, goes_on, is_well)
+    epoch = GoalEpoch(1, (0.5,), (0.1,), found)
+    progress = GoalProgress("10x", (KernelGoal("k", "residual", 1.0, 0.1, True),), (epoch,))
+    assert GoalProgress.from_json(progress.to_json()) == progress
+
+
 def test_a_share_in_which_no_sample_changed_is_not_certain() -> None:
     """Its standard error is √2/n: one more lost and one more gained of n."""
     right = Measured(1.0, np.ones(100, "float32"))

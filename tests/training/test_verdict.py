@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 from typing import Any
@@ -164,6 +165,22 @@ def test_what_is_said(
     assert verdict.next_step == next_step
     assert verdict.warnings == warnings
     assert verdict.fails is fails
+
+
+def test_what_was_forgotten_of_held_out_samples_is_told_apart() -> None:
+    found = progress(THREE, worse_by=0.1)
+    *_, last = found.epochs
+    assert last.task is not None
+    trained = TaskStanding(0.98, 0.982, 0.002, 0.002, 0.005)
+    epoch = dataclasses.replace(last, task=dataclasses.replace(last.task, trained=trained))
+    verdict = on(dataclasses.replace(found, epochs=(epoch,) * 2))
+    assert "(0.9820 → 0.9800 of what is trained on, margin 0.005)" in verdict.line
+    (warning,) = verdict.warnings
+    assert "fell from 0.9975 to 0.8975 on the held-out samples" in warning
+    assert "validation samples that it never saw would tell" in warning
+    assert verdict.task is not None
+    assert not verdict.task.lost
+    assert Verdict.from_json(verdict.to_json()) == verdict
 
 
 def test_a_run_that_drove_nothing_still_says_what_the_task_did() -> None:

@@ -88,7 +88,7 @@ def next_rates(
         return tuple(None if rate is None else rate / _DOWN for rate in now.rates)
     speeds = speeds or (1.0,) * len(progress.kernels)
     before = progress.epochs[-2] if len(progress.epochs) > 1 else None
-    step = pace(progress, course) if now.holds else 0.0
+    step = pace(progress, course) if now.may_go_on else 0.0
     place = _place(progress, now) + step
     rates: list[float | None] = []
     for i, (kernel, rate) in enumerate(zip(progress.kernels, now.rates, strict=True)):
@@ -117,8 +117,8 @@ def _longer(task: TaskStanding | None) -> float:
     """How many times longer the step after an epoch is than the one before."""
     if task is None or task.is_well:
         return 2.0
-    if task.holds and task.pooled_worse_by is not None:
-        return 1.5  # the samples cannot tell, and with others that are trained on it holds
+    if task.holds and (task.trained is not None or task.pooled_worse_by is not None):
+        return 1.5  # the samples cannot tell, and of those that are trained on it holds
     return 0.5
 
 
@@ -190,8 +190,10 @@ def ending(progress: GoalProgress) -> str:
         return ""
     recent = epochs[-_PATIENCE:]
     if len(recent) == _PATIENCE and not any(e.holds for e in recent):
-        tasks = [e.task.worse_by for e in recent if e.task is not None]
+        tasks = [e.task.held.worse_by for e in recent if e.task is not None]
         return "margin" if min(tasks[1:]) >= tasks[0] or len(spent) > 2 * _PATIENCE else ""
+    if epochs[-1].task is not None and epochs[-1].task.trained is not None and epochs[-1].may_go_on:
+        return ""  # steps are taken, and a later epoch may be within the margin again
     best = progress.best
     assert best is not None
     waited = epochs[-1].epoch - max(best.epoch, spent[0].epoch)
@@ -199,8 +201,8 @@ def ending(progress: GoalProgress) -> str:
 
 
 def _lost_in_a_row(epochs: Sequence[GoalEpoch]) -> int:
-    """In how many of the last epochs the margin did not hold."""
-    return next((i for i, e in enumerate(reversed(epochs)) if e.holds), len(epochs))
+    """After how many of the last epochs no step was taken."""
+    return next((i for i, e in enumerate(reversed(epochs)) if e.may_go_on), len(epochs))
 
 
 def _place(progress: GoalProgress, epoch: GoalEpoch) -> float:

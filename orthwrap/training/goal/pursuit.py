@@ -64,6 +64,7 @@ class Pursuit:
         self._reference: Measured | None = None
         self._before: Measured | None = None  # the epoch before
         self._trained: Measured | None = None  # the original, on what is trained on
+        self._trained_reference: Measured | None = None  # where it may have known both
         self._rates: tuple[float | None, ...] = ()
         self._began = 0.0
         self._owner = owner
@@ -114,6 +115,8 @@ class Pursuit:
             self._original = self._reference = self._task.measure()
             if self._task.measure_trained is not None:
                 self._trained = self._task.measure_trained()
+                if self._task.may_have_known(self._original, self._trained):
+                    self._trained_reference = self._trained
             self._progress = replace(
                 self.progress,
                 task=self._task.name,
@@ -149,11 +152,32 @@ class Pursuit:
         original = self.progress.original or 0.0
         standing = task.standing(original, self._reference, now, self._before)
         self._before = now
-        if self._trained is None or task.measure_trained is None or not standing.cannot_tell:
+        if self._trained is None or task.measure_trained is None:
+            return standing
+        if self._trained_reference is not None:
+            return self._held_by_trained(task, standing, task.measure_trained())
+        if not standing.cannot_tell:
             return standing
         all_then = self._reference.with_more(self._trained)
         pooled, _ = task.worse_by(all_then, now.with_more(task.measure_trained()))
         return replace(standing, pooled_worse_by=pooled)
+
+    def _held_by_trained(self, task: Task, standing: TaskStanding, now: Measured) -> TaskStanding:
+        """What is trained on is held to the margin, against the better of original and first epoch.
+
+        Once samples are shown to be known by heart, the first epoch's gain may be of that kind.
+        """
+        original, reference, epochs = self._trained, self._trained_reference, self.progress.epochs
+        assert original is not None
+        assert reference is not None
+        if not epochs:
+            reference = self._trained_reference = task.better_of(reference, now)
+        trained = task.standing(original.value, reference, now)
+        last = epochs[-1].task if epochs else None
+        by_heart = (last is not None and last.by_heart) or task.is_by_heart(standing, trained)
+        if by_heart:
+            trained = task.standing(original.value, original, now)
+        return replace(standing, trained=trained, by_heart=by_heart)
 
     def stop(self) -> None:
         """Takes the pulls off. May be repeated."""
@@ -179,6 +203,11 @@ class Pursuit:
         return self._rates
 
     @property
+    def may_have_known(self) -> bool:
+        """Whether the model may have been trained on what it is validated on."""
+        return self._trained_reference is not None
+
+    @property
     def allowed(self) -> float:
         """What the task may lose, in its own unit; 0 where there is none."""
         return 0.0 if self._task is None else self._task.allowed(self.progress.original or 0.0)
@@ -186,13 +215,15 @@ class Pursuit:
     @property
     def state(self) -> dict[str, Any]:
         """For `begin`, with `arrays`."""
-        return {"progress": self.progress.to_json(), "rates": list(self._rates)}
+        known = self.may_have_known
+        rates = list(self._rates)
+        return {"progress": self.progress.to_json(), "rates": rates, "may_have_known": known}
 
     @property
     def arrays(self) -> list[NDArray[Any]]:
         """What the task is held against, sample by sample; nothing where there is none."""
-        held = [m for m in (self._reference, self._trained, self._before) if m is not None]
-        return [a for m in held for a in _arrays_of(m)]
+        held = (self._reference, self._trained, self._trained_reference, self._before)
+        return [a for m in held if m is not None for a in _arrays_of(m)]
 
     def _restore(self, state: Mapping[str, Any], arrays: Sequence[NDArray[Any]]) -> None:
         progress, rates = GoalProgress.from_json(state["progress"]), tuple(state["rates"])
@@ -202,13 +233,15 @@ class Pursuit:
         if not all(r is None or 0 <= r <= 1 for r in rates):
             raise ValueError(f"rates {rates}")
         asks = self._task is not None and self._task.measure_trained is not None
+        known = asks and state.get("may_have_known") is True
         has_before = self._task is not None and bool(progress.epochs)
-        if len(arrays) != 3 * ((self._task is not None) + asks + has_before):
+        if len(arrays) != 3 * ((self._task is not None) + asks + known + has_before):
             raise ValueError("another task")
         self._progress, self._rates = progress, rates
         held = [_measured(*arrays[i : i + 3]) for i in range(0, len(arrays), 3)]
         self._reference = held[0] if held else None
         self._trained = held[1] if asks else None
+        self._trained_reference = held[2] if known else None
         self._before = held[-1] if has_before else None
 
     def _assign(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -68,6 +69,8 @@ def pursuit_of(
     kinds: Sequence[str] = (),
     pulls: Sequence[tuple[float, Places]] = (),
     trained: Callable[[], Iterable[Any]] | None = None,
+    *,
+    is_split: bool = False,
 ) -> Pursuit | None:
     """What pursues the goal, pulls at the rates that were given, or only watches.
 
@@ -79,6 +82,7 @@ def pursuit_of(
         kinds: of the outputs, where they are to be a teacher's.
         pulls: rates of rules, with the layers and slots they are for.
         trained: some of what is trained on, the same each time; None for nothing.
+        is_split: whether both are parts of what was given to train on.
 
     None where no trained kernel carries a penalty of ours.
 
@@ -102,6 +106,8 @@ def pursuit_of(
     if batches is not None:
         asked = None if aim is None else trained
         task = task_of(model, batches, settings.task_margin, kinds, asked)
+        # A teacher's outputs were never trained on.
+        task = replace(task, is_split=is_split and not kinds)
     return Pursuit(model, pursued, aim, task, Course(steps, settings.epochs))
 
 
@@ -181,4 +187,10 @@ def told_of_pursuit(
             f"task: {progress.task}, {progress.original:.4g} as it is; {pursuit.allowed:.3g} of it "
             "may be lost"
         )
+        if pursuit.may_have_known:
+            lines.append(
+                f"held to that are up to {TRAINED} samples that are trained on: the held-out ones "
+                "the model knows as well, so that it may have been trained on them; validation "
+                "samples that it never saw would tell more"
+            )
     return tuple(lines)

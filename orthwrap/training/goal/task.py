@@ -24,6 +24,8 @@ Array = NDArray[Any]
 MARGIN = 0.005  # of accuracy and the like
 LOSS_MARGIN = 0.05  # the share of a loss or an error
 
+_CLEARLY = 2.0  # standard errors
+
 RECOVERED = 0.05  # of what a loss has risen by, that comes back in an epoch worth waiting for
 
 TASK_LOSS = "task_loss"
@@ -62,6 +64,7 @@ class Task:
         margin: what may be lost; None takes `MARGIN`, or `LOSS_MARGIN` of what is no share.
         measure_trained: the figure on samples that are trained on, or None. They are more, and
             asked where the others are too few to tell.
+        is_split: whether both are parts of what was given to train on.
     """
 
     name: str
@@ -69,6 +72,24 @@ class Task:
     measure: Callable[[], Measured]
     margin: float | None = None
     measure_trained: Callable[[], Measured] | None = None
+    is_split: bool = False
+
+    def may_have_known(self, held_out: Measured, trained: Measured) -> bool:
+        """Whether the original may have been trained on the samples that are held out.
+
+        They are split off from what it trains on, and it is no worse on them, chance aside. What
+        it then forgets of them, as it trains on the others alone, is not lost elsewhere.
+        """
+        if not self.is_split or held_out.each is None or trained.each is None:
+            return False
+        sign = 1.0 if self.lower_is_better else -1.0
+        error = math.hypot(_error(held_out.each), _error(trained.each))
+        return sign * (held_out.value - trained.value) <= _CLEARLY * error
+
+    def is_by_heart(self, held_out: TaskStanding, trained: TaskStanding) -> bool:
+        """Whether samples that are not trained on any more lost more than those that are."""
+        error = math.hypot(held_out.standard_error, trained.standard_error)
+        return held_out.worse_by - trained.worse_by > _CLEARLY * error
 
     def is_share(self, value: float) -> bool:
         """Whether a figure is one of accuracy and the like."""
@@ -126,8 +147,12 @@ def _recovers(first: Measured, before: Measured | None, now: Measured) -> bool:
 def _mean_gap(values: Array, others: Array) -> tuple[float, float]:
     """The mean of the paired differences, and its standard error."""
     gaps = values.astype(np.float64) - others
-    error = float(gaps.std(ddof=1)) / math.sqrt(len(gaps)) if len(gaps) > 1 else 0.0
-    return float(gaps.mean()), error
+    return float(gaps.mean()), _error(gaps)
+
+
+def _error(values: Array) -> float:
+    """The standard error of their mean."""
+    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def task_of(
