@@ -343,13 +343,24 @@ def right(count: int, wrong: int) -> Measured:
 
 
 @pytest.mark.parametrize(
-    ("is_split", "wrong", "known"), [(True, 2, True), (True, 15, False), (False, 2, False)]
+    ("is_split", "wrong", "wrong_of_trained", "known"),
+    [
+        (True, 2, 20, True),
+        (True, 15, 20, False),
+        (True, 15, 120, False),  # as good on both, and on neither as on what is known by heart
+        (False, 2, 20, False),
+    ],
 )
 def test_samples_are_known_where_they_are_split_off_and_the_original_is_as_good_on_them(
-    is_split: bool, wrong: int, known: bool
+    is_split: bool, wrong: int, wrong_of_trained: int, known: bool
 ) -> None:
     task = replace(TASK, is_split=is_split)
-    assert task.may_have_known(right(130, wrong), right(1000, 20)) is known
+    assert task.may_have_known(right(130, wrong), right(1000, wrong_of_trained)) is known
+
+
+def test_of_a_loss_it_is_not_known_whether_samples_are() -> None:
+    losses = Measured(0.0, np.zeros(100, "float32"))
+    assert not replace(TASK, is_split=True, lower_is_better=True).may_have_known(losses, losses)
 
 
 def test_what_is_forgotten_by_heart_is_told_from_what_is_lost() -> None:

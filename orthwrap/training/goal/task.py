@@ -25,6 +25,7 @@ MARGIN = 0.005  # of accuracy and the like
 LOSS_MARGIN = 0.05  # the share of a loss or an error
 
 _CLEARLY = 2.0  # standard errors
+_WELL_KNOWN = 0.95  # of accuracy: where fewer are right, few are known by heart
 
 RECOVERED = 0.05  # of what a loss has risen by, that comes back in an epoch worth waiting for
 
@@ -77,14 +78,16 @@ class Task:
     def may_have_known(self, held_out: Measured, trained: Measured) -> bool:
         """Whether the original may have been trained on the samples that are held out.
 
-        They are split off from what it trains on, and it is no worse on them, chance aside. What
-        it then forgets of them, as it trains on the others alone, is not lost elsewhere.
+        They are split off from what it trains on, it is right on nearly all, and no worse than on
+        the others, chance aside. What it then forgets of them, as it trains on the others alone,
+        is not lost elsewhere. Of a loss nothing is known: how low is low differs.
         """
         if not self.is_split or held_out.each is None or trained.each is None:
             return False
-        sign = 1.0 if self.lower_is_better else -1.0
+        if not (self.is_share(held_out.value) and held_out.value >= _WELL_KNOWN):
+            return False
         error = math.hypot(_error(held_out.each), _error(trained.each))
-        return sign * (held_out.value - trained.value) <= _CLEARLY * error
+        return trained.value - held_out.value <= _CLEARLY * error
 
     def is_by_heart(self, held_out: TaskStanding, trained: TaskStanding) -> bool:
         """Whether samples that are not trained on any more lost more than those that are."""
