@@ -189,8 +189,8 @@ def told_of_pursuit(
         )
         if pursuit.may_have_known:
             lines.append(
-                f"that is judged on up to {TRAINED} samples that are trained on: the model knows the "
-                "held-out ones as well, and may have been trained on them; validation samples that "
-                "it never saw would tell more"
+                f"that is judged on up to {TRAINED} samples that are trained on: the model knows "
+                "the held-out ones as well, and may have been trained on them; validation samples "
+                "that it never saw would tell more"
             )
     return tuple(lines)
