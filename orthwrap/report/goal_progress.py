@@ -9,9 +9,11 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from orthwrap.rules.aims import FLOOR
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -252,7 +254,7 @@ class GoalProgress:
         Raises:
             KeyError, TypeError, ValueError: it is not what that gives.
         """
-        kernels = tuple(KernelGoal(**kernel) for kernel in data["kernels"])
+        kernels = tuple(_checked(KernelGoal, kernel) for kernel in data["kernels"])
         epochs = []
         for epoch in data["epochs"]:
             task = epoch["task"]
@@ -263,13 +265,34 @@ class GoalProgress:
             if not all(isinstance(n, (int, float)) for n in numbers):
                 raise ValueError("a residual or a rate is no number")
             task = None if task is None else _standing(task)
-            epochs.append(GoalEpoch(**{**epoch, **lists, "task": task}))
-        return cls(**{**data, "kernels": kernels, "epochs": tuple(epochs)})
+            epochs.append(_checked(GoalEpoch, {**epoch, **lists, "task": task}))
+        return _checked(cls, {**data, "kernels": kernels, "epochs": tuple(epochs)})
 
 
 def _standing(data: Mapping[str, Any]) -> TaskStanding:
-    trained = data.get("trained")
-    return TaskStanding(**{**data, "trained": None if trained is None else _standing(trained)})
+    whole = {"trained": None, **data}
+    if whole["trained"] is not None:
+        whole["trained"] = _standing(whole["trained"])
+    return _checked(TaskStanding, whole)
+
+
+_PLAIN: dict[str, Any] = {
+    "str": str,
+    "int": int,
+    "bool": bool,
+    "float": (int, float),
+    "None": type(None),
+}
+
+
+def _checked(cls: type[T], data: Mapping[str, Any]) -> T:
+    """A record whose plain fields are of their types; TypeError where one is not."""
+    made = cls(**data)
+    for field in dataclasses.fields(made):  # type: ignore[arg-type]
+        names, value = str(field.type).split(" | "), getattr(made, field.name)
+        if _PLAIN.keys() >= set(names) and not any(isinstance(value, _PLAIN[n]) for n in names):
+            raise TypeError(f"{field.name} is of type {type(value).__name__}, not {field.type}")
+    return made
 
 
 def _listed(value: Any) -> Any:

@@ -6,9 +6,12 @@ what is seen of it are so many samples, some of which change sides by chance alo
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import keras
 import numpy as np
@@ -476,3 +479,32 @@ def multiplied(shape: tuple[int, ...]) -> int:
         * op.inputs[0].shape[-2 if op.get_attr(rows[op.type]) else -1]
         for op in products
     )
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where something stands in a JSON, and where in that."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield (*at, key)
+            yield from places(inner, (*at, key))
+
+
+@pytest.mark.parametrize("other", ["x", None, [], {}, True, 5, -1, float("nan")], ids=repr)
+def test_a_way_to_a_goal_that_was_tampered_with_is_refused_or_can_be_gone_on(other: Any) -> None:
+    there = replace(TASK.standing(1.0, right(130, 2), right(130, 3)), loss=0.5)
+    there = replace(there, pooled_worse_by=0.01, trained=there)
+    kernels = (KernelGoal("a", "residual", 1.0, 0.1, True),)
+    epochs = tuple(GoalEpoch(n, (0.5,), (0.01,), there, 1.0) for n in (1, 2))
+    whole = GoalProgress("10x", kernels, epochs, "accuracy", original=1.0).to_json()
+    assert GoalProgress.from_json(whole).best is not None
+    for *above, last in places(whole):
+        changed = holder = copy.deepcopy(whole)
+        for key in above:
+            holder = holder[key]
+        holder[last] = other
+        try:
+            found = GoalProgress.from_json(changed)
+        except (KeyError, TypeError, ValueError):
+            continue
+        assert (found.best is None) is (not found.epochs)
+        assert isinstance(ending(found), str)
