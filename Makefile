@@ -36,8 +36,8 @@ types: $(VENV)/ready
 unit: $(VENV)/ready
 	$(BIN)/pytest -n 2 --dist worksteal -m "not rest"
 
-# What takes two thirds of the time and is seldom the first to fail: further variants of tests that
-# take seconds each, and whole trainings.
+# What takes two thirds of the time: further variants of tests that take seconds each, and whole
+# trainings.
 test-rest: $(VENV)/ready
 	$(BIN)/pytest -n 2 --dist worksteal -m rest
 

@@ -229,30 +229,24 @@ def run(made: Subject, seed: int) -> dict[str, Any]:
     result = orthwrap.apply(made.model, data=(x, y), **words)
     training = result.report.training
     goal = training.goal
-    kept = goal.at(training.kept_epoch)
     return {
         "seed": seed,
         "original": _accuracy(made.model, test),
         "control": made.controls[training.epochs - 1],
         "orthogonal": _accuracy(result.model, test),
-        **_kernels(goal, kept),
-        "ended": goal.ended,
-        "epochs": training.epochs,
-        "kept_epoch": training.kept_epoch,
+        **_outcome(training),
         "course": [
-            {
-                "division": _divisions(goal, epoch)["worst"],
-                "test": accuracy,
-                "task": epoch.task and dataclasses.asdict(epoch.task),
-            }
+            {**_standing(goal, epoch), "test": accuracy}
             for epoch, accuracy in zip(goal.epochs, tested.accuracies, strict=True)
         ],
-        "verdict": training.verdict.line,
         "cpu_seconds": round(time.process_time() - began),
     }
 
 
-def _kernels(goal: Any, kept: Any) -> dict[str, Any]:
+def _outcome(training: Any) -> dict[str, Any]:
+    """What is told of a run, whatever its data."""
+    goal = training.goal
+    kept = goal.at(training.kept_epoch)
     pairs = list(zip(goal.kernels, kept.residuals, strict=True))
     worst = min(pairs, key=lambda pair: pair[0].division(pair[1]) or math.inf)[0]
     return {
@@ -261,6 +255,17 @@ def _kernels(goal: Any, kept: Any) -> dict[str, Any]:
         "kernels": [
             {"place": k.place, "driven": k.driven, "before": k.start, "after": r} for k, r in pairs
         ],
+        "ended": goal.ended,
+        "epochs": training.epochs,
+        "kept_epoch": training.kept_epoch,
+        "verdict": training.verdict.line,
+    }
+
+
+def _standing(goal: Any, epoch: Any) -> dict[str, Any]:
+    return {
+        "division": _divisions(goal, epoch)["worst"],
+        "task": epoch.task and dataclasses.asdict(epoch.task),
     }
 
 
@@ -365,25 +370,16 @@ def _facemask(file: Path, seed: int) -> dict[str, Any]:
     result = orthwrap.apply(model, data={"x": patches(size, PATCHES, seed)}, seed=seed, **words)
     training = result.report.training
     goal = training.goal
-    kept = goal.at(training.kept_epoch)
     return {
         "seed": seed,
         "original": 1.0,
         "control": 1.0,
         "orthogonal": _accuracy(result.model, (test, taught)),
-        **_kernels(goal, kept),
-        "ended": goal.ended,
-        "epochs": training.epochs,
-        "kept_epoch": training.kept_epoch,
+        **_outcome(training),
         "course": [
-            {
-                "division": _divisions(goal, epoch)["worst"],
-                "median": _divisions(goal, epoch)["median"],
-                "task": epoch.task and dataclasses.asdict(epoch.task),
-            }
+            {**_standing(goal, epoch), "median": _divisions(goal, epoch)["median"]}
             for epoch in goal.epochs
         ],
-        "verdict": training.verdict.line,
         "next_step": training.verdict.next_step,
         "cpu_seconds": round(time.process_time() - began),
     }

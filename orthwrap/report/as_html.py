@@ -28,7 +28,7 @@ from orthwrap.report.about import (
 from orthwrap.report.kernel_rows import SPARK, KernelTable, is_of_numbers, is_quiet
 from orthwrap.report.record import Report
 from orthwrap.report.training_rows import training_rows
-from orthwrap.text import html_name, printable
+from orthwrap.text import counted, html_name, printable
 
 _MORE = (
     (
@@ -54,6 +54,7 @@ def text_of(report: Report) -> str:
     pages = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=_shown
     )
+    pages.filters["counted"] = counted
     pages.filters["html_name"] = lambda name: Markup(html_name(name))  # it escapes
     page = pages.from_string(parts["report.html.j2"])
     script = parts["table.js"]

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from orthwrap.report.cost_record import BenchReport, Cost
 from orthwrap.report.signs import Text
+from orthwrap.text import counted
 
 _CHEAP, _DEAR = 0.05, 0.20  # shares of a step
 _BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
@@ -40,7 +41,7 @@ def _step(report: BenchReport) -> RenderableType:
     backend = _BACKENDS.get(report.backend, report.backend)
     version = report.versions.get(report.backend, "")
     count, kind = report.device["count"], report.device["kind"]
-    many = f", {count} core{'' if count == 1 else 's'}" if kind == "cpu" else ""
+    many = f", {counted(count, 'core')}" if kind == "cpu" else ""
     many = f", {count} of them" if not many and count > 1 else many
     lines = [
         f"{report.device['name']}{many} · {backend} {version}".rstrip(),
@@ -63,7 +64,7 @@ def _cells(row: Cost, report: BenchReport, wide: bool) -> list[Text]:
 
 def _foot(report: BenchReport) -> RenderableType:
     count, weights = report.kernels, report.parameters
-    kernels = f"{count} kernel{'' if count == 1 else 's'} of {weights:,} weights"
+    kernels = f"{counted(count, 'kernel')} of {weights:,} weights"
     beside = ["loss and gradient"] if report.rows else []
     beside += ["kernels a step of 0.001 away, held"] if report.constraints else []
     where = f"{', or '.join(beside)}, beside a step"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orthwrap.penalties.conv_operator import OperatorFigures
+from orthwrap.text import counted
 
 _OF_MATRICES = (
     *("residual", "scaled_residual", "scale", "sigma_min", "sigma_max", "condition"),
@@ -100,7 +101,7 @@ class Gate:
     def text(self) -> str:
         """`2 of 54 kernels fail`."""
         failing = len({e.place for e in self.failures})
-        kernels = f"{len(self.checked)} kernel{'' if len(self.checked) == 1 else 's'}"
+        kernels = counted(len(self.checked), "kernel")
         if not failing:
             return f"{kernels} checked: all within the limits"
         return f"{failing} of {kernels} {'fails' if failing == 1 else 'fail'}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from orthwrap.report.goal_progress import GoalProgress, TaskStanding
 from orthwrap.rules.aims import FLOOR
-from orthwrap.text import listed
+from orthwrap.text import counted, listed
 
 _STILL = 1.05  # a residual divided by less than this, and by more than its inverse, did not move
 _LITTLE = 2.0  # a division below it is little, for a run without a goal
@@ -124,7 +124,7 @@ class Verdict:
         if not count:
             return "no trained kernel carries a penalty of orthogonality"
         worst, median = self.worst, self.median
-        which = "1 kernel" if count == 1 else f"{count} kernels"
+        which = counted(count, "kernel")
         if self.goal is not None:
             aim = self.goal if "=" in self.goal else f"{self.goal} more orthogonal"
             aim = aim.replace("residual=", "at a residual of ")
@@ -258,8 +258,8 @@ def _of_task(
     change = f"from {figure(standing.reference)} to {figure(task.after)}"
     return (
         f"{name} {went} {change} on the held-out samples, {by}, and not on those that are trained "
-        "on: the model may have been trained on both, and what it forgot is not lost elsewhere; "
-        "validation samples that it never saw would tell",
+        "on: the model may have been trained on both, so that it may be forgotten by heart and not "
+        "lost elsewhere; validation samples that it never saw would tell",
     )
 
 

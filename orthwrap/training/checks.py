@@ -16,7 +16,7 @@ from orthwrap.data.ports import Array, as_model_takes, shape_text
 from orthwrap.errors import ValueFault
 from orthwrap.live.live_store import regularizers_of
 from orthwrap.regularizers import OrthogonalityRegularizer
-from orthwrap.text import error_summary
+from orthwrap.text import counted, error_summary
 from orthwrap.training.factors.schedule_callback import FactorSchedule
 from orthwrap.training.goal.compiling import loss_names, loss_of_each
 from orthwrap.training.goal.inputs_outputs import ports
@@ -92,7 +92,7 @@ def check_numbers(model: Any, data: Data, devices: int | None) -> str:
         found = None if part is None else part.not_finite()
         if found is None:
             continue
-        count = "1 sample" if found.samples == 1 else f"{found.samples} samples"
+        count = counted(found.samples, "sample")
         message = f"{name} holds NaN or infinity in {count}, first in number {found.first}"
         x = tuple(np.repeat(a, devices or 1, axis=0) for a in found.x)
         outputs = keras.tree.flatten(model(as_model_takes(x), training=False))

@@ -14,7 +14,7 @@ from orthwrap.errors import UsageError
 from orthwrap.live.compiled import inner_of
 from orthwrap.penalties.table import with_pull
 from orthwrap.rules.aims import Aim
-from orthwrap.text import listed
+from orthwrap.text import counted, listed
 from orthwrap.training.goal.compiling import learning_rate
 from orthwrap.training.goal.controller import Course
 from orthwrap.training.goal.pursuit import Pursued, Pursuit
@@ -169,7 +169,7 @@ def told_of_pursuit(
     rates = sorted(rate for _, rate in pulled)
     if rates:
         several = "" if rates[0] == rates[-1] else f" to {rates[-1]:.2g}"
-        kernels = "1 kernel" if len(pulled) == 1 else f"{len(pulled)} kernels"
+        kernels = counted(len(pulled), "kernel")
         what = f"{kernels} pulled after each step, at {rates[0]:.2g}{several}"
         if progress.goal is not None:
             what = f"goal {progress.goal}: {what} at first"

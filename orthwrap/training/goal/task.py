@@ -80,7 +80,7 @@ class Task:
 
         They are split off from what it trains on, it is right on nearly all, and no worse than on
         the others, chance aside. What it then forgets of them, as it trains on the others alone,
-        is not lost elsewhere. Of a loss nothing is known: how low is low differs.
+        need not be lost elsewhere. Of a loss nothing is known: how low is low differs.
         """
         if not self.is_split or held_out.each is None or trained.each is None:
             return False
