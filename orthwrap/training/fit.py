@@ -49,6 +49,7 @@ from orthwrap.training.factors.schedule_callback import FactorSchedule, carried
 from orthwrap.training.goal.compiling import (
     choose_optimizer,
     compile_model,
+    executions_of,
     learning_rate,
     loss_names,
     optimizer_name,
@@ -259,7 +260,7 @@ def _prepared(stack: contextlib.ExitStack, model: Any, data: Data, session: Sess
         why += notes
         described = data.describe()
     found = settle_optimizer(model, settings)
-    choices += (f"data: {described}", *why, *settle_steps(model))
+    choices += (f"data: {described}", *why, *settle_steps(model, data.steps(settings.batch_size)))
     if settings.devices not in (None, 1):
         among = f" of {session.processes.count} processes"
         where = among if session.processes.are_several else ""
@@ -442,15 +443,17 @@ def _fit(model: Any, data: Data, session: Session, state: State, callbacks: Sequ
     model.stop_training = False
     for epoch, step, end in parts:
         if epoch < end and not model.stop_training:
-            model.fit(
-                data.training(settings.batch_size, session.seed, epoch, step, end),
-                initial_epoch=epoch,
-                epochs=end,
-                steps_per_epoch=None if steps is None else steps - step,
-                callbacks=list(callbacks),
-                shuffle=False,
-                verbose=0,
-            )
+            left = None if steps is None else steps - step
+            with executions_of(model, left):
+                model.fit(
+                    data.training(settings.batch_size, session.seed, epoch, step, end),
+                    initial_epoch=epoch,
+                    epochs=end,
+                    steps_per_epoch=left,
+                    callbacks=list(callbacks),
+                    shuffle=False,
+                    verbose=0,
+                )
 
 
 def _same_each_time(data: Data, settings: Settings) -> Callable[[], Any] | None:

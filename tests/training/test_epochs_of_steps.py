@@ -16,6 +16,7 @@ import orthwrap
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 
+BACKEND = keras.backend.backend()
 Array = np.ndarray[Any, np.dtype[Any]]
 WORDS: dict[str, Any] = {"factor": 0.0, "keep": "last", "measure": False, "progress": False}
 
@@ -131,6 +132,40 @@ def test_epochs_of_arrays_take_other_samples_each() -> None:
     assert int(result.model.optimizer.iterations) == 6
     with pytest.raises(orthwrap.ValueFault, match="40 samples are 5 batches of 8"):
         orthwrap.apply(model(), data=(x, y), steps_per_epoch=6, **words)
+
+
+class Counted(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
+    """Optimizer steps that each epoch has had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[int] = []
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.steps.append(int(self.model.optimizer.iterations) - sum(self.steps))
+
+
+@pytest.mark.parametrize(("at_once", "taken"), [(4, 2), (5, 1), (12, 6)])
+def test_several_steps_at_once_end_with_their_epoch(at_once: int, taken: int) -> None:
+    x, y = (np.concatenate(part) for part in zip(*map(batch, range(6)), strict=True))
+    original = model()
+    original.compile(
+        keras.optimizers.SGD(0.5), original.loss, run_eagerly=False, steps_per_execution=at_once
+    )
+    counted = Counted()
+    result = orthwrap.apply(
+        original, data=(x, y), batch_size=8, epochs=3, callbacks=[counted], **WORDS
+    )
+    assert counted.steps == [6, 6, 6]
+    assert original.steps_per_execution == at_once
+    assert result.model.steps_per_execution == (1 if BACKEND == "torch" else at_once)
+    training = result.report.training
+    assert training is not None
+    why = f"{taken}, as an epoch has 6 steps"
+    if BACKEND == "torch":
+        why = "1, as Keras has no more on PyTorch"
+    said = f"steps_per_execution {at_once}: {why}"
+    assert said in training.choices
 
 
 def test_what_never_ends_names_the_option() -> None:

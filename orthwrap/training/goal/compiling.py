@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -59,19 +61,62 @@ def settle_optimizer(model: Any, settings: Settings) -> tuple[str, ...]:
     return follow_variables(model)
 
 
-def settle_steps(model: Any) -> tuple[str, ...]:
-    """On JAX, training steps are compiled; says so where the model would not have it.
+def settle_steps(model: Any, steps: int | None) -> tuple[str, ...]:
+    """What a file of another backend asks of the steps, and this one does not do.
 
-    `jit_compile=False` is in files that Keras wrote on TensorFlow, where steps become a graph all
-    the same. JAX would run them one operation at a time.
+    On JAX they are compiled: `jit_compile=False` is in files that Keras wrote on TensorFlow, where
+    steps become a graph all the same. JAX would run them one operation at a time. On PyTorch Keras
+    refuses several steps at once.
+
+    Args:
+        steps: of an epoch; None where that is not known.
+
+    Returns:
+        Lines on what is done instead, `executions_of` included.
     """
+    notes = []
+    if _is_interpreted(model):
+        model.jit_compile = True
+        forget_compiled_steps(model)
+        notes = ["steps are compiled, which jit_compile=False in the model does not ask JAX for"]
+    own, taken = model.steps_per_execution, _that_divide(model.steps_per_execution, steps)
+    if own > 1 and keras.backend.backend() == "torch":
+        _set_steps_per_execution(model, 1)
+        notes.append(f"steps_per_execution {own}: 1, as Keras has no more on PyTorch")
+    elif taken != own:
+        notes.append(f"steps_per_execution {own}: {taken}, as an epoch has {steps} steps")
+    return tuple(notes)
+
+
+def _is_interpreted(model: Any) -> bool:
     if keras.backend.backend() != "jax" or model.run_eagerly or model.jit_compile:
-        return ()
-    if not all(layer.supports_jit for layer in keras_inside.every_layer(model)):
-        return ()
-    model.jit_compile = True
-    forget_compiled_steps(model)
-    return ("steps are compiled, which jit_compile=False in the model does not ask JAX for",)
+        return False
+    return all(layer.supports_jit for layer in keras_inside.every_layer(model))
+
+
+@contextlib.contextmanager
+def executions_of(model: Any, steps: int | None) -> Iterator[None]:
+    """Meanwhile an epoch is so many steps, whatever `steps_per_execution` the model asks for.
+
+    Of data that go on from epoch to epoch, Keras's last execution takes what the next epoch was to
+    have.
+    """
+    own = model.steps_per_execution
+    _set_steps_per_execution(model, _that_divide(own, steps))
+    try:
+        yield
+    finally:
+        _set_steps_per_execution(model, own)
+
+
+def _that_divide(own: int, steps: int | None) -> int:
+    return own if steps is None else math.gcd(own, steps)
+
+
+def _set_steps_per_execution(model: Any, count: int) -> None:
+    if count != model.steps_per_execution:
+        model.steps_per_execution = count
+        forget_compiled_steps(model)
 
 
 def _objective(
