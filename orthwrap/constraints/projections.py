@@ -81,11 +81,11 @@ def _step_by_step(x: Tensor, first: int) -> Tensor:
         square = g @ g
         away = torch.sub(square, g, alpha=2)
         away.diagonal().add_(g.diagonal() > 0)
-        off = float(t.norm(away)) ** 0.5
+        off = float(t.norm(away).detach()) ** 0.5
         near = off < _NEAR
         a, b, c = SCHEDULE[-1] if near else SCHEDULE[min(k, len(SCHEDULE) - 1)]
         if k == first and not near:
-            bound = float(t.largest_row_sum(g))
+            bound = float(t.largest_row_sum(g).detach())
             size = (2.0 if first else 1.0) * (bound**-0.5 if bound > 0 else 1.0)
             a, b, c = a * size, b * size**3, c * size**5
         polynomial = torch.add(b * g, square, alpha=c)

@@ -148,6 +148,13 @@ def forget_compiled_steps(model: Any) -> None:
             setattr(model, name, None)
 
 
+def set_steps_per_execution(model: Any, count: int) -> None:
+    """How many steps Keras runs before it looks up."""
+    if count != model.steps_per_execution:
+        model.steps_per_execution = count
+        forget_compiled_steps(model)
+
+
 @contextmanager
 def step_made_anew(model: Any) -> Iterator[None]:
     """For a callback's `on_train_begin` that changes what a step has in it.

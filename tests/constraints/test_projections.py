@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from typing import Any
 
 import keras
@@ -156,6 +158,18 @@ def test_a_step_dispatches_few_operations() -> None:
 
     w = ops.convert_to_tensor(drawn(24, 24))
     assert dispatched(lambda: projections.polar(w)) <= 13 * 16 + 10  # of at most 13 steps
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (3, 3, 4, 6)])
+def test_a_variable_that_wants_gradients_is_projected_without_a_word(
+    shape: tuple[int, ...],
+) -> None:
+    variable = keras.Variable(drawn(math.prod(shape[:-1]), shape[-1]).reshape(shape))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = OrthogonalityConstraint("orthogonal").project(variable.value)
+    right = oracle(ops.convert_to_numpy(variable).reshape(-1, shape[-1]), "orthogonal")
+    np.testing.assert_allclose(ops.convert_to_numpy(found).reshape(right.shape), right, atol=2e-5)
 
 
 def test_what_is_lacking() -> None:

@@ -68,6 +68,7 @@ def test_what_is_timed_is_loss_and_gradient(monkeypatch: pytest.MonkeyPatch) -> 
     penalty = orthwrap.SO(0.5)
     call: Any = passes.loss_and_gradients([(penalty, k) for k in found], False)
     loss, *rest = call()
+    loss = keras.ops.convert_to_numpy(loss)
     assert float(loss) == pytest.approx(0.5 * sum(map(so_of, found)), rel=1e-5)
     gradients = rest[-1]
     w = np.asarray(keras.ops.convert_to_numpy(found[0]), np.float64)

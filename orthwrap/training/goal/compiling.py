@@ -15,7 +15,12 @@ import numpy as np
 from orthwrap import keras_inside
 from orthwrap.data import Data, Port
 from orthwrap.errors import ValueFault
-from orthwrap.live.compiled import forget_compiled_steps, inner_of, new_from_config
+from orthwrap.live.compiled import (
+    forget_compiled_steps,
+    inner_of,
+    new_from_config,
+    set_steps_per_execution,
+)
 from orthwrap.text import shortened
 from orthwrap.training.goal import objectives
 from orthwrap.training.goal.inputs_outputs import outputs_of, ports
@@ -81,7 +86,7 @@ def settle_steps(model: Any, steps: int | None) -> tuple[str, ...]:
         notes = ["steps are compiled, which jit_compile=False in the model does not ask JAX for"]
     own, taken = model.steps_per_execution, _that_divide(model.steps_per_execution, steps)
     if own > 1 and keras.backend.backend() == "torch":
-        _set_steps_per_execution(model, 1)
+        set_steps_per_execution(model, 1)
         notes.append(f"steps_per_execution {own}: 1, as Keras has no more on PyTorch")
     elif taken != own:
         notes.append(f"steps_per_execution {own}: {taken}, as an epoch has {steps} steps")
@@ -102,21 +107,15 @@ def executions_of(model: Any, steps: int | None) -> Iterator[None]:
     have.
     """
     own = model.steps_per_execution
-    _set_steps_per_execution(model, _that_divide(own, steps))
+    set_steps_per_execution(model, _that_divide(own, steps))
     try:
         yield
     finally:
-        _set_steps_per_execution(model, own)
+        set_steps_per_execution(model, own)
 
 
 def _that_divide(own: int, steps: int | None) -> int:
     return own if steps is None else math.gcd(own, steps)
-
-
-def _set_steps_per_execution(model: Any, count: int) -> None:
-    if count != model.steps_per_execution:
-        model.steps_per_execution = count
-        forget_compiled_steps(model)
 
 
 def _objective(
