@@ -58,6 +58,8 @@ class TaskVerdict:
         margin: what might be lost, in the figure's own unit; None where nothing was held to one.
         lost: whether more was lost, by more than the chance of the samples.
         reference: what it is held against: the better of the original and the first epoch.
+        standard_error: of the paired difference of `after` and `reference`; None where nothing was
+            held to a margin or samples could not be told apart.
         control: the figure where the same was trained without penalties; None where it was not.
         trained_reference, trained_after: the same two figures of samples that are trained on,
             where these were held to the margin; else None.
@@ -72,6 +74,7 @@ class TaskVerdict:
     control: float | None = None
     trained_reference: float | None = None
     trained_after: float | None = None
+    standard_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,8 @@ class Verdict:
         notes += [] if task.margin is None else [f"margin {task.margin:.3g}"]
         aside = f" ({', '.join(notes)})" if notes else ""
         name = task.name.replace("_", " ")
-        return f"{name} {figure(task.original)} → {figure(task.after)}{aside}"
+        error = "" if task.standard_error is None else f" ± {task.standard_error:.2g}"
+        return f"{name} {figure(task.original)} → {figure(task.after)}{error}{aside}"
 
     def to_json(self) -> dict[str, Any]:
         worst = self.worst
@@ -218,6 +222,7 @@ def verdict_on(
             standing.reference,
             trained_reference=None if standing.trained is None else standing.trained.reference,
             trained_after=None if standing.trained is None else standing.trained.value,
+            standard_error=standing.standard_error or None,
         )
     warned = (*_of_kernels(kernels), *_of_task(task, epoch.task, progress.lower_is_better))
     return Verdict(progress.goal, kernels, task, _next(progress, kernels), warned)

@@ -391,6 +391,11 @@ def test_apply_with_data_and_nothing_else_divides_every_residual_by_ten() -> Non
     assert any("may have been trained on them" in line for line in report.training.choices)
     assert report.training.held_out
     assert any("100 more to validate" in line for line in report.training.choices)
+    few = "0.005 of it may be lost, of which 100 samples tell no less than 0.014"  # √2/100
+    assert any(line.endswith(few) for line in report.training.choices)
+    error = report.training.verdict.task.standard_error
+    assert error >= 0.014
+    assert f" ± {error:.2g} (" in report.training.verdict.line
     accuracy = result.model.evaluate(X_VAL, Y_VAL, verbose=0)[1]
     assert accuracy >= model.evaluate(X_VAL, Y_VAL, verbose=0)[1] - 0.05
     again = orthwrap.Report.from_json(json.loads(json.dumps(report.to_json())))

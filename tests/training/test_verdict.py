@@ -69,7 +69,7 @@ def test_a_goal_that_was_reached_is_one_line() -> None:
     verdict = on(progress(THREE, worse_by=0.0012))
     assert verdict.line == (
         "all 3 kernels 10x more orthogonal (median ÷34, worst ÷11: conv1); accuracy 0.9975 → "
-        "0.9963 (margin 0.005)"
+        "0.9963 ± 0.001 (margin 0.005)"
     )
     assert (verdict.warnings, verdict.next_step, verdict.fails) == ((), "", False)
     assert verdict.reached == 3

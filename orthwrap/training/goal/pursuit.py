@@ -213,6 +213,14 @@ class Pursuit:
         return 0.0 if self._task is None else self._task.allowed(self.progress.original or 0.0)
 
     @property
+    def told(self) -> tuple[int, float]:
+        """Of how many samples the task is judged, and the least loss of it that they tell."""
+        task, original = self._task, self._original
+        if task is None or original is None or original.each is None:
+            return 0, 0.0
+        return len(original.each), task.worse_by(original, original)[1]
+
+    @property
     def state(self) -> dict[str, Any]:
         """For `begin`, with `arrays`."""
         known = self.may_have_known

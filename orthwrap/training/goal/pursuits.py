@@ -183,9 +183,11 @@ def told_of_pursuit(
     if not rates and steps is not None:
         lines += moves_little(model, pursuit, steps * settings.epochs)
     if progress.task is not None and progress.goal is not None and progress.original is not None:
+        samples, told = pursuit.told
+        few = f", of which {samples} samples tell no less than {told:.2g}"
         lines.append(
             f"task: {progress.task}, {progress.original:.4g} as it is; {pursuit.allowed:.3g} of it "
-            "may be lost"
+            f"may be lost{few if told > pursuit.allowed else ''}"
         )
         if pursuit.may_have_known:
             lines.append(
