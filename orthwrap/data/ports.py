@@ -90,9 +90,9 @@ def check_numbers(key: str, array: Array, where: str) -> None:
 def check_lengths(where: str, x: Sequence[Array], y: Sequence[Array], suffix: str = "") -> None:
     """Raises ValueFault where not all arrays have as many samples; says which have how many."""
     several = [
-        (f"{letter}{i if len(arrays) > 1 else ''}{suffix}", len(array))
+        (name + suffix, len(array))
         for letter, arrays in (("x", x), ("y", y))
-        for i, array in enumerate(arrays)
+        for name, array in zip(numbered(letter, len(arrays)), arrays, strict=True)
     ]
     if len({length for _, length in several}) > 1:
         found = ", ".join(f"{name} has {length}" for name, length in several)
@@ -104,9 +104,17 @@ def shape_text(shape: Sequence[int | None]) -> str:
     return "×".join("?" if d is None else str(d) for d in shape)
 
 
+def numbered(part: str, count: int) -> list[str]:
+    """Names of so many arrays: `x` of one, `x0`, `x1` of two."""
+    return [f"{part}{i if count > 1 else ''}" for i in range(count)]
+
+
 def shapes(part: str, arrays: Sequence[Array], samples: int) -> str:
-    """So many samples of arrays as `x 6×4 float32, x 6×9 uint8`."""
-    return ", ".join(f"{part} {shape_text((samples, *a.shape[1:]))} {a.dtype}" for a in arrays)
+    """So many samples of arrays as `x0 6×4 float32, x1 6×9 uint8`."""
+    return ", ".join(
+        f"{name} {shape_text((samples, *a.shape[1:]))} {a.dtype}"
+        for name, a in zip(numbered(part, len(arrays)), arrays, strict=True)
+    )
 
 
 def as_model_takes(parts: Sequence[Any]) -> Any:

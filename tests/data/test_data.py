@@ -124,7 +124,7 @@ def test_parts_of_several_inputs_and_outputs_stay_together() -> None:
         "size": n[:, None],
     }
     data = load(arrays, *TWO)
-    assert data.describe() == "x 7×3 int64, x 7×5×2 int64, y 7 int64, y 7×1 int64"
+    assert data.describe() == "x0 7×3 int64, x1 7×5×2 int64, y0 7 int64, y1 7×1 int64"
     for (left, right), (kind, size) in batches(data.training(3, 0, 0, 0, 1)):
         for part in (left[:, 0], right[:, 4, 1], size[:, 0]):
             np.testing.assert_array_equal(part, kind)
