@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from studies.__main__ import cpu_seconds, experiments
 from studies.experiment import RESULTS, Experiment, planned
@@ -212,34 +213,70 @@ def _costs(known: dict[str, Experiment], results: Path) -> Iterator[str]:
     yield f"\nIn all {total:.1f} CPU hours{left}."
 
 
+Row = tuple[str, Difference]
+
+_AROUND = 4  # rows that a panel's title and axis take
+
+
 def chart(results: Path = RESULTS, path: Path = CHART) -> None:
-    """Accuracy of each arm against plain, with intervals."""
+    """The first measure of each arm against plain, with intervals, an experiment in each panel."""
     import matplotlib as mpl
 
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
-    mpl.rcParams.update({"font.size": 8})
-    rows: list[tuple[str, Difference]] = []
-    for name, section in SECTIONS.items():
-        measure, found = next(iter(section.measures)), cells(results, name)
-        base = {c.case: c for c in found if c.arm == section.against[0]}
-        rows += [
-            (f"{name} {c.case}  {_named(c)}", difference(c, base[c.case], measure))
-            for c in found
-            if c.case in base and c.arm != section.against[0]
-        ]
-    figure, axes = plt.subplots(figsize=(8, 0.19 * len(rows) + 0.8))
+    mpl.rcParams.update({"font.size": 7})
+    known = experiments()
+    panels = {name: rows for name in SECTIONS if (rows := _rows(known[name], results))}
+    columns = _balanced({name: len(rows) + _AROUND for name, rows in panels.items()})
+    height = 1 + max(sum(len(panels[name]) + _AROUND for name in names) for names in columns)
+    figure = plt.figure(figsize=(10, 0.165 * height))
+    for number, names in enumerate(columns):
+        top = 0
+        for name in names:
+            rows = panels[name]
+            top += 2 + len(rows)
+            place = (0.22 + 0.5 * number, 1 - top / height, 0.27, len(rows) / height)
+            _panel(figure.add_axes(place), SECTIONS[name].title, rows)
+            top += _AROUND - 2
+    against = "against plain (of fine-tuning: against the original), with 95 % intervals"
+    figure.text(0.01, 0.3 / height, f"accuracy (of plasticity: on late tasks) {against}")
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def _rows(experiment: Experiment, results: Path) -> list[Row]:
+    """Each arm of each case, against the one that its section holds it against first."""
+    section = SECTIONS[experiment.name]
+    measure, found = next(iter(section.measures)), cells(results, experiment.name)
+    found.sort(key=lambda c: (experiment.cases.index(c.case), _place(experiment, c)))
+    base = {c.case: c for c in found if c.arm == section.against[0]}
+    return [
+        (f"{c.case}  {_named(c)}", difference(c, base[c.case], measure))
+        for c in found
+        if c.case in base and c.arm != section.against[0]
+    ]
+
+
+def _balanced(heights: dict[str, int]) -> list[list[str]]:
+    """Panels in two columns, each in turn in the one that is shorter by now."""
+    columns: list[list[str]] = [[], []]
+    for name in heights:
+        min(columns, key=lambda c: sum(heights[n] for n in c)).append(name)
+    return columns
+
+
+def _panel(axes: Any, title: str, rows: list[Row]) -> None:
     for place, (_, d) in enumerate(rows):
         colour = {1: "tab:green", 0: "tab:gray", -1: "tab:red"}[d.sign]
-        axes.plot([d.low, d.high], [place, place], color=colour, linewidth=2)
-        axes.plot(d.mean, place, "o", color=colour, markersize=4)
-    axes.axvline(0, color="black", linewidth=0.8)
+        axes.plot([d.low, d.high], [place, place], color=colour, linewidth=1.8)
+        axes.plot(d.mean, place, "o", color=colour, markersize=3)
+    axes.axvline(0, color="black", linewidth=0.7)
     axes.set_yticks(range(len(rows)), [label for label, _ in rows])
-    axes.invert_yaxis()
-    axes.set_xlabel("accuracy against plain (fine-tuning: against the original), 95 % intervals")
-    figure.tight_layout()
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.locator_params(axis="x", nbins=6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set_title(title, loc="left", weight="bold")
 
 
 def _named(cell: Cell) -> str:
