@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -160,12 +162,28 @@ def test_a_step_dispatches_few_operations() -> None:
     assert dispatched(lambda: projections.polar(w)) <= 13 * 16 + 10  # of at most 13 steps
 
 
+@contextlib.contextmanager
+def warned_always() -> Iterator[None]:
+    """PyTorch warns of a thing once in a process, which an earlier test may have had."""
+    if keras.backend.backend() != "torch":
+        yield
+        return
+    import torch
+
+    was = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        yield
+    finally:
+        torch.set_warn_always(was)
+
+
 @pytest.mark.parametrize("shape", [(24, 24), (3, 3, 4, 6)])
 def test_a_variable_that_wants_gradients_is_projected_without_a_word(
     shape: tuple[int, ...],
 ) -> None:
     variable = keras.Variable(drawn(math.prod(shape[:-1]), shape[-1]).reshape(shape))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), warned_always():
         warnings.simplefilter("error")
         found = OrthogonalityConstraint("orthogonal").project(variable.value)
     right = oracle(ops.convert_to_numpy(variable).reshape(-1, shape[-1]), "orthogonal")
