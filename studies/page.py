@@ -115,7 +115,9 @@ SECTIONS = {
         "Trained for 20 epochs on digits, then `apply` with data at 1e-4: 8 epochs, the last one "
         "kept, or no option but 20 epochs at most (`default`, a goal of 10x). *division* is by how "
         "much the worst kernel's residual was divided; *lost* is accuracy against the original. "
-        "`so`, `srip`, `lorth` and `offdiag` have their default factors, `pull` is 0.01.",
+        "`so`, `srip`, `lorth` and `offdiag` have their default factors, `pull` is 0.01. What the "
+        "default comes to on two networks that others trained stands in "
+        "[fine-tuning](finetuning.md#what-it-comes-to).",
         {"accuracy": True},
         ("lost", "division", "residual_worst", "ece"),
         ("original", "control"),
