@@ -143,8 +143,8 @@ $(VENV)/study: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps aeon
 	touch $@
 
-# Runs of which there is no JSON yet, for as long as it is let. All of them are about ten CPU hours, a
-# night, as reckoned from what single runs took; docs/study.md says it of those that are there.
+# Runs of which there is no JSON yet, for as long as it is let. All of them are about four CPU hours
+# (docs/study.md), in one process; two that are given different experiments share them.
 study: $(VENV)/study
 	$(BIN)/python -m studies
 	$(BIN)/python -m studies.page
