@@ -101,8 +101,8 @@ SECTIONS = {
         "All training samples. `so_head` regularizes the last layer too; `so_strong` is λ = 10.",
         {"accuracy": True, "ece": False},
         ("residual_worst",),
-        outcome="against decay no difference in accuracy on four of six, as predicted; worse on one, "
-        "and on photographs better, where decay does harm. The head regularized as well: no "
+        outcome="against decay no difference in accuracy on four of six, as predicted; worse on "
+        "one, and on photographs better, where decay does harm. The head regularized as well: no "
         "different from nothing, as predicted. λ = 10 is worse than nothing on five of six, where "
         "it was predicted for all.",
     ),
@@ -283,11 +283,11 @@ def _rows(experiment: Experiment, results: Path) -> list[Row]:
 
 
 def _balanced(heights: dict[str, int]) -> list[list[str]]:
-    """Panels in two columns, each in turn in the one that is shorter by now."""
+    """Panels in two columns, the highest first in the one that is shorter by now."""
     columns: list[list[str]] = [[], []]
-    for name in heights:
+    for name in sorted(heights, key=lambda n: -heights[n]):
         min(columns, key=lambda c: sum(heights[n] for n in c)).append(name)
-    return columns
+    return [sorted(column, key=list(heights).index) for column in columns]
 
 
 def _panel(axes: Any, rows: list[Row]) -> None:
