@@ -11,7 +11,7 @@ import numpy as np
 from orthwrap import keras_inside
 from orthwrap.costs.passes import waiting
 from orthwrap.errors import ValueFault
-from orthwrap.live.compiled import set_steps_per_execution
+from orthwrap.live.compiled import made_one_by_one
 from orthwrap.text import error_summary
 
 # Axes that a model leaves free: of images, and of sequences.
@@ -113,8 +113,7 @@ def _names(loss: Any) -> str:
 
 def training_step(model: Any, x: Any, y: Any) -> Callable[[], None]:
     """One step of the model's training, as `fit` does it; the model moves."""
-    if keras.backend.backend() == "torch":  # Keras refuses several at once there
-        set_steps_per_execution(model, 1)
+    made_one_by_one(model)
     if keras.backend.backend() != "jax":
         return waiting(lambda: model.train_on_batch(x, y))
     import jax

@@ -155,6 +155,14 @@ def set_steps_per_execution(model: Any, count: int) -> None:
         forget_compiled_steps(model)
 
 
+def made_one_by_one(model: Any) -> bool:
+    """On PyTorch, where Keras refuses several steps at once; whether the model asked for them."""
+    if keras.backend.backend() != "torch" or model.steps_per_execution == 1:
+        return False
+    set_steps_per_execution(model, 1)
+    return True
+
+
 @contextmanager
 def step_made_anew(model: Any) -> Iterator[None]:
     """For a callback's `on_train_begin` that changes what a step has in it.

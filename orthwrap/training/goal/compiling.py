@@ -18,6 +18,7 @@ from orthwrap.errors import ValueFault
 from orthwrap.live.compiled import (
     forget_compiled_steps,
     inner_of,
+    made_one_by_one,
     new_from_config,
     set_steps_per_execution,
 )
@@ -85,8 +86,7 @@ def settle_steps(model: Any, steps: int | None) -> tuple[str, ...]:
         forget_compiled_steps(model)
         notes = ["steps are compiled, which jit_compile=False in the model does not ask JAX for"]
     own, taken = model.steps_per_execution, _that_divide(model.steps_per_execution, steps)
-    if own > 1 and keras.backend.backend() == "torch":
-        set_steps_per_execution(model, 1)
+    if made_one_by_one(model):
         notes.append(f"steps_per_execution {own}: 1, as Keras has no more on PyTorch")
     elif taken != own:
         notes.append(f"steps_per_execution {own}: {taken}, as an epoch has {steps} steps")
