@@ -73,7 +73,7 @@ test-jax: $(VENV)/backends
 	$(BIN)/pytest tests/training/test_devices.py
 	$(BIN)/pytest tests/training/test_without_tensorflow.py -k jax
 
-BACKEND_TESTS := tests/penalties tests/constraints tests/costs/test_in_a_row.py tests/regularizers/test_regularizers.py tests/loading/test_optimizers.py \
+BACKEND_TESTS := tests/penalties tests/constraints tests/costs/test_in_a_row.py tests/costs/test_programs.py tests/regularizers/test_regularizers.py tests/loading/test_optimizers.py \
 	$(addprefix tests/training/,test_factor_auto.py test_distillation.py test_schedules.py \
 		test_monitor.py test_pull.py test_true_figures.py test_carried_over.py)
 

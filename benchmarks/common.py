@@ -6,11 +6,10 @@ import argparse
 import json
 import os
 import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from orthwrap.report.versions import cores, processor
+from orthwrap.report.versions import cores, processor, versions
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -41,8 +40,7 @@ def machine() -> dict[str, Any]:
         "cpu": processor(),
         "cores": cores(),
         "system": platform.platform(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("tensorflow", "keras", "numpy", "h5py")},
+        **versions(),
         "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from orthwrap._version import __version__
 from orthwrap.constraints import OrthogonalityConstraint
-from orthwrap.costs import passes, steps
+from orthwrap.costs import passes, programs, steps
 from orthwrap.costs.device import device
 from orthwrap.costs.timing import Seconds, Timed, in_turn, quartiles
 from orthwrap.costs.variants import Variant, variants
@@ -188,24 +189,42 @@ class Bench:
         self, functions: dict[str, Timed], chosen: Sequence[Variant], until: float, tell: Tell
     ) -> list[Variant]:
         """Compiles the step and the variants, until there is no time for more; those done."""
-        functions[STEP] = warm(steps.training_step(self._model, *self._batch))
+        try:
+            return self._filled(functions, chosen, until, tell)
+        finally:
+            programs.drop_waiting()  # else leaving the process would wait for them
+
+    def _filled(
+        self, functions: dict[str, Timed], chosen: Sequence[Variant], until: float, tell: Tell
+    ) -> list[Variant]:
+        step = steps.training_step(self._model, *self._batch)
+        nothing = None if self._wanted.whole else passes.nothing(self.trained, self.is_compiled)
+        calls: list[tuple[Variant, Callable[[], None]]] = []
+        for variant in chosen:
+            if calls and time.monotonic() > until:
+                break
+            calls.append((variant, self._function(variant)))
+        functions[STEP] = warm(step)
         tell("training step")
-        if not self._wanted.whole:
-            nothing = passes.nothing(self.trained, self.is_compiled)
+        if nothing is not None:
             functions[NOTHING] = warm(nothing, passes.times())
         ready: list[Variant] = []
-        for variant in chosen:
-            if ready and time.monotonic() > until:
+        for variant, call in calls:
+            if ready and time.monotonic() > until and not programs.drop_waiting():
                 break
-            functions[variant.name] = self.timed(variant)
-            ready.append(variant)
-            tell(variant.name)
+            with contextlib.suppress(CancelledError):
+                functions[variant.name] = self._warmed(variant, call)
+                ready.append(variant)
+                tell(variant.name)
         return ready
 
     def timed(self, variant: Variant) -> Timed:
         """One of `variants`, compiled."""
+        return self._warmed(variant, self._function(variant))
+
+    def _warmed(self, variant: Variant, call: Callable[[], None]) -> Timed:
         times = 1 if self._wanted.whole else passes.times()
-        return replace(warm(self._function(variant), times), calls=variant.every)
+        return replace(warm(call, times), calls=variant.every)
 
     def _function(self, variant: Variant) -> Callable[[], None]:
         if self._wanted.whole:

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from orthwrap.costs.programs import program
 from orthwrap.penalties.tensors import on_processor
 from orthwrap.regularizers.clock import Clock
 
@@ -113,7 +114,7 @@ def _on_jax(pairs: Sequence[Penalized]) -> Callable[[], None]:
         (_, gradients), states = once(values, states)
         return gradients, states
 
-    run = jax.jit(once if times() == 1 else _in_a_row(gradients_alone))
+    run = program(once if times() == 1 else _in_a_row(gradients_alone), values, states)
 
     def call() -> Any:
         nonlocal states
@@ -172,12 +173,11 @@ def compiled_call(
     function: Callable[[Any], Any], values: Sequence[Tensor], backend: str, compiled: bool
 ) -> Callable[[], Any]:
     if backend == "jax":
-        import jax
-
         if times() > 1:
-            in_a_row = jax.jit(_in_a_row(lambda values, states: (function(values), states)))
+            step = _in_a_row(lambda values, states: (function(values), states))
+            in_a_row = program(step, values, ())
             return lambda: in_a_row(values, ())
-        run = jax.jit(function)
+        run = program(function, values)
         return lambda: run(values)
     if backend == "torch":
         import torch

@@ -10,6 +10,7 @@ import numpy as np
 
 from orthwrap import keras_inside
 from orthwrap.costs.passes import waiting
+from orthwrap.costs.programs import program
 from orthwrap.errors import ValueFault
 from orthwrap.live.compiled import made_one_by_one
 from orthwrap.text import error_summary
@@ -116,8 +117,6 @@ def training_step(model: Any, x: Any, y: Any) -> Callable[[], None]:
     made_one_by_one(model)
     if keras.backend.backend() != "jax":
         return waiting(lambda: model.train_on_batch(x, y))
-    import jax
-
     keras_inside.build_for(model, (x, y, None))
     held = (
         *(model.trainable_variables, model.non_trainable_variables),
@@ -127,7 +126,7 @@ def training_step(model: Any, x: Any, y: Any) -> Callable[[], None]:
     state = tuple([keras.ops.copy(v) for v in variables] for variables in held)
     step = model.train_step
     if not model.run_eagerly:
-        step = jax.jit(step, donate_argnums=0)
+        step = program(step, state, (x, y, None), donate_argnums=0)
 
     def run() -> Any:
         nonlocal state

@@ -41,7 +41,7 @@ def _band(w: Tensor, *, slack: float, alpha: float, factor: float) -> tuple[Tens
     values, slope = _of_gram(t.gram(w), alpha**2, slack * alpha**2)
 
     def pullback(upstream: Tensor) -> Tensor:
-        return t.times_scalar(t.multiplied(w, slope), (2 * factor) * upstream)
+        return t.multiplied_by(w, slope, 2 * factor, upstream)
 
     return factor * (ops.sum(values) if len(values.shape) else values), pullback
 

@@ -26,12 +26,12 @@ def _frobenius(w: Tensor, *, alpha: float, factor: float) -> tuple[Tensor, Any]:
 
     from orthwrap.penalties import tensors as t
 
-    deviation = t.less(alpha**2)(t.gram(w))
+    deviation = t.less(t.gram(w), alpha**2)
     norms, part = t.root(deviation), t.share(deviation) ** 0.5
 
     def pullback(upstream: Tensor) -> Tensor:
-        scale = t.per_matrix(t.divided((2 * factor * part) * upstream, norms))
-        return t.times_scalar(t.multiplied(w, deviation), scale)
+        scale = t.per_matrix(t.divided(upstream, norms))
+        return t.multiplied_by(w, deviation, 2 * factor * part, scale)
 
     return (factor / part) * (ops.sum(norms) if len(norms.shape) else norms), pullback
 

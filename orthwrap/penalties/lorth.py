@@ -75,7 +75,7 @@ def lorth_pull(
     geometry = _geometry(kernel.shape, strides, groups)
     shape = (groups, geometry.rows, geometry.filters)
     taps = _taps(kernel, geometry)
-    direction, bound = t.towards(ops.reshape(ops.sum(taps, 0), shape), t.less(1.0))
+    direction, bound = t.towards(ops.reshape(ops.sum(taps, 0), shape), 1.0)
     direction, bound = ops.reshape(direction, (1, -1)), ops.max(bound)
     if prod(geometry.taps) > 1:
         tables = [*_tables(geometry, kernel.dtype)]

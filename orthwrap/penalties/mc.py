@@ -25,7 +25,7 @@ def _mc(w: Tensor) -> tuple[Tensor, Any]:
     from orthwrap.penalties import tensors as t
 
     r = min(w.shape[-2:])
-    deviation = ops.reshape(t.less(1.0)(t.gram(w)), (*w.shape[:-2], r * r))
+    deviation = ops.reshape(t.less(t.gram(w), 1.0), (*w.shape[:-2], r * r))
     magnitude = ops.abs(deviation)
 
     def pullback(upstream: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ def offdiag(
     if probes is not None:
         compute = partial(_sketch, factor=factor)
         return t.differentiable(compute, t.unbatched(w), constants=(t.unbatched(probes),))
-    exact = partial(t.square_of_gram, change=t.without_diagonal, factor=factor)
+    exact = partial(t.square_of_gram, amount=None, factor=factor)
     return t.differentiable(exact, t.unbatched(w))
 
 
@@ -51,7 +51,7 @@ def pull(w: Tensor) -> tuple[Tensor, Tensor]:
     """W(G−diag G)"""
     from orthwrap.penalties import tensors as t
 
-    return t.towards(w, t.without_diagonal)
+    return t.towards(w, None)
 
 
 def on_outputs(g: Tensor, rows: Tensor) -> Tensor:

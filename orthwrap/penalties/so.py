@@ -23,7 +23,7 @@ def so(w: Tensor, probes: Tensor | None = None, alpha: float = 1.0, factor: floa
     if probes is not None:
         compute = partial(_sketch, alpha=alpha, factor=factor)
         return t.differentiable(compute, t.unbatched(w), constants=(t.unbatched(probes),))
-    exact = partial(t.square_of_gram, change=t.less(alpha**2), factor=factor)
+    exact = partial(t.square_of_gram, amount=alpha**2, factor=factor)
     return t.differentiable(exact, t.unbatched(w))
 
 
@@ -31,7 +31,7 @@ def _sketch(w: Tensor, probes: Tensor, *, alpha: float, factor: float) -> tuple[
     from orthwrap.penalties import tensors as t
 
     long_v = t.to_long(w, probes)
-    image = t.to_short(w, long_v) - (probes if alpha == 1.0 else alpha**2 * probes)
+    image = t.to_short_less(w, long_v, probes, alpha**2)
     factor /= probes.shape[-2 if t.is_tall(w) else -1]
 
     def pullback(upstream: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def pull(w: Tensor) -> tuple[Tensor, Tensor]:
     """W(G−I): Parseval's retraction (Cissé et al. 2017, arXiv:1704.08847)."""
     from orthwrap.penalties import tensors as t
 
-    return t.towards(w, t.less(1.0))
+    return t.towards(w, 1.0)
 
 
 def on_outputs(g: Tensor, rows: Tensor) -> Tensor:

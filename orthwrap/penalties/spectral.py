@@ -58,8 +58,8 @@ def _exact(w: Tensor, *, target: float, factor: float) -> tuple[Tensor, Any]:
     off = sigma - target
 
     def pullback(upstream: Tensor) -> Tensor:
-        scale = t.per_matrix((2 * factor) * upstream * off / (sigma + t.TINY))
-        return t.times_scalar(t.multiplied(w, slope), scale)
+        scale = t.per_matrix(upstream * off / (sigma + t.TINY))
+        return t.multiplied_by(w, slope, 2 * factor, scale)
 
     return factor * ops.sum(ops.square(off)), pullback
 

@@ -61,12 +61,11 @@ def estimated(
 def _exact(w: Tensor, *, alpha: float, factor: float) -> tuple[Tensor, Any]:
     from orthwrap.penalties import tensors as t
 
-    deviation = t.less(alpha**2)(t.gram(w))
+    deviation = t.less(t.gram(w), alpha**2)
     sigma, slope = top(deviation)
 
     def pullback(upstream: Tensor) -> Tensor:
-        scale = (2 * factor * t.share(w)) * upstream
-        return t.times_scalar(t.multiplied(w, slope), scale)
+        return t.multiplied_by(w, slope, 2 * factor * t.share(w), upstream)
 
     return _total(sigma, factor), pullback
 
@@ -123,7 +122,7 @@ def _estimate(
         is_any_length = step == 0 and steps > 1  # the next one is made of length 1
         v = image if is_any_length else t.divided(image, t.per_matrix(t.root(image)))
         long_v = t.to_long(w, v)
-        image = t.to_short(w, long_v) - (v if alpha == 1.0 else alpha**2 * v)
+        image = t.to_short_less(w, long_v, v, alpha**2)
     norms = t.root(image)
 
     def pullback(upstream: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import keras
@@ -29,6 +29,8 @@ Tensor = Any
 Pullback = Callable[[Tensor], Any]
 
 BACKEND: str = keras.backend.backend()  # for the whole process, as Keras has it
+if BACKEND == "torch":  # which Keras has imported; within a function that takes time at each call
+    import torch
 
 # Below this size the two halves of a symmetric Gram matrix cost more apart than together.
 SPLIT_ABOVE = 256
@@ -72,7 +74,6 @@ def differentiable(
 @cache
 def _function_of_torch() -> Any:
     """Keras's own way takes half as long again as a small penalty."""
-    import torch
 
     class Differentiable(torch.autograd.Function):  # type: ignore[misc]
         @staticmethod
@@ -147,8 +148,6 @@ def on_processor() -> bool:
 
         return bool(jax.default_backend() == "cpu")
     if BACKEND == "torch":
-        import torch
-
         return not torch.cuda.is_available()
     import tensorflow as tf
 
@@ -161,9 +160,6 @@ def is_tall(w: Tensor) -> bool:
 
 def eye_like(w: Tensor) -> Tensor:
     return ops.eye(min(w.shape[-2:]), dtype=w.dtype)
-
-
-Change = Callable[[Tensor], Tensor]
 
 
 def gram(w: Tensor) -> Tensor:
@@ -248,8 +244,6 @@ def _on_jax(a: Tensor, b: Tensor, a_turned: bool, b_turned: bool, summed_in: Any
 
 
 def _on_torch(a: Tensor, b: Tensor) -> Tensor:
-    import torch
-
     by_dims = {2: (torch.mm, torch.ops.aten.mm), 3: (torch.bmm, torch.ops.aten.bmm)}
     multiply, known = by_dims.get(a.dim(), (None, None))
     if multiply is None or not a.is_cuda or a.dim() != b.dim() or "dtype" not in known.overloads():
@@ -261,27 +255,30 @@ def _on_torch(a: Tensor, b: Tensor) -> Tensor:
 # everything else, and each one is operations.
 
 
-def less(amount: float) -> Change:
-    """G ↦ G − amount·I; it may write into G."""
-
-    def change(g: Tensor) -> Tensor:
-        if BACKEND == "torch":
-            g.diagonal(dim1=-2, dim2=-1).sub_(amount)
-            return g
-        if BACKEND == "tensorflow":
-            import tensorflow as tf
-
-            diagonal = tf.raw_ops.MatrixDiagPart(input=g) - amount
-            return tf.raw_ops.MatrixSetDiag(input=g, diagonal=diagonal)
-        return ops.where(_on_diagonal(g), g - amount, g)
-
-    return change
-
-
-def without_diagonal(g: Tensor) -> Tensor:
-    """G ⊙ (1−I); it may write into G."""
+def less(g: Tensor, amount: float | None) -> Tensor:
+    """G − amount·I, or for None G ⊙ (1−I); it may write into G."""
+    if amount is None:
+        return _without_diagonal(g)
     if BACKEND == "torch":
-        g.diagonal(dim1=-2, dim2=-1).zero_()
+        g.diagonal(0, -2, -1).sub_(_number_of_torch(amount, g.dtype))
+        return g
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        diagonal = tf.raw_ops.MatrixDiagPart(input=g) - amount
+        return tf.raw_ops.MatrixSetDiag(input=g, diagonal=diagonal)
+    return ops.where(_on_diagonal(g), g - amount, g)
+
+
+@lru_cache(maxsize=4096)
+def _number_of_torch(number: float, dtype: Any) -> Tensor:
+    """A number of Python's takes an operation three times as long to begin with."""
+    return torch.tensor(number, dtype=dtype, device="cpu")
+
+
+def _without_diagonal(g: Tensor) -> Tensor:
+    if BACKEND == "torch":
+        g.diagonal(0, -2, -1).zero_()
         return g
     if BACKEND == "tensorflow":
         import tensorflow as tf
@@ -309,8 +306,6 @@ def square_sum(x: Tensor, factor: float = 1.0) -> Tensor:
 
 def _square_sum(x: Tensor) -> Tensor:
     if BACKEND == "torch":
-        import torch
-
         return torch.linalg.vector_norm(x).square()
     if BACKEND == "tensorflow":
         import tensorflow as tf
@@ -333,8 +328,6 @@ def eigen(g: Tensor) -> tuple[Tensor, Tensor]:
 def eigh(g: Tensor) -> tuple[Tensor, Tensor]:
     """The same of what is finite."""
     if BACKEND == "torch":
-        import torch
-
         values, vectors = torch.linalg.eigh(g)
     else:
         values, vectors = ops.linalg.eigh(g)
@@ -346,14 +339,53 @@ def multiplied(w: Tensor, s: Tensor) -> Tensor:
     return _product(w, s) if is_tall(w) else _product(s, w)
 
 
-def square_of_gram(w: Tensor, change: Change, factor: float = 1.0) -> tuple[Tensor, Pullback]:
-    """factor · Σ ‖G'‖_F², G' being `change` of G: less a constant, or with entries set to 0."""
-    changed = change(gram(w))
+def multiplied_by(w: Tensor, s: Tensor, number: float, scalar: Tensor) -> Tensor:
+    """number · scalar · `multiplied`."""
+    if BACKEND == "torch" and _precision.get() is None:
+        pair = (w, s) if is_tall(w) else (s, w)
+        return _times_number(number, *pair, like=w).mul_(scalar)
+    return times_scalar(multiplied(w, s), number * scalar)
+
+
+def _times_number(number: float, a: Tensor, b: Tensor, like: Tensor) -> Tensor:
+    """number · A·B on PyTorch, as one operation; `like` can be broadcast to its shape."""
+    multiply = torch.addmm if a.dim() == 2 else torch.baddbmm
+    return multiply(like, a, b, beta=0, alpha=number)
+
+
+def square_of_gram(w: Tensor, amount: float | None, factor: float = 1.0) -> tuple[Tensor, Pullback]:
+    """factor · Σ ‖G − amount·I‖_F², or for None ‖G ⊙ (1−I)‖_F²."""
+    if BACKEND == "torch" and _precision.get() is None:
+        return _square_of_gram_on_torch(w, amount, factor)
+    changed = less(gram(w), amount)
 
     def pullback(upstream: Tensor) -> Tensor:
         return times_scalar(multiplied(w, changed), (4 * factor) * upstream)
 
     return square_sum(changed, factor), pullback
+
+
+def _square_of_gram_on_torch(
+    w: Tensor, amount: float | None, factor: float
+) -> tuple[Tensor, Pullback]:
+    """With √factor in G from the start, which no operation is for."""
+    part, tall = factor**0.5, is_tall(w)
+    pair = (w.mT, w) if tall else (w, w.mT)
+    g = _times_number(part, *pair, like=_any_number(w.device, w.dtype))
+    g = less(g, None if amount is None else part * amount)
+
+    def pullback(upstream: Tensor) -> Tensor:
+        pair = (w, g) if tall else (g, w)
+        return _times_number(4 * part, *pair, like=w).mul_(upstream)
+
+    entries = g.view(-1)
+    return torch.dot(entries, entries), pullback
+
+
+@cache
+def _any_number(device: Any, dtype: Any) -> Tensor:
+    """Of which nothing is taken."""
+    return torch.empty((), device=device, dtype=dtype)
 
 
 _COARSE = ("float16", "bfloat16")  # for sums of squares
@@ -420,8 +452,6 @@ def largest_row_sum(g: Tensor) -> Tensor:
 def lesser(a: Tensor, b: Tensor) -> Tensor:
     """Of scalars of one dtype."""
     if BACKEND == "torch":  # where Keras's minimum makes float32 of float64
-        import torch
-
         return torch.minimum(a, b)
     return ops.minimum(a, b)
 
@@ -432,11 +462,14 @@ def at_least_one(x: Tensor) -> Tensor:
     return ops.maximum(x, ops.ones_like(x))
 
 
-def towards(w: Tensor, change: Change) -> tuple[Tensor, Tensor]:
-    """W·change(G), a quarter of the gradient of ‖change(G)‖_F², and bounds of σ_max²."""
+def towards(w: Tensor, amount: float | None) -> tuple[Tensor, Tensor]:
+    """W·(G − amount·I), or for None W·(G ⊙ (1−I)), and bounds of σ_max².
+
+    It is a quarter of the gradient of the squared norm of what W is multiplied with.
+    """
     g = gram(w)
-    bound = largest_row_sum(g)  # before `change` may write into it
-    return multiplied(w, change(g)), bound
+    bound = largest_row_sum(g)  # before `less` may write into it
+    return multiplied(w, less(g, amount)), bound
 
 
 # A few vectors at a time: those of the m side of W are kept as columns (…, m, p), those of its
@@ -454,6 +487,15 @@ def to_short(w: Tensor, y: Tensor) -> Tensor:
     return _as_it_is(y, w, True, False) if is_tall(w) else _as_it_is(w, y, False, True)
 
 
+def to_short_less(w: Tensor, y: Tensor, v: Tensor, amount: float) -> Tensor:
+    """to_short(w, y) − amount·v; as one operation on PyTorch."""
+    if BACKEND == "torch":
+        pair = (y.mT, w) if is_tall(w) else (w, y.mT)
+        multiply = torch.addmm if w.dim() == 2 else torch.baddbmm
+        return multiply(v, *pair, beta=-amount)
+    return to_short(w, y) - (v if amount == 1.0 else amount * v)
+
+
 def outer(w: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """Σ y ⊗ v over (long y, short v), in the shape of w: the gradient of Σ ⟨y, to_long(w, v)⟩."""
     columns, rows = -1, -2
@@ -466,8 +508,6 @@ def outer(w: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 def _joined(parts: Sequence[Tensor], axis: int) -> Tensor:
     if BACKEND != "torch":
         return ops.concatenate(parts, axis)
-    import torch
-
     return torch.cat(list(parts), axis)
 
 
@@ -481,8 +521,6 @@ def per_matrix(scalars: Tensor) -> Tensor:
 def norm(x: Tensor) -> Tensor:
     """‖·‖_F of each matrix."""
     if BACKEND == "torch":
-        import torch
-
         return torch.linalg.vector_norm(x, dim=(-2, -1))
     return ops.sqrt(ops.sum(ops.square(x), None if len(x.shape) == 2 else (-2, -1)))
 
@@ -542,8 +580,6 @@ def gaussian(shape: Sequence[int], seed: Any, dtype: str = "float32") -> Tensor:
 
 def _numbers_of_torch(name: str, shape: Sequence[int], seed: Any, dtype: str) -> Tensor:
     """Those of `keras.random`, which takes several times as long to come to them."""
-    import torch
-
     device, generator = keras_inside.torch_device(), None
     if device != "meta":  # where Keras only asks for shapes
         is_drawn = isinstance(seed, keras.random.SeedGenerator)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -36,6 +36,7 @@ from orthwrap.penalties.place import check_place
 from orthwrap.penalties.table import PENALTIES, with_each_penalty
 from orthwrap.penalties.template import template
 from orthwrap.penalties.tensors import (
+    BACKEND,
     across,
     at_least_one,
     computed_in,
@@ -77,6 +78,7 @@ class _Reading:
         draws: whether each call draws at random.
         is_sketched: whether the penalty is estimated by probes.
         folds_alpha: whether the penalty takes α and the factor into its own operations.
+        at_once: factor × penalty of those matrices, where nothing else is decided at each call.
     """
 
     layout: Layout
@@ -85,6 +87,7 @@ class _Reading:
     draws: bool
     is_sketched: bool
     folds_alpha: bool
+    at_once: Callable[[Tensor], Tensor] | None
 
     def matrices_of(self, x: Tensor) -> Tensor:
         """(count, m, n), or the only one as (m, n)."""
@@ -230,22 +233,22 @@ class OrthogonalityRegularizer(_Regularizer):
         if self.is_pulled or self.is_aside:
             return ops.zeros((), computed_in(x))
         x = tensor_of(x)
-        moment = self._clock.tick() if self._clock is not None and self._every > 1 else None
+        takes_turns = self._clock is not None and self._every > 1 and self._choosing_pays(x)
+        moment = self._clock.tick() if self._clock is not None and takes_turns else None
         if moment is None or self.is_at_each_call:
-            # Where nobody keeps the count, each call is paid for, and none stronger than it is.
+            # Where nobody keeps the count, and where choosing costs more than it saves, each call
+            # is paid for, and none stronger than it is.
             return self._penalty_of(x, moment, self._base.factor, split)
         # Paid for at one call in `every`, and so many times as strong there.
         turn = is_turn(before(moment), self._every)
         if isinstance(turn, bool):
             return self._stronger(x, moment, split) if turn else left_out(x)
-        if not self._choosing_pays(x):
-            value = self._stronger(x, moment, split)
-            return ops.where(turn, value, ops.zeros_like(value))
         return ops.cond(turn, lambda: self._stronger(x, moment, split), lambda: left_out(x))
 
     def _choosing_pays(self, x: Tensor) -> bool:
-        is_of_outputs = self._base.on == "activity"
-        return is_of_outputs or choosing_pays(*self._sides(tuple(x.shape)), on_processor())
+        if BACKEND == "torch" or self._base.on == "activity" or on_processor():
+            return True
+        return choosing_pays(*self._sides(tuple(x.shape)))
 
     def _stronger(self, x: Tensor, moment: Moment, split: Split | None) -> Tensor:
         return self._penalty_of(x, moment, self._base.factor * self._every, split)
@@ -260,6 +263,8 @@ class OrthogonalityRegularizer(_Regularizer):
             drawn = {"draw": partial(self._drawn, moment, x)} if self._descriptor.draws else {}
             return factor * self._of_outputs(x, {**words, **drawn})
         reading = self._reading_of(tuple(x.shape))
+        if reading.at_once is not None and split is None and factor == self._base.factor:
+            return reading.at_once(reading.matrices_of(x))
         if reading.draws:
             words = {**words, "draw": partial(self._drawn, moment, x)}
         if reading.own_sigmas is not None:
@@ -303,13 +308,18 @@ class OrthogonalityRegularizer(_Regularizer):
         count, m, n = layout.matrices(shape)
         is_one = penalty.takes_alpha and count == 1 and layout.is_in_order
         is_sketched = penalty.sketch is not None and self._is_sketched(shape)
+        draws = penalty.draws or is_sketched
+        folds_alpha = penalty.takes_alpha and 1 / _FOLDED <= base.alpha <= _FOLDED
+        is_plain = folds_alpha and not (draws or base.is_free or self._precision)
+        at_once = partial(penalty.exact, **self._words, alpha=base.alpha, factor=base.factor)
         return _Reading(
             layout=layout,
             matrix=(m, n) if is_one else None,
             own_sigmas=penalty.number_of_sigmas(layout, shape) if base.is_free else None,
-            draws=penalty.draws or is_sketched,
+            draws=draws,
             is_sketched=is_sketched,
-            folds_alpha=penalty.takes_alpha and 1 / _FOLDED <= base.alpha <= _FOLDED,
+            folds_alpha=folds_alpha,
+            at_once=at_once if is_plain else None,
         )
 
     def _of_outputs(self, x: Tensor, words: Mapping[str, Any]) -> Tensor:
