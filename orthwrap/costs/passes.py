@@ -75,7 +75,10 @@ def loss_and_gradients(pairs: Sequence[Penalized], compiled: bool) -> Callable[[
 
         def by_autograd() -> Any:
             loss = total()
-            return loss, torch.autograd.grad(loss, [k.value for k in kernels])
+            if not loss.requires_grad:  # every kernel was left out
+                return loss, ()
+            values = [k.value for k in kernels]
+            return loss, torch.autograd.grad(loss, values, allow_unused=True)
 
         return waiting(by_autograd)
     import tensorflow as tf

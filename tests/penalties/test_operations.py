@@ -19,18 +19,18 @@ SHAPES = [
 ]
 # Of the one-liner's.
 LIMITS: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
-    "so": ({}, {"torch": 0.7, "tensorflow": 0.75, "jax": 0.75}),
+    "so": ({}, {"torch": 0.56, "tensorflow": 0.75, "jax": 0.75}),
     "so, preserve": (
         {"scale": "preserve", "alpha": 0.7},
-        {"torch": 0.7, "tensorflow": 0.75, "jax": 0.75},
+        {"torch": 0.56, "tensorflow": 0.75, "jax": 0.75},
     ),
     "so, auto": (
         {"estimate": "auto", "probes": 40},
-        {"torch": 0.7, "tensorflow": 0.75, "jax": 0.75},
+        {"torch": 0.56, "tensorflow": 0.75, "jax": 0.75},
     ),
-    "so, sketch": ({"estimate": "sketch"}, {"torch": 1.2, "tensorflow": 1.2, "jax": 1.1}),
-    "offdiag": ({}, {"torch": 0.7, "tensorflow": 0.7, "jax": 0.8}),
-    "frobenius": ({}, {"torch": 0.75, "tensorflow": 0.8, "jax": 0.9}),
+    "so, sketch": ({"estimate": "sketch"}, {"torch": 1.05, "tensorflow": 1.2, "jax": 1.1}),
+    "offdiag": ({}, {"torch": 0.56, "tensorflow": 0.7, "jax": 0.8}),
+    "frobenius": ({}, {"torch": 0.66, "tensorflow": 0.8, "jax": 0.9}),
     "srip": ({}, {"torch": 1.4, "tensorflow": 1.5, "jax": 2.3}),
 }
 
@@ -47,19 +47,19 @@ def test_a_penalty_takes_few(name: str) -> None:
 @pytest.mark.skipif(BACKEND != "torch", reason="dispatches each operation")
 def test_a_step_left_out_dispatches_next_to_nothing() -> None:
     made = [orthwrap.SO(0.1, every=10**6) for _ in SHAPES]
-    assert operations(made, SHAPES) <= 3
+    assert operations(made, SHAPES) <= 2
 
 
 # Of Python's functions, loss and gradient or pull, where Keras would have 300 and 800 of them.
 CALLS: dict[str, tuple[dict[str, Any], int]] = {
-    "so": ({}, 85),
-    "so, preserve": ({"scale": "preserve", "alpha": 0.7}, 85),
-    "so, sketch": ({"estimate": "sketch"}, 110),
-    "so, left out": ({"every": 10**6}, 75),
-    "offdiag": ({}, 85),
-    "frobenius": ({}, 90),
-    "srip": ({}, 100),
-    "pull": ({}, 145),
+    "so": ({}, 72),
+    "so, preserve": ({"scale": "preserve", "alpha": 0.7}, 72),
+    "so, sketch": ({"estimate": "sketch"}, 106),
+    "so, left out": ({"every": 10**6}, 34),
+    "offdiag": ({}, 73),
+    "frobenius": ({}, 84),
+    "srip": ({}, 90),
+    "pull": ({}, 112),
 }
 
 
@@ -79,7 +79,9 @@ def test_python_decides_in_few_calls(name: str) -> None:
         if name == "pull":
             made.pulled(kernel.value, rate)
         else:
-            torch.autograd.grad(made(kernel), [kernel.value])
+            loss = made(kernel)
+            if loss.requires_grad:  # not where it is left out
+                torch.autograd.grad(loss, [kernel.value])
 
     once()
     seen = 0

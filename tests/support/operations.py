@@ -52,7 +52,8 @@ def _dispatched(penalties: Sequence[Callable[[Any], Any]], shapes: Sequence[Any]
 
     def once() -> None:
         loss = reduce(operator.add, (p(k) for p, k in zip(penalties, kernels, strict=True)))
-        torch.autograd.grad(loss, [k.value for k in kernels])
+        if loss.requires_grad:  # not where all are left out
+            torch.autograd.grad(loss, [k.value for k in kernels], allow_unused=True)
 
     return dispatched(once)
 
