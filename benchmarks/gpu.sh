@@ -26,7 +26,7 @@ bench() {
 bench 15 torch bench_kernels resnet50 "$@"
 bench 15 torch bench_kernels vit_b "$@"
 bench 150 jax bench_steps resnet50 --whole -r so srip "$@"
-bench 70 jax bench_steps resnet50 -r so srip "$@"
+bench 90 jax bench_steps resnet50 -r so srip "$@"
 bench 25 torch bench_steps resnet50 "$@"
 bench 25 torch bench_steps resnet50 --whole -r so srip "$@"
 bench 40 jax bench_steps vit_b -r so "$@"

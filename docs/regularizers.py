@@ -29,9 +29,9 @@ Every penalty takes `every` and, for depthwise kernels, `across_channels`; all b
 - `every=k` pays for the penalty at one call in k, k times as strong there: once in each k calls, at
   a place among them that is drawn anew, so that each kernel gets its share also where one object
   serves several, and whatever validates in between. In a compiled step on an accelerator, choosing
-  takes longer than computing where 4 · m · n · min(m, n) < 8 · 10⁹: such a kernel pays at each call
-  there, once as strong, which is the same on average. So on most convolutions `every` saves nothing
-  on a GPU with JAX or TensorFlow.
+  takes longer than computing where 4 · m · n · min(m, n) < 3 · 10¹⁰: such a kernel pays at each
+  call there, once as strong, which is the same on average. So on convolutions `every` saves next to
+  nothing on a GPU with JAX or TensorFlow. A call left out is a 0, on PyTorch without a gradient.
 - `estimate=sketch` replaces G by `probes` random signs (8), at a cost linear in the number of
   weights. Its mean is the penalty, so where the penalty itself is cheaper, nothing speaks for it:
   `estimate=auto` takes, kernel by kernel, the penalty itself where min(m, n) ≤ 8 · `probes` on a

@@ -138,12 +138,14 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def main() -> None:
     from orthwrap.penalties import tensors
+    from orthwrap.regularizers import classes
 
     model = keras.applications.ResNet50(weights=None)
     shapes = [tuple(layer.kernel.shape) for layer in model.layers if hasattr(layer, "kernel")]
     each: dict[str, dict[str, float]] = {}
     for kind in ("cpu", "accelerator"):  # on which halves of symmetric products do not pay
-        tensors.on_processor = lambda kind=kind: kind == "cpu"  # type: ignore[assignment]
+        for module in (tensors, classes):
+            module.on_processor = lambda kind=kind: kind == "cpu"  # type: ignore
         each[kind] = dict(_of_each(shapes))
     told = {"backend": BACKEND, "kernels": len(shapes), "keras": keras.__version__, "each": each}
     json.dump(told, sys.stdout, indent=1)
