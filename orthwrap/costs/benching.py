@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import asdict, replace
+from itertools import chain
 from typing import Any
 
 import keras
@@ -38,6 +40,7 @@ from orthwrap.survey import Survey, survey
 from orthwrap.training.pull.pull_callback import Pull
 
 Tell = Callable[[str], None]
+_Call = Callable[[], None]
 
 STEP, NOTHING = "step", "nothing"
 # The share of the time after which nothing more is compiled: what is left is for measuring.
@@ -199,17 +202,14 @@ class Bench:
     ) -> list[Variant]:
         step = steps.training_step(self._model, *self._batch)
         nothing = None if self._wanted.whole else passes.nothing(self.trained, self.is_compiled)
-        calls: list[tuple[Variant, Callable[[], None]]] = []
-        for variant in chosen:
-            if calls and time.monotonic() > until:
-                break
-            calls.append((variant, self._function(variant)))
+        calls = self._calls(chosen, until)
+        first = next(calls)  # so that others are compiled beside the step
         functions[STEP] = warm(step)
         tell("training step")
         if nothing is not None:
             functions[NOTHING] = warm(nothing, passes.times())
         ready: list[Variant] = []
-        for variant, call in calls:
+        for variant, call in chain([first], calls):
             if ready and time.monotonic() > until and not programs.drop_waiting():
                 break
             with contextlib.suppress(CancelledError):
@@ -218,11 +218,22 @@ class Bench:
                 tell(variant.name)
         return ready
 
+    def _calls(self, chosen: Sequence[Variant], until: float) -> Iterator[tuple[Variant, _Call]]:
+        """Each variant's function; so many are made ahead as are compiled beside each other."""
+        made: deque[tuple[Variant, _Call]] = deque()
+        for variant in chosen:
+            made.append((variant, self._function(variant)))
+            if len(made) > programs.beside_each_other():
+                yield made.popleft()
+            if time.monotonic() > until:
+                break
+        yield from made
+
     def timed(self, variant: Variant) -> Timed:
         """One of `variants`, compiled."""
         return self._warmed(variant, self._function(variant))
 
-    def _warmed(self, variant: Variant, call: Callable[[], None]) -> Timed:
+    def _warmed(self, variant: Variant, call: _Call) -> Timed:
         times = 1 if self._wanted.whole else passes.times()
         return replace(warm(call, times), calls=variant.every)
 

@@ -15,9 +15,14 @@ from orthwrap.report.versions import cores
 _CORES_EACH = 2
 
 
+def beside_each_other() -> int:
+    """How many programs are compiled at a time; 0 where none is before it is called."""
+    return max(1, cores() // _CORES_EACH) if keras.backend.backend() == "jax" else 0
+
+
 @cache
 def _compiling() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, cores() // _CORES_EACH))
+    return ThreadPoolExecutor(beside_each_other())
 
 
 _begun: list[Future[Any]] = []
