@@ -6,11 +6,14 @@ import argparse
 import json
 import os
 import platform
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from orthwrap.report.versions import cores, processor, versions
+from orthwrap.report.versions import cores, processor
 
+_PACKAGES = ("tensorflow", "keras", "numpy", "h5py")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -40,7 +43,8 @@ def machine() -> dict[str, Any]:
         "cpu": processor(),
         "cores": cores(),
         "system": platform.platform(),
-        **versions(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in _PACKAGES if find_spec(name) is not None},
         "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
     }
 
