@@ -346,7 +346,7 @@ def _sudoku(options: Any, seed: int) -> dict[str, Any]:
 PATCHES, PATCH_EPOCHS = 256, 6
 # Of the backbone, whose 52 convolutions need more to see; the margin is what the task may pay.
 BACKBONE = {"unfreeze": "*", "freeze_batchnorm": True, "task_margin": 0.03, "epochs": EPOCHS}
-BACKBONE_PATCHES = 3072
+BACKBONE_PATCHES = 1024
 
 
 def patches(size: int, count: int, seed: int) -> Any:
