@@ -51,7 +51,7 @@ def differentiable(
     if constants and BACKEND != "jax":
         return differentiable(lambda *given: compute(*given, *constants), *tensors)
     if BACKEND == "torch" and precision is None:
-        return _function_of_torch().apply(compute, *tensors)
+        return _Differentiable.apply(compute, *tensors)
 
     def operation(*inputs: Tensor) -> tuple[Tensor, Callable[..., Any]]:
         with products_in(precision):  # also where a backend calls this later
@@ -71,11 +71,11 @@ def differentiable(
     return ops.custom_gradient(operation)(*tensors, *constants)
 
 
-@cache
-def _function_of_torch() -> Any:
-    """Keras's own way takes half as long again as a small penalty."""
+if BACKEND == "torch":
 
-    class Differentiable(torch.autograd.Function):  # type: ignore[misc]
+    class _Differentiable(torch.autograd.Function):  # type: ignore[misc]
+        """Keras's own way takes half as long again as a small penalty."""
+
         @staticmethod
         def forward(ctx: Any, compute: Callable[..., Any], *tensors: Tensor) -> Tensor:
             value, ctx.pullback = compute(*tensors)
@@ -85,8 +85,6 @@ def _function_of_torch() -> Any:
         def backward(ctx: Any, upstream: Tensor) -> Any:
             found = ctx.pullback(upstream)
             return (None, *found) if isinstance(found, tuple) else (None, found)
-
-    return Differentiable
 
 
 # PyTorch computes while Python decides: there, what Keras's functions look at before they do
@@ -140,9 +138,17 @@ def is_eager() -> bool:
     return BACKEND == "torch" and on_processor()
 
 
-@cache
+_found: list[bool] = []  # PyTorch's compiler warns of functools.cache
+
+
 def on_processor() -> bool:
     """Whether what is computed now runs on a CPU: the backend has nothing else."""
+    if not _found:
+        _found.append(_has_nothing_else())
+    return _found[0]
+
+
+def _has_nothing_else() -> bool:
     if BACKEND == "jax":
         import jax
 
@@ -260,7 +266,9 @@ def less(g: Tensor, amount: float | None) -> Tensor:
     if amount is None:
         return _without_diagonal(g)
     if BACKEND == "torch":
-        g.diagonal(0, -2, -1).sub_(_number_of_torch(amount, g.dtype))
+        is_compiled = torch.compiler.is_compiling()
+        number = amount if is_compiled else _number_of_torch(amount, g.dtype)
+        g.diagonal(0, -2, -1).sub_(number)
         return g
     if BACKEND == "tensorflow":
         import tensorflow as tf
@@ -355,7 +363,7 @@ def _times_number(number: float, a: Tensor, b: Tensor, like: Tensor) -> Tensor:
 
 def square_of_gram(w: Tensor, amount: float | None, factor: float = 1.0) -> tuple[Tensor, Pullback]:
     """factor · Σ ‖G − amount·I‖_F², or for None ‖G ⊙ (1−I)‖_F²."""
-    if BACKEND == "torch" and _precision.get() is None:
+    if BACKEND == "torch" and _precision.get() is None and not torch.compiler.is_compiling():
         return _square_of_gram_on_torch(w, amount, factor)
     changed = less(gram(w), amount)
 

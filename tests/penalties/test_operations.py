@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any
 
 import keras
@@ -96,6 +97,23 @@ def test_python_decides_in_few_calls(name: str) -> None:
     finally:
         sys.setprofile(None)
     assert seen <= limit
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="traces Python itself")
+@pytest.mark.parametrize("name", ["so", "offdiag", "frobenius", "srip"])
+def test_a_compiled_penalty_warns_of_nothing_and_is_the_same(name: str) -> None:
+    """PyTorch's compiler warns of functions that remember what they gave."""
+    import torch
+
+    kernel = keras.Variable(kernel_of((3, 3, 4, 32)) / 6)
+    made = orthwrap.regularizer(name, 0.1)
+    expected = float(made(kernel).detach())  # as Keras calls it before it compiles
+    torch.compiler.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the compiler's about itself
+        warnings.filterwarnings("error", "Dynamo detected")
+        value = torch.compile(made, backend="eager")(kernel.value)
+    assert float(value.detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_no_kernel_is_divided_by_its_scale() -> None:
