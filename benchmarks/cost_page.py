@@ -61,9 +61,6 @@ rounds in which each is measured in turn.
 STEPS = """
 ## Beside a training step
 
-Where `every` appears on JAX, the one kernel of 2048 × 1000 was left out by choice, as none of these
-would be now: choosing took longer than computing it.
-
 """
 
 NO_GPU = """No figures of a GPU are here: none was at hand. `benchmarks/gpu.sh` measures on one,
@@ -165,7 +162,8 @@ def _section(name: str, report: BenchReport) -> str:
         rows.append(
             [f"`{held.constrain}`", "held", time_text(held.seconds), share_text(held.share), spread]
         )
-    return facts + _table(rows) + "\n"
+    notes = "".join(f"{note}\n\n" for note in report.warnings)
+    return facts + notes + _table(rows) + "\n"
 
 
 _RIGHT = ["---", "---", "---:", "---:", "---:"]

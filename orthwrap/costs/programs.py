@@ -43,7 +43,7 @@ def program(function: Callable[..., Any], *args: Any, **words: Any) -> Callable[
 
 def drop_waiting() -> bool:
     """Drops what nobody has begun to compile; False where nothing is compiled beforehand."""
-    if keras.backend.backend() != "jax":
+    if not beside_each_other():
         return False
     while _begun:
         _begun.pop().cancel()

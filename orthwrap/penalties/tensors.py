@@ -351,14 +351,14 @@ def multiplied_by(w: Tensor, s: Tensor, number: float, scalar: Tensor) -> Tensor
     """number · scalar · `multiplied`."""
     if BACKEND == "torch" and _precision.get() is None:
         pair = (w, s) if is_tall(w) else (s, w)
-        return _times_number(number, *pair, like=w).mul_(scalar)
+        return _with_product(w, *pair, kept=0, number=number).mul_(scalar)
     return times_scalar(multiplied(w, s), number * scalar)
 
 
-def _times_number(number: float, a: Tensor, b: Tensor, like: Tensor) -> Tensor:
-    """number · A·B on PyTorch, as one operation; `like` can be broadcast to its shape."""
+def _with_product(x: Tensor, a: Tensor, b: Tensor, kept: float, number: float = 1.0) -> Tensor:
+    """kept · x + number · A·B on PyTorch, as one operation; x can be broadcast to its shape."""
     multiply = torch.addmm if a.dim() == 2 else torch.baddbmm
-    return multiply(like, a, b, beta=0, alpha=number)
+    return multiply(x, a, b, beta=kept, alpha=number)
 
 
 def square_of_gram(w: Tensor, amount: float | None, factor: float = 1.0) -> tuple[Tensor, Pullback]:
@@ -366,28 +366,21 @@ def square_of_gram(w: Tensor, amount: float | None, factor: float = 1.0) -> tupl
     if BACKEND == "torch" and _precision.get() is None and not torch.compiler.is_compiling():
         return _square_of_gram_on_torch(w, amount, factor)
     changed = less(gram(w), amount)
-
-    def pullback(upstream: Tensor) -> Tensor:
-        return times_scalar(multiplied(w, changed), (4 * factor) * upstream)
-
-    return square_sum(changed, factor), pullback
+    return square_sum(changed, factor), lambda upstream: multiplied_by(
+        w, changed, 4 * factor, upstream
+    )
 
 
 def _square_of_gram_on_torch(
     w: Tensor, amount: float | None, factor: float
 ) -> tuple[Tensor, Pullback]:
     """With √factor in G from the start, which no operation is for."""
-    part, tall = factor**0.5, is_tall(w)
-    pair = (w.mT, w) if tall else (w, w.mT)
-    g = _times_number(part, *pair, like=_any_number(w.device, w.dtype))
+    part = factor**0.5
+    pair = (w.mT, w) if is_tall(w) else (w, w.mT)
+    g = _with_product(_any_number(w.device, w.dtype), *pair, kept=0, number=part)
     g = less(g, None if amount is None else part * amount)
-
-    def pullback(upstream: Tensor) -> Tensor:
-        pair = (w, g) if tall else (g, w)
-        return _times_number(4 * part, *pair, like=w).mul_(upstream)
-
     entries = g.view(-1)
-    return torch.dot(entries, entries), pullback
+    return torch.dot(entries, entries), lambda upstream: multiplied_by(w, g, 4 * part, upstream)
 
 
 @cache
@@ -497,8 +490,7 @@ def to_short_less(w: Tensor, y: Tensor, v: Tensor, amount: float) -> Tensor:
     """to_short(w, y) − amount·v; as one operation on PyTorch."""
     if BACKEND == "torch":
         pair = (y.mT, w) if is_tall(w) else (w, y.mT)
-        multiply = torch.addmm if w.dim() == 2 else torch.baddbmm
-        return multiply(v, *pair, beta=-amount)
+        return _with_product(v, *pair, kept=-amount)
     return to_short(w, y) - (v if amount == 1.0 else amount * v)
 
 

@@ -233,7 +233,7 @@ class OrthogonalityRegularizer(_Regularizer):
         if self.is_pulled or self.is_aside:
             return ops.zeros((), computed_in(x))
         x = tensor_of(x)
-        takes_turns = self._clock is not None and self._every > 1 and self._choosing_pays(x)
+        takes_turns = self._every > 1 and self._choosing_pays(x)
         moment = self._clock.tick() if self._clock is not None and takes_turns else None
         if moment is None or self.is_at_each_call:
             # Where nobody keeps the count, and where choosing costs more than it saves, each call
